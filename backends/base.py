@@ -1,0 +1,114 @@
+"""The backend contract: one kind of server, how to call it, and what a call on it cost.
+
+Knows the leaves only. A backend never counts slots, never retries and never chooses: the pool has
+given it a slot, and it carries out exactly one attempt. What it learns it says in the Reply (status,
+start, usage) or in the one BackendError it may raise.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from random import Random
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from pydantic import Field
+
+from gateway.clock import Clock
+from gateway.options import Options, SecretRef
+from gateway.registry import Registry
+from gateway.vocab import Call, Charge, Reply
+
+
+class BackendOptions(Options):
+    """What every backend's section may say. Each backend adds its own keys, `price` among them."""
+
+    type: str
+    """Kind of backend."""
+    max_in_flight: int = Field(ge=1)
+    """Slots per replica: the most calls the gateway has running there at once."""
+    headers: dict[str, str | SecretRef] = {}
+    """Fields added to every request sent there."""
+
+
+class Spawn(Protocol):
+    """Start a background task that the gateway owns: awaited at shutdown, its errors logged."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], /, *, name: str) -> None: ...
+
+
+class Kit(NamedTuple):
+    """What the composition root hands to every backend."""
+
+    clock: Clock
+    chance: Random
+    spawn: Spawn
+
+
+class Backend(ABC):
+    """One entry of the `backends` section. Constructed offline; `open` is called on the event loop."""
+
+    Options: ClassVar[type[BackendOptions]]
+    EXAMPLE: ClassVar[Mapping[str, Any]]
+    """Options (as in the file) that the conformance suite builds this backend with."""
+
+    owned: ClassVar[bool] = False
+    """True when it is paid for whether used or not: its requests are never called spilled."""
+
+    def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
+        self.name = name
+        self.options = options
+        self.kit = kit
+
+    @property
+    def replicas(self) -> Sequence[str]:
+        """Names of the places with slots of their own: one for an endpoint that scales by itself."""
+        return (self.name,)
+
+    @property
+    def usd_per_replica_hour(self) -> float | None:
+        """Standing price of one replica. None where nothing is paid for standing by, or it is unknown."""
+        return None
+
+    @property
+    def price_known(self) -> bool:
+        """False when the file does not say what this backend costs."""
+        return True
+
+    async def open(self) -> None:  # noqa: B027 - most backends open their connections with the first call
+        """Prepare on the event loop. Must not fail because the server is down."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Give back every connection."""
+
+    def cannot_carry(self, call: Call) -> str | None:
+        """Why this call could never run here (too large, wrong protocol), or None. Never waits."""
+        return None
+
+    @abstractmethod
+    def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
+        """Carry out one attempt on `replicas[replica]`.
+
+        Entering returns the Reply as soon as its head is known; leaving releases whatever the attempt
+        holds, and cancels the remote work if the answer was not read to its end. Raises only
+        BackendError, on entering or from the reply's stream. A 4xx that blames the client's own
+        request is a Reply, not an error.
+        """
+
+    async def probe(self, replica: int) -> bool | None:
+        """Ask the replica whether it can serve. None where no free question exists.
+
+        Must not start paid work. Raises nothing.
+        """
+        return None
+
+    def settle(self, now: float) -> list[Charge]:
+        """Charges outside attempts that fell due since the last call (idle tails of rented instances)."""
+        return []
+
+    def instances(self, now: float) -> Mapping[str, int]:
+        """Elastic instances by inferred state: opening, busy, idle. Empty where it does not apply."""
+        return {}
+
+
+backends: Registry[Backend] = Registry("backend")
+"""Every kind of backend by its `type` in the file."""

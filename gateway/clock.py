@@ -1,0 +1,49 @@
+"""Time as a value: the seam that lets every timer and rule run on virtual time.
+
+Leaf: standard library only. Nothing else in the program may read a clock.
+"""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the program may know about time, in seconds."""
+
+    def now(self) -> float:
+        """Monotonic seconds: for durations, deadlines and ages."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch: only for what people read (log lines, `date`)."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    now = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+
+
+class FakeClock:
+    """A clock that stands still until told to move."""
+
+    def __init__(self, now: float = 1_000.0, wall: float = 1_800_000_000.0) -> None:
+        self._now = now
+        self._wall = wall
+
+    def now(self) -> float:
+        """The virtual monotonic time."""
+        return self._now
+
+    def wall(self) -> float:
+        """The virtual wall time."""
+        return self._wall
+
+    def advance(self, seconds: float) -> None:
+        """Move both clocks forward by `seconds`; time never runs backwards."""
+        if seconds < 0:
+            raise ValueError("time does not run backwards")
+        self._now += seconds
+        self._wall += seconds

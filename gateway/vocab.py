@@ -1,0 +1,261 @@
+"""The shared nouns: what a call, an answer and an outcome are, and the closed lists of words.
+
+Leaf: standard library only, no behaviour beyond holding values. The words here are the ones users
+meet: the same spelling is the metric label, the log field, the response header and the config key.
+"""
+
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+Headers = list[tuple[bytes, bytes]]
+"""Header fields in wire order; names are lower-case, values as received."""
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+"""Fields that speak of one connection only and are never forwarded (RFC 9110 section 7.6.1)."""
+
+
+class Reason(StrEnum):
+    """Why a call went where it went. One closed list for header, metric, log and trace."""
+
+    WARM = "warm"
+    WARM_QUEUED = "warm_queued"
+    SPILL_FULL = "spill_full"
+    SPILL_SLOW = "spill_slow"
+    SPILL_UNHEALTHY = "spill_unhealthy"
+    SPILL_BREAKER = "spill_breaker"
+    FALLBACK = "fallback"
+    HEDGE = "hedge"
+    CANARY = "canary"
+    PINNED = "pinned"
+    SHED_BUDGET = "shed_budget"
+    SHED_FULL = "shed_full"
+    SHED_DEADLINE = "shed_deadline"
+    NO_ROUTE = "no_route"
+
+
+class Start(StrEnum):
+    """Did the instance that answered have to boot first? `unknown` is never counted as warm."""
+
+    WARM = "warm"
+    COLD = "cold"
+    UNKNOWN = "unknown"
+
+
+class Verdict(StrEnum):
+    """How one attempt ended, for the breaker and the estimates.
+
+    `neutral` is back-pressure (429, 503-full) and clients that left: it moves the call on to the
+    next tier but never trips a breaker and never teaches a latency estimate.
+    """
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NEUTRAL = "neutral"
+
+
+class Work(StrEnum):
+    """May the work have been executed when an attempt failed?
+
+    `not_started`: safe to try elsewhere. `maybe`: only if the call is idempotent. `done`: never.
+    """
+
+    NOT_STARTED = "not_started"
+    MAYBE = "maybe"
+    DONE = "done"
+
+
+class Outcome(StrEnum):
+    """How one call ended, as its client saw it. Every call has exactly one."""
+
+    OK = "ok"
+    REJECTED = "rejected"  # the gateway refused the request itself: 4xx
+    SHED = "shed"  # no place inside the limits: 429, 503
+    DEADLINE = "deadline"  # 504
+    BACKEND_REJECTED = "backend_rejected"  # a backend's own 4xx, relayed
+    BACKEND_ERROR = "backend_error"  # a backend's own 5xx relayed, or every attempt failed: 502
+    TRUNCATED = "truncated"  # the answer broke off after its first byte
+    CLIENT_GONE = "client_gone"
+    INTERNAL_ERROR = "internal_error"
+
+
+class Body(Protocol):
+    """A request body: whole and repeatable when small, a stream with back-pressure when large."""
+
+    @property
+    def length(self) -> int | None:
+        """Declared size in bytes; None for a chunked body whose end has not been seen."""
+        ...
+
+    @property
+    def repeatable(self) -> bool:
+        """True while every byte is still held, so that a second attempt could send it again."""
+        ...
+
+    def whole(self) -> bytes | None:
+        """All bytes, if they are here and held; never waits."""
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """Wait for all bytes and keep them. Raises errors.BodyTooLarge beyond `limit` bytes."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they arrive. A body that was not read whole can be iterated once."""
+        ...
+
+
+class WholeBody:
+    """A body that is already here."""
+
+    __slots__ = ("_data",)
+    repeatable = True
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def length(self) -> int | None:
+        """Size in bytes."""
+        return len(self._data)
+
+    def whole(self) -> bytes | None:
+        """The bytes."""
+        return self._data
+
+    async def read(self, limit: int) -> bytes:
+        """The bytes."""
+        return self._data
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, in one piece."""
+        if self._data:
+            yield self._data
+
+
+class Call:
+    """One request after its protocol has read it: all that later steps need, nothing decoded twice.
+
+    protocol:   `kserve`, `openai` or `raw`
+    operation:  the protocol's word for what is asked (`infer`, `generate_stream`, `chat`, …)
+    inference:  True for work that takes a slot; False for questions about a model (metadata, config, stats)
+    model:      the name that routes match on, percent-decoded ("" for raw calls, which name a route)
+    version:    model version asked for, "" for whichever is current
+    target:     path and query to send upstream, in wire form
+    headers:    end-to-end request fields only
+    route:      name of the route it took (set by the route step)
+    route_hint: the route a raw call names in its path
+    deadline:   on the monotonic clock; the answer must have begun by then (set by the route step)
+    """
+
+    __slots__ = (
+        "arrived", "body", "deadline", "deadline_is_clients", "headers", "idempotent", "inference",
+        "max_tokens", "method", "model", "operation", "priority", "protocol", "request_id", "route",
+        "route_hint", "stream", "target", "traceparent", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        protocol: str,
+        operation: str,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: Body,
+        model: str = "",
+        version: str = "",
+        route_hint: str = "",
+        inference: bool = True,
+        stream: bool = False,
+        max_tokens: int | None = None,
+        arrived: float = 0.0,
+        request_id: str = "",
+        traceparent: str = "",
+    ) -> None:
+        self.protocol = protocol
+        self.operation = operation
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.model = model
+        self.version = version
+        self.route_hint = route_hint
+        self.inference = inference
+        self.stream = stream
+        self.max_tokens = max_tokens
+        self.arrived = arrived
+        self.request_id = request_id
+        self.traceparent = traceparent
+        self.route = ""
+        self.deadline = float("inf")
+        self.deadline_is_clients = False
+        self.idempotent = True
+        self.priority = "default"
+
+
+class Usage(NamedTuple):
+    """What one attempt used of a rented backend, as far as it is known.
+
+    billed_s:    seconds the provider bills for this attempt, start-up included; None if not known
+    boot_s:      seconds of start-up within them; 0.0 for a warm start; None if not known
+    usd:         their price; None when the price or the seconds are unknown (never 0 as a guess)
+    instance:    the provider's or the worker's word for the instance that served it
+    reported:    True when the provider said so, False when the gateway measured it
+    """
+
+    billed_s: float | None = None
+    boot_s: float | None = None
+    usd: float | None = None
+    instance: str = ""
+    reported: bool = False
+
+
+class Reply:
+    """A backend's answer. Either `body` is all of it, or `stream` yields the rest as it arrives.
+
+    `usage` and `start` may still change until the stream is exhausted: some providers only tell at
+    the end. `length` is the declared size of a streamed body, None when it is not known ahead.
+    """
+
+    __slots__ = ("body", "headers", "length", "start", "status", "stream", "usage")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        body: bytes | None = None,
+        *,
+        stream: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+        start: Start = Start.UNKNOWN,
+        usage: Usage | None = None,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.stream = stream
+        self.length = length
+        self.start = start
+        self.usage = usage
+
+
+class Charge(NamedTuple):
+    """Money that fell due outside any attempt: the idle tail of a rented instance, a prewarm."""
+
+    route: str
+    kind: str  # `spill` or `prewarm`
+    usd: float
