@@ -29,7 +29,7 @@ for it in logs and metrics, and whether the work may have started: no other tabl
         └── AnswerTruncated     502    it broke off after its first byte
 """
 
-from gateway.vocab import Outcome, Reason, Verdict, Work
+from gateway.vocab import Outcome, Reason, Reply, Usage, Verdict, Work
 
 
 class OverspillError(Exception):
@@ -177,6 +177,8 @@ class BackendError(OverspillError):
 
     work:     may the work have been executed?
     verdict:  what the breaker and the estimates make of it
+    answer:   the backend's own (complete) answer, relayed as it is if no other attempt is made
+    usage:    what the failed attempt cost all the same, where the backend says so
     """
 
     status = 502
@@ -184,6 +186,18 @@ class BackendError(OverspillError):
     outcome = Outcome.BACKEND_ERROR
     work: Work = Work.MAYBE
     verdict: Verdict = Verdict.FAILURE
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        answer: Reply | None = None,
+        usage: Usage | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.answer = answer
+        self.usage = usage
 
 
 class BackendFull(BackendError):
