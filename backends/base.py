@@ -48,9 +48,6 @@ class Backend(ABC):
     """One entry of the `backends` section. Constructed offline; `open` is called on the event loop."""
 
     Options: ClassVar[type[BackendOptions]]
-    EXAMPLE: ClassVar[Mapping[str, Any]]
-    """Options (as in the file) that the conformance suite builds this backend with."""
-
     owned: ClassVar[bool] = False
     """True when it is paid for whether used or not: its requests are never called spilled."""
 
@@ -58,6 +55,15 @@ class Backend(ABC):
         self.name = name
         self.options = options
         self.kit = kit
+
+    @classmethod
+    def example(cls, url: str) -> Mapping[str, Any]:
+        """Options, as in the file, of a backend of this kind whose one server is at `url`.
+
+        The conformance suite builds every registered backend with them. Secrets in them are
+        `{env: OVERSPILL_EXAMPLE_SECRET}`.
+        """
+        raise NotImplementedError
 
     @property
     def replicas(self) -> Sequence[str]:

@@ -4,6 +4,7 @@ Leaf: standard library only. Nothing else in the program may read a clock.
 """
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -16,6 +17,26 @@ class Clock(Protocol):
 
     def wall(self) -> float:
         """Seconds since the Unix epoch: only for what people read (log lines, `date`)."""
+        ...
+
+
+class Timer(Protocol):
+    """One appointment."""
+
+    def cancel(self) -> None:
+        """It will not be kept. Cancelling twice, or after the moment, does nothing."""
+        ...
+
+
+class TimerHost(Protocol):
+    """Who calls back at a moment: the running event loop is one, a test or a simulator another.
+
+    Its time is the Clock's monotonic time. A callback may come late, and up to a millisecond early
+    where the host rounds; it never comes from within `call_at` itself.
+    """
+
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer:
+        """Call `callback` at `when` on the clock."""
         ...
 
 

@@ -41,12 +41,14 @@ class OverspillError(Exception):
     reason:       decision reason, where the error is itself a decision
     close:        True when the connection cannot be trusted for another request
     retry_after:  seconds after which trying again is sensible; None when it is not
+    verdict:      what the breaker and the estimates make of it, if it ends an attempt
     """
 
     status: int = 500
     word: str = "internal_error"
     outcome: Outcome = Outcome.INTERNAL_ERROR
     reason: Reason | None = None
+    verdict: Verdict = Verdict.NEUTRAL
 
     def __init__(self, message: str = "", *, close: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -61,11 +63,20 @@ class ConfigError(OverspillError):
 
 
 class BadCall(OverspillError):
-    """The request is malformed or asks for something that makes no sense."""
+    """The request is malformed or asks for something that makes no sense.
+
+    field:  the part of the request that is wrong, where one can be named (`model`)
+    """
 
     status = 400
     word = "bad_request"
     outcome = Outcome.REJECTED
+
+    def __init__(
+        self, message: str = "", *, field: str = "", close: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, close=close, retry_after=retry_after)
+        self.field = field
 
 
 class Unauthorised(BadCall):
@@ -91,10 +102,17 @@ class UnknownRoute(BadCall):
 
 
 class MethodNotAllowed(BadCall):
-    """The path exists, the method does not fit it."""
+    """The path exists, the method does not fit it.
+
+    allow:  the methods that fit, as the `allow` field of the answer lists them
+    """
 
     status = 405
     word = "method_not_allowed"
+
+    def __init__(self, message: str = "", *, allow: str = "", close: bool = False) -> None:
+        super().__init__(message, close=close)
+        self.allow = allow
 
 
 class SlowRequest(BadCall):
@@ -176,7 +194,6 @@ class BackendError(OverspillError):
     """One attempt at one backend failed. The only error that `Backend.send` may raise.
 
     work:     may the work have been executed?
-    verdict:  what the breaker and the estimates make of it
     answer:   the backend's own (complete) answer, relayed as it is if no other attempt is made
     usage:    what the failed attempt cost all the same, where the backend says so
     """
@@ -185,7 +202,7 @@ class BackendError(OverspillError):
     word = "backend_error"
     outcome = Outcome.BACKEND_ERROR
     work: Work = Work.MAYBE
-    verdict: Verdict = Verdict.FAILURE
+    verdict = Verdict.FAILURE
 
     def __init__(
         self,

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DIGITS = r"(\d{1,15}(?:\.\d{1,15})?)"  # bounded: no text may become an infinite number
+_DURATION = re.compile(_DIGITS + r"(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)")
+_SIZE = re.compile(_DIGITS + r"\s*(B|KiB|MiB|GiB|KB|MB|GB)")
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+_SHARE = re.compile(_DIGITS + "%")
 
 
 def parse_duration(value: object) -> object:
@@ -117,6 +118,8 @@ class SecretRef(Options):
             value = self.file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise LookupError(f"cannot read secret file {self.file}: {error.strerror}") from None
+        except ValueError:  # its text, which the error would carry, may be most of the secret
+            raise LookupError(f"secret file {self.file} is not UTF-8 text") from None
         if not value:
             raise LookupError(f"secret file {self.file} is empty")
         return value

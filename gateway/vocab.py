@@ -101,11 +101,19 @@ class Body(Protocol):
 
     @property
     def repeatable(self) -> bool:
-        """True while every byte is still held, so that a second attempt could send it again."""
+        """True until a reader took bytes away: a second attempt could still send all of it."""
         ...
 
     def whole(self) -> bytes | None:
         """All bytes, if they are here and held; never waits."""
+        ...
+
+    async def prefix(self, size: int) -> bytes:
+        """The first `size` bytes, fewer if the body ends before; they stay in the body."""
+        ...
+
+    async def settle(self) -> None:
+        """Wait until all bytes are here or the buffer is full: before a slot is taken, not while."""
         ...
 
     async def read(self, limit: int) -> bytes:
@@ -134,6 +142,13 @@ class WholeBody:
     def whole(self) -> bytes | None:
         """The bytes."""
         return self._data
+
+    async def prefix(self, size: int) -> bytes:
+        """The first `size` bytes."""
+        return self._data[:size]
+
+    async def settle(self) -> None:
+        """Nothing to wait for."""
 
     async def read(self, limit: int) -> bytes:
         """The bytes."""

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+from pydantic import Field
+
 from gateway.options import Duration, Options
 from gateway.registry import Registry
 from gateway.vocab import Reason
@@ -38,7 +40,7 @@ class TierOptions(Options):
     """Name of a backend from the `backends` section."""
     when_full: Literal["spill", "shed"] | Queue = "spill"
     """What happens when every slot of this tier is taken: `spill` to the next tier, `shed`, or wait."""
-    weight: float = 1.0
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Share of the calls under the `weighted` policy."""
 
     @property
@@ -102,6 +104,13 @@ class RequestView(Protocol):
     @property
     def attempt(self) -> int:
         """0 for the first attempt; more when earlier ones failed."""
+        ...
+
+    @property
+    def lot(self) -> float:
+        """A number from [0, 1) drawn for this attempt: the same whenever a policy asks, so that a policy
+        without memory can keep to a choice it made by chance.
+        """
         ...
 
     def may_use(self, backend: str) -> bool:

@@ -1,0 +1,232 @@
+"""The one HTTP client of the serverless backends: explicit limits, bytes untouched, errors in our words.
+
+Apart from the warm path's own http1 module, nothing else under backends/ opens a socket. It knows
+connections and fields; it must never know a provider, a price, or what a status code means.
+"""
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+from urllib.parse import quote_from_bytes
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, BackendDown, BackendError
+from gateway.vocab import Headers
+
+CONTROL_HEADROOM = 8
+"""Connections kept for what is not an attempt: polls, cancels, probes."""
+
+_CHUNK = 64 * 1024
+_MAX_FIELD = 64 * 1024  # Lambda returns 4 KiB of log, base64-encoded, in one field
+_NOT_ADDED = ("Accept", "Content-Type", "User-Agent")
+_OURS = frozenset((b"host", b"content-length", b"accept-encoding", b"expect"))
+
+Upload = bytes | AsyncIterator[bytes] | None
+"""A request body: here, on its way, or none."""
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Exchange:
+    """An answer whose head has arrived. `length` is the declared size of its body in bytes, if any."""
+
+    __slots__ = ("_name", "_outgoing", "_response", "headers", "length", "status")
+
+    def __init__(self, name: str, response: aiohttp.ClientResponse, outgoing: "_Outgoing | None") -> None:
+        self._name = name
+        self._response = response
+        self._outgoing = outgoing
+        self.status = response.status
+        self.headers: Headers = [(field.lower(), value) for field, value in response.raw_headers]
+        self.length = response.content_length
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises BackendBroke if it breaks off or is larger than `limit` bytes."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for part in self._response.content.iter_any():
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise BackendBroke(f"{self._name}: the answer is over {limit} bytes")
+        except (aiohttp.ClientError, OSError) as error:
+            self._blame_source()
+            raise BackendBroke(f"{self._name}: the answer broke off ({type(error).__name__})") from error
+        return b"".join(parts)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. Reading pauses the sender; raises AnswerTruncated if it breaks off."""
+        try:
+            async for part in self._response.content.iter_any():
+                yield part
+        except (aiohttp.ClientError, OSError) as error:
+            self._blame_source()
+            raise AnswerTruncated(f"{self._name}: the answer broke off ({type(error).__name__})") from error
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it: the peer must notice."""
+        if not self._response.content.is_eof():
+            self._response.close()
+        self._response.release()
+
+    def _blame_source(self) -> None:
+        if self._outgoing is not None and self._outgoing.fault is not None:
+            raise self._outgoing.fault
+
+
+class _Outgoing:
+    """A request body on its way out, that remembers a fault of its source.
+
+    The HTTP library reports such a fault as a broken connection, which would blame the wrong side.
+    """
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self.fault: BaseException | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._source:
+                yield chunk
+        except Exception as error:
+            self.fault = error
+            raise
+
+
+async def _slices(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _CHUNK):
+        yield body[start : start + _CHUNK]
+
+
+def wire_text(value: bytes) -> str:
+    """Field bytes as the text that the library sends back out as UTF-8: unchanged unless not UTF-8."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def join_url(base: str, target: bytes) -> str:
+    """`base` followed by a request target in wire form, in which nothing is decoded or re-encoded."""
+    return base.rstrip("/") + quote_from_bytes(target, safe="!\"$%&'()*+,/:;<=>?@[\\]^`{|}~")
+
+
+class HttpClient:
+    """A connection pool for one backend. The session is made on the event loop, with the first call.
+
+    name:             the backend, for messages
+    max_in_flight:    attempts at once; twice that many connections are allowed, because an attempt
+                      whose client left may still be finishing in the background
+    connect_timeout:  seconds for DNS, TCP and TLS together
+    """
+
+    def __init__(self, name: str, *, max_in_flight: int, connect_timeout: float = 5.0) -> None:
+        self._name = name
+        self._limit = 2 * max_in_flight + CONTROL_HEADROOM
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
+        self._session: aiohttp.ClientSession | None = None
+        self._in_use = 0
+
+    @property
+    def in_use(self) -> int:
+        """Exchanges that hold, or wait for, a connection."""
+        return self._in_use
+
+    async def close(self) -> None:
+        """Close every connection. The client can be used again afterwards."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, method: str, url: str, *, headers: Headers, body: Upload = None, length: int | None = None
+    ) -> AsyncIterator[Exchange]:
+        """Send a request; enter with the head of its answer, leave with the connection given back.
+
+        Never follows a redirect. `length` is the size of a body that is an iterator, if it is known.
+        Raises BackendDown when no byte was sent, BackendBroke when some may have been, BackendDenied
+        when the request cannot be written at all; a fault of the body's own source passes as it is.
+        """
+        if isinstance(body, bytes) and len(body) > _CHUNK:
+            # In pieces, so that a large body is written as fast as it drains and not copied at once.
+            length, body = len(body), _slices(body)
+        outgoing = None if body is None or isinstance(body, bytes) else _Outgoing(body)
+        self._in_use += 1
+        try:
+            try:
+                response = await self._here().request(
+                    method,
+                    URL(url, encoded=True),
+                    headers=_fields(headers, length if outgoing else None),
+                    data=outgoing or body,
+                    allow_redirects=False,
+                )
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                if outgoing is not None and outgoing.fault is not None:
+                    raise outgoing.fault from None
+                raise self._explain(error) from error
+            exchange = Exchange(self._name, response, outgoing)
+            try:
+                yield exchange
+            finally:
+                exchange.close()
+        finally:
+            self._in_use -= 1
+
+    async def exchange(
+        self, method: str, url: str, *, headers: Headers, body: Upload = None, limit: int = 64 * 2**20
+    ) -> Answer:
+        """Send a request and read its whole answer (at most `limit` bytes). Raises as `open` does."""
+        async with self.open(method, url, headers=headers, body=body) as exchange:
+            return Answer(exchange.status, exchange.headers, await exchange.read(limit))
+
+    def _here(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._limit),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                timeout=self._timeout,
+                skip_auto_headers=_NOT_ADDED,
+                read_bufsize=_CHUNK,
+                max_field_size=_MAX_FIELD,
+            )
+        return self._session
+
+    def _explain(self, error: Exception) -> BackendError:
+        """Our word for the library's error. Its own text is left out where it could quote a field."""
+        match error:
+            case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+                return BackendDenied(f"{self._name}: its address cannot be used")
+            case aiohttp.ClientConnectorError():
+                why = error.os_error
+                text = "TLS failed" if isinstance(why, ssl.SSLError) else why.strerror or type(why).__name__
+                return BackendDown(f"{self._name}: cannot connect to {error.host}:{error.port}: {text}")
+            case aiohttp.ConnectionTimeoutError():
+                return BackendDown(f"{self._name}: no connection within {self._timeout.sock_connect:g} s")
+            case aiohttp.ClientError() | OSError():
+                return BackendBroke(f"{self._name}: the connection broke ({type(error).__name__})")
+            case _:
+                return BackendDenied(f"{self._name}: a request field cannot be written")
+
+
+def _fields(headers: Headers, length: int | None) -> CIMultiDict[str]:
+    """The fields to send. Compression is never asked for: a spilled answer has the warm one's bytes."""
+    fields = CIMultiDict((name.decode("latin-1"), wire_text(v)) for name, v in headers if name not in _OURS)
+    fields["Accept-Encoding"] = "identity"
+    if length is not None:
+        fields["Content-Length"] = str(length)
+    return fields

@@ -1,0 +1,147 @@
+"""What the rented, elastic backends share: one client, the instance table, usage and its price.
+
+Knows the backend contract and the sibling helpers; it must never know a provider's wire format.
+"""
+
+import contextlib
+import email.utils
+import re
+from collections.abc import Iterator, Mapping
+
+from backends.base import Backend, BackendOptions, Kit
+from backends.client import HttpClient
+from backends.credentials import AddedFields, Credentials
+from backends.instances import Boot, Instances, Span, Ticket
+from gateway.errors import BackendError, OverspillError
+from gateway.options import Duration, Options, SecretRef, Usd
+from gateway.vocab import Call, Charge, Headers, Start, Usage, Work
+
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+
+BOOT_SLACK_S = 0.05
+"""Ages and elapsed times come from two clocks' worth of rounding; smaller differences say nothing."""
+
+
+class ColdStart(Options):
+    """What is known ahead about the endpoint's instances."""
+
+    expect: Duration
+    """How long an instance takes from nothing to its first answer."""
+    idle_after: Duration
+    """How long an unused instance lives on, and is paid for: the provider's idle timeout."""
+
+
+class PricePerSecond(Options):
+    """A provider that bills the seconds of an instance's life."""
+
+    usd_per_second: Usd
+    """Price of one second of one instance: start-up, work and idling alike."""
+
+
+class ElasticOptions(BackendOptions):
+    """What every rented backend's section may say."""
+
+    connect_timeout: Duration = 5.0
+    """Longest wait for a connection to the provider."""
+
+
+class Elastic(Backend):
+    """Base of the rented backends."""
+
+    options: ElasticOptions
+
+    def __init__(
+        self,
+        name: str,
+        options: ElasticOptions,
+        kit: Kit,
+        *,
+        table: Instances,
+        secrets: Mapping[str, SecretRef],
+    ) -> None:
+        super().__init__(name, options, kit)
+        self.client = HttpClient(
+            name, max_in_flight=options.max_in_flight, connect_timeout=options.connect_timeout
+        )
+        self.table = table
+        self._added = AddedFields(options.headers)
+        added = {f"header {field}": reference for field, reference in self._added.secret.items()}
+        self.credentials = Credentials(name, {**secrets, **added})
+
+    async def open(self) -> None:
+        """Check that every secret is there. Raises ConfigError, naming the reference."""
+        self.credentials.check()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.close()
+
+    def settle(self, now: float) -> list[Charge]:
+        """The idle tails that fell due."""
+        return self.table.settle(now)
+
+    def instances(self, now: float) -> Mapping[str, int]:
+        """The inferred table, counted."""
+        return self.table.counts(now)
+
+    def with_added(self, headers: Headers) -> Headers:
+        """`headers` and the fields that the file adds. Raises BackendDenied for a missing secret."""
+        return self._added.onto(headers, self.credentials)
+
+    @contextlib.contextmanager
+    def attempt(self, call: Call) -> Iterator[Ticket]:
+        """A ticket of the instance table that is closed on every way out.
+
+        Work that never started leaves no trace; a failure that may have run gets the usage measured
+        here, unless the provider's own is known; a call that was cut off becomes a charge.
+        """
+        ticket = self.table.begin(self.kit.clock.now(), call.route)
+        try:
+            yield ticket
+        except BackendError as error:
+            if error.work is Work.NOT_STARTED:
+                self.table.undo(ticket)
+            elif not ticket.closed:
+                span = self.table.end(ticket, self.kit.clock.now())
+                error.usage = error.usage or self.measured(span, None, "")
+            raise
+        except OverspillError:
+            # The request itself could not be read to its end: there was nothing to run.
+            self.table.undo(ticket)
+            raise
+        finally:
+            # Still open: cancelled, or the answer was given up half way. `lose` ignores a closed one.
+            self.table.lose(ticket, self.kit.clock.now())
+
+    def price(self, span: Span) -> float | None:
+        """Price in US dollars of a call's seconds; None when the file does not say."""
+        return None
+
+    def measured(self, span: Span, boot_s: float | None, instance: str) -> Usage:
+        """The usage of a call of which only the duration is known."""
+        return Usage(
+            billed_s=span.billed_s, boot_s=boot_s, usd=self.price(span), instance=instance, reported=False
+        )
+
+
+def start_by_boot(boot: Boot, elapsed: float, *, seen: bool) -> Start:
+    """Warm or cold, from what the worker said of itself.
+
+    With an age: its process began after the call was sent, so the call waited for it to boot. With an
+    id only: a new one is taken for a new instance, which is wrong just once after a gateway's restart.
+    """
+    if boot.age is not None:
+        return Start.COLD if boot.age <= elapsed + BOOT_SLACK_S else Start.WARM
+    return Start.WARM if seen else Start.COLD
+
+
+def retry_after(headers: Headers, wall: float) -> float | None:
+    """Seconds named by `retry-after`, as a number or as a date (`wall`: now, Unix time); None if unusable."""
+    for name, value in headers:
+        if name == b"retry-after":
+            text = value.decode("latin-1").strip()
+            if _SECONDS.fullmatch(text):
+                return float(text)
+            with contextlib.suppress(ValueError, OverflowError):
+                return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - wall)
+    return None

@@ -1,0 +1,285 @@
+"""The elastic instances of one endpoint, as far as a caller can know them, and what they cost idle.
+
+Providers do not say how many workers run. This table infers it from the calls: a call that finds no
+idle instance makes one open, the most recently used idle one is taken first, and one that was idle
+for `idle_after` is gone. Ids that come back with an answer correct the guess afterwards.
+
+Pure: the clock is an argument. It must never know a provider, a wire format or a call's content.
+
+    event      closed     opening    busy       idle
+    begin      opening    -          -          busy
+    running    -          busy       busy       -
+    end        -          idle       idle       -
+    undo       -          gone       idle       -        (the call did not run there after all)
+    expire     -          -          -          gone
+
+Billed seconds of one instance are boot + time in use + time idle, until it was reused or until
+`idle_after` had passed, rounded up as the provider rounds (RunPod bills a worker's life in whole
+seconds). Boot and use belong to the call's own usage; everything else becomes a Charge, exactly once,
+on the route that used the instance last.
+"""
+
+import math
+from enum import StrEnum
+from typing import NamedTuple
+
+from gateway.vocab import Charge, Headers
+
+BOOT_ID = b"x-overspill-boot-id"
+BOOT_AGE = b"x-overspill-boot-age"
+
+
+class State(StrEnum):
+    """Where an instance is in its life. `closed` has no entry in the table: it does not exist yet."""
+
+    CLOSED = "closed"
+    OPENING = "opening"
+    BUSY = "busy"
+    IDLE = "idle"
+    GONE = "gone"
+
+
+_NEXT: dict[tuple[State, str], State] = {
+    (State.CLOSED, "begin"): State.OPENING,
+    (State.IDLE, "begin"): State.BUSY,
+    (State.OPENING, "running"): State.BUSY,
+    (State.BUSY, "running"): State.BUSY,
+    (State.OPENING, "end"): State.IDLE,
+    (State.BUSY, "end"): State.IDLE,
+    (State.OPENING, "undo"): State.GONE,
+    (State.BUSY, "undo"): State.IDLE,
+    (State.IDLE, "expire"): State.GONE,
+}
+
+
+class Boot(NamedTuple):
+    """What a worker said about itself: the id of its process and the process's age in seconds."""
+
+    id: str
+    age: float | None
+
+
+def take_boot(headers: Headers) -> tuple[Headers, Boot | None]:
+    """The fields without the worker kit's two, and what those two said; None if they were not there."""
+    found = {name: value for name, value in headers if name in (BOOT_ID, BOOT_AGE)}
+    rest = [field for field in headers if field[0] not in (BOOT_ID, BOOT_AGE)] if found else headers
+    if BOOT_ID not in found:
+        return rest, None
+    try:
+        age: float | None = float(found.get(BOOT_AGE, b""))
+    except ValueError:
+        age = None
+    if age is not None and not 0 <= age < math.inf:
+        age = None
+    return rest, Boot(found[BOOT_ID].decode("latin-1"), age)
+
+
+class Instance:
+    """One inferred instance."""
+
+    __slots__ = ("billed_s", "id", "last_end", "route", "state", "users")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.state = State.CLOSED
+        self.users = 0
+        self.route = ""
+        self.last_end: float | None = None  # None until a first call has ended there
+        self.billed_s = 0.0
+
+    def move(self, event: str) -> None:
+        """Follow the table; an event that the state does not allow is a programming error."""
+        self.state = _NEXT[self.state, event]
+
+
+class Ticket:
+    """One call's place in the table, from `begin` until exactly one of `end`, `undo` or `lose`."""
+
+    __slots__ = ("began", "closed", "instance", "route")
+
+    def __init__(self, instance: Instance, began: float, route: str) -> None:
+        self.instance = instance
+        self.began = began
+        self.route = route
+        self.closed = False
+
+
+class Span(NamedTuple):
+    """What one call added to its instance's bill, in seconds."""
+
+    boot_s: float
+    busy_s: float
+
+    @property
+    def billed_s(self) -> float:
+        """Both together."""
+        return self.boot_s + self.busy_s
+
+
+class Instances:
+    """The table of one endpoint.
+
+    idle_after:       seconds after which an unused instance is stopped
+    usd_per_second:   price of a second of life, idle or not; None when unknown or idling is free: then
+                      there are no charges
+    round_up_to:      the provider rounds an instance's life up to whole multiples of this; 0 for none
+    """
+
+    def __init__(self, *, idle_after: float, usd_per_second: float | None, round_up_to: float = 0.0) -> None:
+        self._idle_after = idle_after
+        self._price = usd_per_second
+        self._round_up_to = round_up_to
+        self._alive: list[Instance] = []
+        self._by_id: dict[str, Instance] = {}
+        self._charges: list[Charge] = []
+
+    def begin(self, now: float, route: str) -> Ticket:
+        """A call starts: on the most recently used idle instance, or it makes one open."""
+        self._expire(now)
+        idle = [instance for instance in self._alive if instance.state is State.IDLE]
+        instance = max(idle, key=lambda one: one.last_end or 0.0) if idle else self._open()
+        instance.move("begin")
+        instance.users = 1
+        return Ticket(instance, now, route)
+
+    def running(self, ticket: Ticket) -> None:
+        """The provider says that the call has left its queue: its instance is up."""
+        if not ticket.closed:
+            ticket.instance.move("running")
+
+    def knows(self, instance_id: str, now: float) -> bool:
+        """True if that instance has served before and cannot have been stopped since."""
+        self._expire(now)
+        return instance_id in self._by_id
+
+    def end(
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        instance_id: str = "",
+        boot_s: float | None = None,
+        busy_s: float | None = None,
+    ) -> Span:
+        """The call has ended after running.
+
+        instance_id:  which instance served it, where that was said
+        boot_s:       seconds of start-up that it waited for; 0 or None for none
+        busy_s:       seconds it ran, where the provider says so; else measured from the ticket
+
+        Returns what this call adds to the bill. Calls that shared an instance, or its start-up, share
+        the seconds: each second is on one call only.
+        """
+        ticket.closed = True
+        instance = self._served_by(ticket, instance_id, cold=bool(boot_s))
+        first = instance.last_end is None
+        boot = (boot_s or 0.0) if first else 0.0
+        if instance.last_end is None:
+            busy = max(0.0, now - ticket.began - boot) if busy_s is None else busy_s
+        else:
+            free_since = instance.last_end
+            room = max(0.0, now - max(ticket.began, free_since))
+            # Seconds that an overlapping call has been billed for are not billed again.
+            cap = room if busy_s is None or free_since > ticket.began else busy_s
+            busy = room if busy_s is None else min(busy_s, cap)
+            gap = max(0.0, now - busy - free_since)
+            self._bill(instance, min(gap, self._idle_after), to_call=False)
+        self._bill(instance, boot + busy, to_call=True)
+        instance.route = ticket.route
+        instance.last_end = now
+        self._leave(instance, "end")
+        return Span(boot, busy)
+
+    def undo(self, ticket: Ticket) -> None:
+        """The call did not run: the instance is as if it had never been asked for."""
+        if not ticket.closed:
+            ticket.closed = True
+            self._leave(ticket.instance, "undo")
+
+    def lose(self, ticket: Ticket, now: float, *, busy_s: float | None = None) -> None:
+        """The call ran, but nobody is left to be told what it used: its seconds become a charge."""
+        if not ticket.closed:
+            span = self.end(ticket, now, busy_s=busy_s)
+            self._charge(ticket.route, span.billed_s)
+
+    def settle(self, now: float) -> list[Charge]:
+        """Charges that fell due since the last call. `math.inf` stops everything that is idle."""
+        self._expire(now)
+        due, self._charges = self._charges, []
+        return due
+
+    def counts(self, now: float) -> dict[str, int]:
+        """Instances by state."""
+        self._expire(now)
+        counts = {State.OPENING.value: 0, State.BUSY.value: 0, State.IDLE.value: 0}
+        for instance in self._alive:
+            counts[instance.state.value] += 1
+        return counts
+
+    def _open(self) -> Instance:
+        instance = Instance()
+        self._alive.append(instance)
+        return instance
+
+    def _served_by(self, ticket: Ticket, instance_id: str, *, cold: bool) -> Instance:
+        """The instance that served the call: the guess, unless what came back contradicts it."""
+        guess = ticket.instance
+        known = self._by_id.get(instance_id) if instance_id else None
+        if known is None:
+            nameless = not guess.id or not instance_id
+            if nameless and not (cold and guess.last_end is not None):
+                actual = guess
+            else:
+                # Another id, or a start-up where the guess was already up: it was a new instance.
+                actual = self._instead(ticket, self._open())
+            if instance_id:
+                actual.id = instance_id
+                self._by_id[instance_id] = actual
+            return actual
+        return guess if known is guess else self._instead(ticket, known)
+
+    def _instead(self, ticket: Ticket, actual: Instance) -> Instance:
+        self._leave(ticket.instance, "undo")
+        ticket.instance = actual
+        if actual.users == 0:
+            actual.move("begin")
+        actual.users += 1
+        return actual
+
+    def _leave(self, instance: Instance, event: str) -> None:
+        instance.users -= 1
+        if instance.users > 0:
+            return
+        if instance.state is State.BUSY and event == "undo" and instance.last_end is None:
+            # It was seen running but no call ever ended there: there is nothing to keep or to bill.
+            instance.state = State.OPENING
+        instance.move(event)
+        if instance.state is State.GONE:
+            self._forget(instance)
+
+    def _forget(self, instance: Instance) -> None:
+        self._alive.remove(instance)
+        if instance.id:
+            del self._by_id[instance.id]
+
+    def _expire(self, now: float) -> None:
+        for instance in list(self._alive):
+            since = instance.last_end
+            if instance.state is State.IDLE and since is not None and now >= since + self._idle_after:
+                instance.move("expire")
+                tail = self._idle_after
+                if self._round_up_to > 0:
+                    # A hair below a whole multiple is that multiple: the sum is of floats.
+                    multiples = math.ceil((instance.billed_s + tail) / self._round_up_to - 1e-9)
+                    tail = max(0.0, multiples * self._round_up_to - instance.billed_s)
+                self._bill(instance, tail, to_call=False)
+                self._forget(instance)
+
+    def _bill(self, instance: Instance, seconds: float, *, to_call: bool) -> None:
+        instance.billed_s += seconds
+        if not to_call:
+            self._charge(instance.route, seconds)
+
+    def _charge(self, route: str, seconds: float) -> None:
+        if self._price is not None and seconds > 0:
+            self._charges.append(Charge(route, "spill", seconds * self._price))

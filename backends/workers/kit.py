@@ -1,0 +1,280 @@
+"""The worker kit: one file, standard library only, to be copied into any worker image.
+
+A gateway that spills a call to a serverless API which only carries JSON sends the whole HTTP request
+as one JSON object, the API Gateway "HTTP API" event, format 2.0. This file turns that event back into
+the request, has it answered, and packs the answer into the same format, so that a spilled answer has
+the same bytes as one that came over plain HTTP.
+
+Who answers is said by the environment:
+
+    OVERSPILL_APP      `module:function`: a Python function in this process (see below)
+    OVERSPILL_TARGET   otherwise: base URL of a server in this image; default http://127.0.0.1:8000
+    OVERSPILL_COMMAND  a command that starts that server; run once, before the first request
+    OVERSPILL_BOOT_S   how long that server may take to accept connections; default 300
+
+A function is called as `app(method, path, query, headers, body)` with text, text (still percent-
+encoded), text, a dict with lower-case names, and bytes. It returns `(status, headers, body)`, where
+headers is a dict or a list of pairs, and body is bytes or an iterator of bytes.
+
+Every answer gets two fields, by which the gateway can tell a cold start from a warm one where the
+provider itself gives no sign, and which the gateway removes again:
+
+    X-Overspill-Boot-Id    names this process: a new value means that a new instance has answered
+    X-Overspill-Boot-Age   seconds for which this process had been running when the request reached it
+"""
+
+import asyncio
+import base64
+import http.client
+import importlib
+import os
+import shlex
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Fields = Mapping[str, str] | Iterable[tuple[str, str]]
+Response = tuple[int, Fields, bytes | Iterable[bytes]]
+App = Callable[[str, str, str, dict[str, str], bytes], Response]
+Message = MutableMapping[str, Any]
+Asgi = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+_CONNECTION_FIELDS = frozenset(
+    (
+        "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization",
+        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    )
+)  # fmt: skip
+_PIECE = 64 * 1024
+
+
+class Boot:
+    """The process as an instance: made once, when the worker starts."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self.id = uuid.uuid4().hex
+
+    def age(self) -> float:
+        """Seconds since the process began."""
+        return self._clock() - self._began
+
+    def fields(self, age: float) -> list[tuple[str, str]]:
+        """The two fields for an answer to a request that came at `age`."""
+        return [("x-overspill-boot-id", self.id), ("x-overspill-boot-age", f"{age:.3f}")]
+
+
+class Worker:
+    """Answers events and ASGI requests with one app."""
+
+    def __init__(self, app: App, boot: Boot) -> None:
+        self.app = app
+        self.boot = boot
+
+    def handle(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """One event in, one result out. Raises only if the event itself is not one."""
+        age = self.boot.age()
+        status, fields, body = self.app(*read_event(event))
+        whole = body if isinstance(body, bytes) else b"".join(body)
+        return write_result(status, [*_pairs(fields), *self.boot.fields(age)], whole)
+
+    async def asgi(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """The same app as an ASGI application, for providers that carry HTTP as it is."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        age = self.boot.age()
+        headers = _joined((k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"])
+        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        query = scope.get("query_string", b"").decode("latin-1")
+        body = await _received(receive)
+        status, fields, answer = await asyncio.to_thread(
+            self.app, scope["method"], path, query, headers, body
+        )
+        pairs = [*_pairs(fields), *self.boot.fields(age)]
+        if isinstance(answer, bytes):
+            pairs.append(("content-length", str(len(answer))))
+        raw = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in pairs]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        pieces = iter((answer,) if isinstance(answer, bytes) else answer)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def boot_fields(app: Asgi, boot: Boot) -> Asgi:
+    """Wrap an ASGI application (FastAPI, vLLM, …) so that its answers carry the two boot fields."""
+
+    async def wrapped(
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        age = boot.age()
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                mine = [(k.encode(), v.encode()) for k, v in boot.fields(age)]
+                message = {**message, "headers": [*message.get("headers", ()), *mine]}
+            await send(message)
+
+        await app(scope, receive, marked)
+
+    return wrapped
+
+
+def read_event(event: Mapping[str, Any]) -> tuple[str, str, str, dict[str, str], bytes]:
+    """Method, path, query, fields and body of an event. Raises ValueError if it is not one."""
+    try:
+        method = str(event["requestContext"]["http"]["method"])
+        path = str(event["rawPath"])
+    except (KeyError, TypeError):
+        raise ValueError("not an HTTP event: requestContext.http.method and rawPath are needed") from None
+    headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
+    if event.get("cookies"):
+        headers["cookie"] = "; ".join(event["cookies"])
+    text = event.get("body") or ""
+    body = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()
+    return method, path, str(event.get("rawQueryString") or ""), headers, body
+
+
+def write_result(status: int, fields: Iterable[tuple[str, str]], body: bytes) -> dict[str, Any]:
+    """The result of an event. The body is always base64: no byte of it is ever reinterpreted."""
+    kept = [(name.lower(), value) for name, value in fields if name.lower() not in _CONNECTION_FIELDS]
+    result: dict[str, Any] = {
+        "statusCode": status,
+        "headers": _joined(pair for pair in kept if pair[0] != "set-cookie"),
+        "body": base64.b64encode(body).decode("ascii"),
+        "isBase64Encoded": True,
+    }
+    cookies = [value for name, value in kept if name == "set-cookie"]
+    if cookies:
+        result["cookies"] = cookies
+    return result
+
+
+class LocalServer:
+    """An app that passes requests on to an HTTP server in the same image, and starts it if told to."""
+
+    def __init__(self, target: str, *, command: str = "", boot_s: float = 300.0) -> None:
+        parts = urlsplit(target)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError(f"OVERSPILL_TARGET is {target!r}; write it like http://127.0.0.1:8000")
+        self._host, self._port, self._prefix = parts.hostname, parts.port or 80, parts.path.rstrip("/")
+        self._command, self._boot_s = command, boot_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._up = False
+
+    def __call__(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, Fields, bytes | Iterable[bytes]]:
+        """Send the request there; the answer's body is an iterator, so that streams stay streams."""
+        self.wait_until_up()
+        connection = http.client.HTTPConnection(self._host, self._port)
+        try:
+            target = self._prefix + path + ("?" + query if query else "")
+            own = {name: value for name, value in headers.items() if name not in _CONNECTION_FIELDS}
+            # Without a body and a length, http.client would send a chunked or an ambiguous request.
+            if body or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
+                own["content-length"] = str(len(body))
+            connection.request(method, target, body=body or None, headers=own)
+            response = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        fields = [(k, v) for k, v in response.getheaders() if k.lower() not in _CONNECTION_FIELDS]
+        return response.status, fields, _pieces(connection, response)
+
+    def wait_until_up(self) -> None:
+        """Start the server if it is ours to start; return when it accepts connections."""
+        with self._lock:
+            if self._up:
+                return
+            if self._command and self._process is None:
+                self._process = subprocess.Popen(shlex.split(self._command))  # noqa: S603 - the image's own
+            give_up = time.monotonic() + self._boot_s
+            while not self._accepts():
+                if self._process is not None and self._process.poll() is not None:
+                    raise RuntimeError(f"the server ended with exit code {self._process.returncode}")
+                if time.monotonic() > give_up:
+                    raise TimeoutError(f"no server at {self._host}:{self._port} within {self._boot_s:g} s")
+                time.sleep(0.1)
+            self._up = True
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection((self._host, self._port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
+
+def from_environment() -> App:
+    """The app that the environment names (see the top of this file)."""
+    name = os.environ.get("OVERSPILL_APP", "")
+    if name:
+        module, _, function = name.partition(":")
+        app: App = getattr(importlib.import_module(module), function or "app")
+        return app
+    return LocalServer(
+        os.environ.get("OVERSPILL_TARGET", "http://127.0.0.1:8000"),
+        command=os.environ.get("OVERSPILL_COMMAND", ""),
+        boot_s=float(os.environ.get("OVERSPILL_BOOT_S", "300")),
+    )
+
+
+def _pieces(connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> Iterator[bytes]:
+    try:
+        while piece := response.read1(_PIECE):
+            yield piece
+    finally:
+        connection.close()
+
+
+def _pairs(fields: Fields) -> list[tuple[str, str]]:
+    return list(fields.items() if isinstance(fields, Mapping) else fields)
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Repeated fields become one, comma-separated (RFC 9110 section 5.3); `cookie` takes a semicolon."""
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        low = name.lower()
+        glue = "; " if low == "cookie" else ", "
+        joined[low] = joined[low] + glue + value if low in joined else value
+    return joined
+
+
+async def _received(receive: Callable[[], Awaitable[Message]]) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("the client left while its request was being read")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _lifespan(
+    receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

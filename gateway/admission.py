@@ -1,0 +1,33 @@
+"""Step 4: a place inside the gateway, held until the last byte of the answer.
+
+It bounds how many calls are inside at once, the queued ones included, so that an overload costs a
+refusal and not memory. It never looks at backends: whether a slot is free is the pool's question.
+"""
+
+from types import TracebackType
+
+from gateway.errors import Contended
+
+
+class Admission:
+    """Counts the calls inside; used as `with admission.enter():`."""
+
+    __slots__ = ("_limit", "inside")
+
+    def __init__(self, *, limit: int) -> None:
+        self._limit = limit
+        self.inside = 0
+
+    def enter(self) -> "Admission":
+        """A place, or Contended. The place is the context; leaving it gives the place back."""
+        if self.inside >= self._limit:
+            raise Contended(f"the gateway already holds {self._limit} calls, its limit", retry_after=1.0)
+        return self
+
+    def __enter__(self) -> None:
+        self.inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.inside -= 1

@@ -1,0 +1,189 @@
+"""The breaker of one replica: after repeated failures, stop sending calls there for a while.
+
+    closed ──tripped──► open ──cooled──► half_open ──recovered──► closed
+                         ▲                  │
+                         └─────tripped──────┘
+
+Closed, every call may go. Open, none may. Half-open, exactly one at a time may try. It counts
+attempts, not calls, and it never hears of back-pressure or of clients that left as failures.
+
+Pure: time is an argument, the only chance in it is handed in. Knows no backend and no timer.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from random import Random
+
+from gateway.vocab import Verdict
+
+STREAK = 5
+"""Failures in a row that open it: the default of Envoy's outlier detection (`consecutive_5xx`)."""
+WINDOW_S = 10
+"""Seconds over which the share of failures is taken, counted in whole seconds of the clock."""
+WINDOW_ATTEMPTS = 20
+"""Fewer attempts than this in the window say nothing about a share."""
+WINDOW_SHARE = 0.5
+"""Share of failed attempts in the window that opens it."""
+OPEN_S = 1.0
+"""How long it stays open the first time; each failed trial doubles it."""
+OPEN_MAX_S = 30.0
+"""Where the doubling ends."""
+JITTER = 0.1
+"""Open times vary by this share either way, so that many gateways do not try again in step."""
+
+
+class State(StrEnum):
+    """What the breaker lets through."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Event(StrEnum):
+    """What moves it."""
+
+    TRIPPED = "tripped"
+    COOLED = "cooled"
+    RECOVERED = "recovered"
+
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.CLOSED: {Event.TRIPPED: State.OPEN},
+    State.OPEN: {Event.COOLED: State.HALF_OPEN, Event.RECOVERED: State.CLOSED},
+    State.HALF_OPEN: {Event.TRIPPED: State.OPEN, Event.RECOVERED: State.CLOSED},
+}
+"""Every move there is; the drawing above is this table. A move that is not in it does not happen."""
+
+
+class _Window:
+    """Attempts and failures of the last `WINDOW_S` seconds, in buckets of one second."""
+
+    __slots__ = ("_attempts", "_failures", "_second")
+
+    def __init__(self) -> None:
+        self._attempts = [0] * WINDOW_S
+        self._failures = [0] * WINDOW_S
+        self._second = 0
+
+    def add(self, failed: int, now: float) -> None:
+        second = int(now)
+        if second > self._second:
+            self._forget(second)
+        self._attempts[second % WINDOW_S] += 1
+        self._failures[second % WINDOW_S] += failed
+
+    def _forget(self, second: int) -> None:
+        """Empty the buckets whose second has come round again since the last attempt."""
+        for passed in range(min(second - self._second, WINDOW_S)):
+            bucket = (second - passed) % WINDOW_S
+            self._attempts[bucket] = self._failures[bucket] = 0
+        self._second = second
+
+    def failing(self) -> bool:
+        attempts = sum(self._attempts)
+        return attempts >= WINDOW_ATTEMPTS and sum(self._failures) >= WINDOW_SHARE * attempts
+
+
+class Breaker:
+    """Three states and the rules between them. `chance` spreads the open times.
+
+    An attempt enters with `enter`, whose ticket it shows again in `note`. Tickets expire with every
+    change of state, so an attempt from before an outage says nothing about the time after it: it
+    neither closes a breaker that opened meanwhile nor trips one that has recovered.
+    """
+
+    __slots__ = (
+        "_chance", "_open_s", "_outage_probed", "_state", "_streak", "_trial", "_window",
+        "generation", "retry_at",
+    )  # fmt: skip
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+        self._state = State.CLOSED
+        self._window = _Window()
+        self._streak = 0
+        self._open_s = OPEN_S
+        self._trial = False
+        self._outage_probed = False
+        self.generation = 0
+        self.retry_at = 0.0
+        """When an open breaker lets a trial through, on the clock."""
+
+    def state(self, now: float) -> State:
+        """Where it stands. An open breaker whose time is over is half-open, asked or not."""
+        if self._state is State.OPEN and now >= self.retry_at:
+            self._move(Event.COOLED)
+        return self._state
+
+    def allows(self, now: float) -> bool:
+        """May an attempt start now?"""
+        if self._state is State.CLOSED:
+            return True
+        return self.state(now) is State.HALF_OPEN and not self._trial
+
+    def enter(self, now: float) -> int:
+        """Start an attempt and get its ticket; RuntimeError when none is allowed."""
+        if self._state is not State.CLOSED:
+            if not self.allows(now):
+                raise RuntimeError(f"an attempt started while the breaker was {self._state}")
+            self._trial = True
+        return self.generation
+
+    def note(self, verdict: Verdict, ticket: int, now: float) -> bool:
+        """An attempt ended. True when that changed what the breaker allows."""
+        if ticket != self.generation:
+            return False
+        if self._state is State.HALF_OPEN:
+            return self._note_trial(verdict, now)
+        if verdict is Verdict.SUCCESS:
+            self._streak = 0
+            self._window.add(0, now)
+        elif verdict is Verdict.FAILURE:
+            self._streak += 1
+            self._window.add(1, now)
+            if self._streak >= STREAK or self._window.failing():
+                return self._trip(now)
+        return False
+
+    def _note_trial(self, verdict: Verdict, now: float) -> bool:
+        self._trial = False
+        if verdict is Verdict.SUCCESS:
+            self._recover()
+        elif verdict is Verdict.FAILURE:
+            self._trip(now)
+        return True
+
+    def note_probe(self, ok: bool, now: float) -> bool:
+        """A health probe answered. True when that changed what the breaker allows.
+
+        A probe that has seen the outage may end it. One that was content all along while calls
+        failed (the server is up, the model is broken) has no say: it would close the breaker again
+        and again. A failed probe does not open it either: the replica is then unready, which stops
+        traffic by itself and under its own name.
+        """
+        if not ok:
+            self._outage_probed = True
+            return False
+        seen, self._outage_probed = self._outage_probed, False
+        if seen and self.state(now) is not State.CLOSED:
+            self._recover()
+            return True
+        return False
+
+    def _trip(self, now: float) -> bool:
+        self._move(Event.TRIPPED)
+        self.retry_at = now + self._open_s * (1.0 + JITTER * (2.0 * self._chance.random() - 1.0))
+        self._open_s = min(OPEN_MAX_S, 2.0 * self._open_s)
+        return True
+
+    def _recover(self) -> None:
+        self._move(Event.RECOVERED)
+        self._open_s = OPEN_S
+
+    def _move(self, event: Event) -> None:
+        self._state = TRANSITIONS[self._state][event]
+        self.generation += 1
+        self._streak = 0
+        self._trial = False
+        self._window = _Window()

@@ -1,0 +1,374 @@
+"""The slots of one backend, shared by every pool that lists it: which replica, and may it be used.
+
+One `Capacity` per backend. It keeps for each replica its slots, its breaker, its readiness and its
+latency, picks the replica for the next call, and when a slot comes free it offers it to the pools
+that have calls waiting, the one with the earliest deadline first.
+
+Everything is kept up to date event by event (a slot taken, a verdict, a probe, a breaker's timer),
+so that choosing costs the same for one replica and for a thousand. Nothing here awaits except the
+probing loop. Knows the backend contract; never a policy, a route or a call's content.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from functools import partial
+from random import Random
+from typing import Any, Protocol
+
+from backends.base import Backend
+from gateway.breaker import Breaker, State
+from gateway.clock import Clock, TimerHost
+from gateway.replica import LATENCY_STALE_S, ReplicaState
+from gateway.slots import CounterSlots, SlotSource
+from gateway.vocab import Reason, Verdict
+
+PROBE_TIMEOUT_S = 2.0
+"""A probe that takes longer has failed."""
+PROBE_FAILURES = 2
+"""Failed probes in a row that make a replica unready: one lost packet does not."""
+
+Replicas = Collection[tuple[str, int]]
+"""Places as (backend name, replica index)."""
+
+
+class Subscriber(Protocol):
+    """A pool with calls waiting."""
+
+    @property
+    def head(self) -> tuple[float, float]:
+        """(deadline, waiting since) of the first call in its queue."""
+        ...
+
+    def offer(self, supply: "Capacity", now: float) -> bool:
+        """Give a free slot to a waiting call. False when none wants it. Raises nothing."""
+        ...
+
+    def reconsider(self, now: float) -> None:
+        """What can be used has changed: ask the policy about every waiting call. Raises nothing."""
+        ...
+
+
+class Slot:
+    """One place taken on one replica, until it is given back.
+
+    backend:   the backend it is a place of
+    replica:   index of the replica
+    reason:    why the call runs here
+    queued_s:  seconds the call waited for it
+    taken_at:  when it was taken, on the clock
+    """
+
+    __slots__ = (
+        "_supply", "answered_at", "backend", "queued_s", "reason", "replica", "returned", "state",
+        "taken_at", "ticket",
+    )  # fmt: skip
+
+    def __init__(self, supply: "Capacity", state: ReplicaState, ticket: int | None, now: float) -> None:
+        self._supply = supply
+        self.backend = supply.backend
+        self.state = state
+        self.replica = state.index
+        self.ticket = ticket  # the breaker's; None for a question, which holds no slot
+        self.taken_at = now
+        self.reason = Reason.WARM
+        self.queued_s = 0.0
+        self.answered_at: float | None = None
+        self.returned = False
+
+    def answered(self, now: float) -> None:
+        """The answer's head is here: what came before it is the replica's latency."""
+        self.answered_at = now
+
+    def give_back(self, verdict: Verdict, now: float) -> None:
+        """End of the attempt. Exactly once; RuntimeError the second time."""
+        if self.returned:
+            raise RuntimeError("this slot was given back before")
+        self.returned = True
+        if self.ticket is not None:
+            self._supply.take_back(self, self.ticket, verdict, now)
+
+
+class Capacity:
+    """All replicas of one backend. `slots` makes the slot source of replica number N."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        clock: Clock,
+        chance: Random,
+        timers: TimerHost,
+        slots: Callable[[int], SlotSource] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.name = backend.name
+        self._clock = clock
+        self._chance = chance
+        self._timers = timers
+        self._subscribers: list[Subscriber] = []
+        self._open: list[ReplicaState] = []  # those with room, in no order
+        self._usable = 0
+        self.free_slots = 0
+        self.blocked: Reason | None = None
+        """None when some replica can take calls, else why none can."""
+        self.held_s: float | None = None
+        """Moving average of how long a successful call keeps its slot; None before the first."""
+        self.replicas: list[ReplicaState] = []
+        for index, name in enumerate(backend.replicas):
+            source = slots(index) if slots else CounterSlots(backend.options.max_in_flight)
+            replica = ReplicaState(index, name, source, Breaker(chance))
+            self.replicas.append(replica)
+            self._update(replica, clock.now())
+            source.on_free(partial(self._freed_elsewhere, replica))
+
+    # -- what pools and people may ask ---------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Slots taken, on all replicas."""
+        return sum(replica.slots.in_flight for replica in self.replicas)
+
+    @property
+    def capacity(self) -> int:
+        """All slots, on usable replicas and others."""
+        return sum(replica.slots.capacity for replica in self.replicas)
+
+    def free(self, excluded: Replicas = ()) -> int:
+        """Slots that could be taken now outside the excluded replicas."""
+        if not excluded:
+            return self.free_slots
+        return sum(replica.room for replica in self._open if (self.name, replica.index) not in excluded)
+
+    def exhausted(self, excluded: Replicas) -> bool:
+        """True when every replica is excluded."""
+        return all((self.name, replica.index) in excluded for replica in self.replicas)
+
+    def ready(self, replica: int) -> bool | None:
+        """What probes say: None when they have said nothing yet."""
+        return self.replicas[replica].ready
+
+    def breaker_state(self, replica: int) -> State:
+        """Where that replica's breaker stands."""
+        return self.replicas[replica].breaker.state(self._clock.now())
+
+    def retry_in(self, now: float) -> float | None:
+        """Seconds until the first open breaker lets a trial through; None when no breaker is open."""
+        waits = [
+            max(0.0, replica.breaker.retry_at - now)
+            for replica in self.replicas
+            if replica.ready is not False and replica.breaker.state(now) is State.OPEN
+        ]
+        return min(waits, default=None)
+
+    def view(self, now: float) -> dict[str, Any]:
+        """The state of every replica, for people: plain values only."""
+        return {
+            "backend": self.name,
+            "owned": self.backend.owned,
+            "blocked": self.blocked and str(self.blocked),
+            "in_flight": self.in_flight,
+            "capacity": self.capacity,
+            "free": self.free_slots,
+            "held_s": self.held_s,
+            "replicas": [replica.view(now) for replica in self.replicas],
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"<Capacity {self.name}: {self.in_flight} of {self.capacity} in flight,"
+            f" {self._usable} of {len(self.replicas)} replicas usable>"
+        )
+
+    # -- choosing and taking -------------------------------------------------------------------
+
+    def pick(self, excluded: Replicas = ()) -> int | None:
+        """The replica that the next call should take a slot of, or None when no slot is free."""
+        replica = self._pick(self._open, excluded, self._clock.now())
+        return None if replica is None else replica.index
+
+    def take(self, excluded: Replicas, now: float) -> Slot | None:
+        """Pick a replica and take a slot of it, in one step; None when there is none."""
+        while (replica := self._pick(self._open, excluded, now)) is not None:
+            if replica.slots.take():
+                ticket = replica.breaker.enter(now)
+                self._update(replica, now)
+                return Slot(self, replica, ticket, now)
+            # A shared source whose last slot went to someone else: it knows by now.
+            self._update(replica, now)
+            if replica.room:
+                raise RuntimeError(f"the slots of {replica.name} are said to be free and cannot be taken")
+        return None
+
+    def question(self, excluded: Replicas, now: float) -> Slot | None:
+        """A usable replica for a call that takes no slot and teaches nothing; None when all are down."""
+        replica = self._pick([replica for replica in self.replicas if replica.usable], excluded, now)
+        return None if replica is None else Slot(self, replica, None, now)
+
+    def _pick(self, among: list[ReplicaState], excluded: Replicas, now: float) -> ReplicaState | None:
+        """The better of two drawn at random: near-best load, without every caller seeing the same best."""
+        if excluded:
+            among = [replica for replica in among if (self.name, replica.index) not in excluded]
+        count = len(among)
+        if count <= 1:
+            return among[0] if among else None
+        first = int(self._chance.random() * count)
+        second = int(self._chance.random() * (count - 1))
+        a, b = among[first], among[second + (second >= first)]
+        load_a, load_b = a.slots.in_flight + 1, b.slots.in_flight + 1
+        if a.latency is None or b.latency is None:
+            # An unknown replica counts as fast as its rival: it gets its share, never the whole herd.
+            return a if load_a <= load_b else b
+        if now - min(a.latency_at, b.latency_at) > LATENCY_STALE_S:
+            return a if load_a <= load_b else b
+        return a if load_a * a.latency <= load_b * b.latency else b
+
+    # -- what happens to replicas --------------------------------------------------------------
+
+    def take_back(self, slot: Slot, ticket: int, verdict: Verdict, now: float) -> None:
+        """A slot returns (`Slot.give_back`): learn from it, then offer it."""
+        replica = slot.state
+        replica.slots.give_back()
+        if verdict is Verdict.SUCCESS:
+            held = max(0.0, now - slot.taken_at)
+            head = slot.answered_at
+            replica.learn(held if head is None else max(0.0, head - slot.taken_at), now)
+            self.held_s = held if self.held_s is None else self.held_s + 0.1 * (held - self.held_s)
+        if replica.breaker.note(verdict, ticket, now):
+            self._arm(replica)
+        self._changed(replica, now)
+
+    def note_ready(self, index: int, answer: bool | None, now: float) -> None:
+        """A probe's answer: True, False, or None where there is no such question."""
+        if answer is None:
+            return
+        replica = self.replicas[index]
+        if answer:
+            replica.ready = True
+            replica.failed_probes = 0
+        else:
+            replica.failed_probes += 1
+            if replica.failed_probes >= PROBE_FAILURES:
+                replica.ready = False
+        if replica.breaker.note_probe(answer, now):
+            self._arm(replica)
+        self._changed(replica, now)
+
+    def _freed_elsewhere(self, replica: ReplicaState) -> None:
+        self._changed(replica, self._clock.now())
+
+    def _arm(self, replica: ReplicaState) -> None:
+        """Nobody may be left to ask an open breaker whether its time is over: a timer does."""
+        if replica.timer is not None:
+            replica.timer.cancel()
+            replica.timer = None
+        due = replica.breaker.retry_at
+        if replica.breaker.state(self._clock.now()) is State.OPEN:
+            replica.timer = self._timers.call_at(due, partial(self._cooled, replica, due))
+
+    def _cooled(self, replica: ReplicaState, due: float) -> None:
+        replica.timer = None
+        self._changed(replica, max(due, self._clock.now()))
+
+    def _changed(self, replica: ReplicaState, now: float) -> None:
+        """Something about the replica may have changed: count again and tell who waits."""
+        before = self.blocked
+        self._update(replica, now)
+        if self._subscribers:
+            if self.free_slots:
+                self._offer(now)
+            if self.blocked is not before:
+                for pool in list(self._subscribers):
+                    pool.reconsider(now)
+
+    def _update(self, replica: ReplicaState, now: float) -> None:
+        """Bring the counts in line with this replica's slots, breaker and readiness."""
+        breaker = replica.breaker
+        usable = replica.ready is not False and breaker.allows(now)
+        room = replica.slots.free if usable else 0
+        if room > 1 and breaker.state(now) is not State.CLOSED:
+            room = 1  # the trial
+        self.free_slots += room - replica.room
+        replica.room = room
+        if (replica.place < 0) is (room > 0):
+            self._enlist(replica)
+        if usable is not replica.usable:
+            replica.usable = usable
+            self._usable += 1 if usable else -1
+        if self._usable:
+            self.blocked = None
+        elif all(replica.ready is False for replica in self.replicas):
+            self.blocked = Reason.SPILL_UNHEALTHY
+        else:
+            self.blocked = Reason.SPILL_BREAKER
+
+    def _enlist(self, replica: ReplicaState) -> None:
+        """Put the replica on the list of those with room, or take it off, in constant time."""
+        if replica.room:
+            replica.place = len(self._open)
+            self._open.append(replica)
+        else:
+            last = self._open.pop()
+            if last is not replica:
+                last.place = replica.place
+                self._open[last.place] = last
+            replica.place = -1
+
+    # -- who waits -----------------------------------------------------------------------------
+
+    def subscribe(self, pool: Subscriber) -> None:
+        """`pool` has calls waiting: offer it what comes free."""
+        self._subscribers.append(pool)
+
+    def unsubscribe(self, pool: Subscriber) -> None:
+        """`pool` has no call waiting any more."""
+        self._subscribers.remove(pool)
+
+    def _offer(self, now: float) -> None:
+        """Hand out free slots while anybody wants one; earliest deadline first, then longest wait."""
+        while self.free_slots:
+            pools = self._subscribers
+            if len(pools) > 1:
+                pools = sorted(pools, key=_head)
+            if not any(pool.offer(self, now) for pool in pools):
+                return
+
+    # -- probes --------------------------------------------------------------------------------
+
+    async def probe_all(self) -> None:
+        """Ask every replica once, all at the same time."""
+        async with asyncio.TaskGroup() as group:
+            for replica in self.replicas:
+                group.create_task(self._probe(replica.index))
+
+    async def run_probes(self, interval: float) -> None:
+        """Probe for ever, every `interval` seconds give or take a tenth; a first failure is checked sooner.
+
+        Returns only by cancellation.
+        """
+        while True:
+            await self.probe_all()
+            suspected = any(0 < replica.failed_probes < PROBE_FAILURES for replica in self.replicas)
+            seconds = interval / 4 if suspected else interval
+            await asyncio.sleep(seconds * (0.9 + 0.2 * self._chance.random()))
+
+    async def _probe(self, index: int) -> None:
+        answer: bool | None
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                answer = await self.backend.probe(index)
+        except Exception:
+            # Probes promise not to raise. For one that does, no answer is vouched for, and the other
+            # replicas' probes go on.
+            answer = False
+        self.note_ready(index, answer, self._clock.now())
+
+    def close(self) -> None:
+        """Cancel the timers of open breakers."""
+        for replica in self.replicas:
+            if replica.timer is not None:
+                replica.timer.cancel()
+                replica.timer = None
+
+
+def _head(pool: Subscriber) -> tuple[float, float]:
+    return pool.head

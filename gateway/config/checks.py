@@ -1,0 +1,224 @@
+"""What no single model can see: names that point elsewhere, secrets in the open, doubtful combinations.
+
+Problems are found in the plain data, so that they are told even when another part of the file is wrong.
+Warnings are about a file that works, so they are given only for one that does.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from gateway.config.explain import SECRET_RULE
+from gateway.config.problems import Path, Problem, quoted, suggestion
+from gateway.config.schema import RouteOptions, Settings
+from gateway.config.tree import Tree
+from gateway.options import SecretRef
+from policies.base import Queue
+
+_PASSWORD_IN_URL = re.compile(r"://[^/?#\s@]*:[^/?#\s@]*@")
+_SECRET_HEADERS = re.compile(
+    r"authorization|proxy-authorization|cookie|.*(api[-_]?key|token|secret|password)", re.IGNORECASE
+)
+_ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_PATH_LIKE = re.compile(r"\.{0,2}/")
+
+
+def check_tree(tree: Tree) -> None:
+    """Problems between the sections, added to the tree."""
+    _check_inline_secrets(tree)
+    _check_tiers(tree)
+    _check_matches(tree)
+    _check_ports(tree)
+
+
+def check_secrets(options: BaseModel, tree: Tree, base: Path) -> None:
+    """Every reference must lead to a secret. Neither the secret nor what may be one is ever shown."""
+    for path, secret in _secrets(options, base):
+        try:
+            secret.resolve()
+        except LookupError as error:
+            tree.problem(tree.at_value(path), path, _unresolved(secret, error))
+
+
+def _unresolved(secret: SecretRef, error: LookupError) -> str:
+    """A name is quoted only if it looks like one: people paste the secret itself here."""
+    if secret.env is not None and not _ENV_NAME.fullmatch(secret.env):
+        return "the environment variable named here is not set; `env` is a name like RUNPOD_API_KEY"
+    if secret.file is not None and not _PATH_LIKE.match(str(secret.file)):
+        return "the secret file named here cannot be read; write its path from / or from ./"
+    hint = "; set it before the gateway starts" if secret.env is not None else ""
+    return f"{error.args[0]}{hint}"
+
+
+def _secrets(value: object, path: Path) -> Iterator[tuple[Path, SecretRef]]:
+    if isinstance(value, SecretRef):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _secrets(getattr(value, name), (*path, name))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _secrets(item, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _secrets(item, (*path, index))
+
+
+def _check_inline_secrets(tree: Tree) -> None:
+    """Passwords inside URLs, and header values that are credentials by their name."""
+    for path, raw in tree.raw.items():
+        if _PASSWORD_IN_URL.search(raw):
+            tree.problem(tree.at_value(path), path, f"has a password in a URL; {SECRET_RULE} (see `headers`)")
+        elif (
+            len(path) >= 2
+            and path[-2] == "headers"
+            and isinstance(path[-1], str)
+            and _SECRET_HEADERS.fullmatch(path[-1])
+            and path[0] == "backends"
+        ):
+            tree.problem(tree.at_value(path), path, SECRET_RULE)
+
+
+def _mapping(tree: Tree, *path: str) -> dict[str, Any]:
+    value = tree.get(path)
+    return value if isinstance(value, dict) else {}
+
+
+def _check_tiers(tree: Tree) -> None:
+    known = _mapping(tree, "backends")
+    for route, body in _mapping(tree, "routes").items():
+        tiers = body.get("tiers") if isinstance(body, dict) else None
+        seen: dict[str, int] = {}
+        weights: list[object] = []
+        for index, tier in enumerate(tiers if isinstance(tiers, list) else ()):
+            name = tier.get("backend") if isinstance(tier, dict) else None
+            path: Path = ("routes", route, "tiers", index, "backend")
+            weights.append(tier.get("weight", 1) if isinstance(tier, dict) else 1)
+            if not isinstance(name, str):
+                continue
+            if name not in known and known:
+                hint = suggestion(name, known, "backends")
+                tree.problem(tree.at_value(path), path, f"no backend is called {quoted(name)}; {hint}")
+            elif name in seen:
+                line = tree.at_key(("routes", route, "tiers", seen[name])).line
+                tree.problem(
+                    tree.at_value(path),
+                    path,
+                    f"{quoted(name)} is already a tier here, in line {line}; keep one",
+                )
+            seen.setdefault(name, index)
+        if weights and all(weight == 0 for weight in weights):
+            path = ("routes", route, "tiers")
+            tree.problem(tree.at_key(path), path, "every tier has weight 0; give one a weight above 0")
+
+
+def _check_matches(tree: Tree) -> None:
+    """The same pattern twice: the second route would never be taken."""
+    seen: dict[str, list[tuple[object, str, Path]]] = {}
+    for route in _mapping(tree, "routes"):
+        match = _mapping(tree, "routes", route, "match")
+        model, protocol = match.get("model"), match.get("protocol")
+        base: Path = ("routes", route, "match", "model")
+        patterns = model if isinstance(model, list) else [model]
+        for index, pattern in enumerate(patterns):
+            if not isinstance(pattern, str):
+                continue
+            path = (*base, index) if isinstance(model, list) else base
+            for other_protocol, other, first in seen.get(pattern, ()):
+                if protocol == other_protocol:
+                    line = tree.at_value(first).line
+                    where = "twice in this route" if other == route else f"by route {quoted(other)}"
+                    tree.problem(
+                        tree.at_value(path),
+                        path,
+                        f"{quoted(pattern)} is matched already {where}, in line {line}; keep one",
+                    )
+                    break
+            seen.setdefault(pattern, []).append((protocol, route, path))
+
+
+def _check_ports(tree: Tree) -> None:
+    listen = _mapping(tree, "listen")
+    seen: dict[str, str] = {}
+    for port, address in listen.items():
+        if isinstance(address, str) and not address.endswith(":0"):
+            if address in seen:
+                path: Path = ("listen", port)
+                tree.problem(
+                    tree.at_value(path),
+                    path,
+                    f"is the address of {quoted(seen[address])} too; give it its own",
+                )
+            seen.setdefault(address, port)
+
+
+def warnings(settings: Settings, tree: Tree) -> Sequence[Problem]:
+    """Doubts about a file that works, in no order."""
+    doubts = Tree(tree.file, tree.data, tree.keys, tree.values)
+    _doubt_ports(settings, doubts)
+    used = {tier.backend for route in settings.routes.values() for tier in route.tiers}
+    for name, options in settings.backends.items():
+        _doubt_backend(name, options, doubts, used=name in used)
+    for name, route in settings.routes.items():
+        _doubt_route(name, route, doubts)
+    return doubts.problems
+
+
+def _doubt(doubts: Tree, path: Path, message: str) -> None:
+    doubts.problem(doubts.at_key(path), path, message)
+
+
+def _doubt_ports(settings: Settings, doubts: Tree) -> None:
+    if settings.listen.grpc is not None:
+        _doubt(doubts, ("listen", "grpc"), "this version does not serve gRPC yet; nothing will listen there")
+    if not settings.listen.admin.loopback:
+        _doubt(
+            doubts,
+            ("listen", "admin"),
+            "other machines can reach the admin port, and it asks nobody who they are; "
+            "use 127.0.0.1 unless the network around it is private",
+        )
+
+
+def _doubt_backend(name: str, options: BaseModel, doubts: Tree, *, used: bool) -> None:
+    path: Path = ("backends", name)
+    if not used:
+        _doubt(doubts, path, "no route uses this backend")
+    if getattr(options, "price", "known") is None:
+        _doubt(
+            doubts,
+            (*path, "price"),
+            "is not given: its cost will be unknown and cost metrics absent",
+        )
+    fields = type(options).model_fields
+    if "cold_start" in fields:
+        cold_start = getattr(options, "cold_start", None)
+        if cold_start is None or getattr(cold_start, "idle_after", "known") is None:
+            _doubt(
+                doubts,
+                (*path, "cold_start", "idle_after"),
+                "is not given: how long an idle instance stays up (and is paid for) will not be known",
+            )
+
+
+def _doubt_route(name: str, route: RouteOptions, doubts: Tree) -> None:
+    path: Path = ("routes", name)
+    last = route.tiers[-1]
+    if last.when_full == "spill" and "when_full" in last.model_fields_set and route.policy.type != "weighted":
+        _doubt(
+            doubts,
+            (*path, "tiers", len(route.tiers) - 1, "when_full"),
+            "`spill` in the last tier has nowhere to go and means `shed`; write `shed`",
+        )
+    within = route.latency_budget.within if route.latency_budget is not None else None
+    if within is not None and route.timeout < within:
+        _doubt(doubts, (*path, "timeout"), "is shorter than the latency budget and cuts it off")
+    for index, tier in enumerate(route.tiers):
+        if within is not None and isinstance(tier.when_full, Queue) and tier.when_full.queue >= within:
+            _doubt(
+                doubts,
+                (*path, "tiers", index, "when_full", "queue"),
+                "is not shorter than the latency budget: a call that waits so long has missed it",
+            )

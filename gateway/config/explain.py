@@ -1,0 +1,295 @@
+"""What a validation error means to the person who wrote the file.
+
+Takes pydantic's errors and gives Problems: the place in the file, the path in the file's own words, what
+stands there and what would be right. Values are quoted only where they cannot be secrets.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from gateway.config.problems import Path, quoted, suggestion, tidy
+from gateway.config.tree import Tree
+from gateway.options import SecretRef
+
+Model = TypeVar("Model", bound=BaseModel)
+JsonSchema = Mapping[str, Any]
+
+SECRET_RULE = "a secret is never written in this file; write {env: NAME} or {file: PATH} instead"  # noqa: S105
+NOT_YET = "this version of Overspill does not have it yet; take it out"
+
+_LATER = (
+    re.compile(r"state"),
+    re.compile(r"routes/[^/]+/spill_budget"),
+    re.compile(r"routes/[^/]+/latency_budget/first_byte"),
+)
+"""Keys that belong to the format and come with later versions."""
+
+_SENSITIVE = re.compile(r"key|secret|token|passw|credential|auth|cookie", re.IGNORECASE)
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "url_type": "a URL",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "must be greater than {}"),
+    "greater_than_equal": ("ge", "must be at least {}"),
+    "less_than": ("lt", "must be less than {}"),
+    "less_than_equal": ("le", "must be at most {}"),
+    "too_short": ("min_length", "must have at least {} of them"),
+    "too_long": ("max_length", "must have at most {} of them"),
+    "string_too_short": ("min_length", "must have at least {} characters"),
+    "string_too_long": ("max_length", "must have at most {} characters"),
+}
+
+
+class _Found(NamedTuple):
+    """One pydantic error, located in the file."""
+
+    path: Path
+    error: ErrorDetails
+    missing: str | None
+    is_key: bool
+
+
+def validate(model: type[Model], data: object, tree: Tree, base: Path) -> Model | None:
+    """`data`, which stands at `base`, as a `model`; None when it has problems (the tree has them then).
+
+    Strict, and by the rules for JSON: text becomes a path or a duration, but never a number, and `on`
+    never becomes 1.
+    """
+    try:
+        return model.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        _Explainer(tree, base, data, model.model_json_schema()).explain(error)
+        return None
+
+
+def is_sensitive(path: Path) -> bool:
+    """True where a value may be a secret, going by the names of its keys."""
+    return any(isinstance(part, str) and _SENSITIVE.search(part) for part in path)
+
+
+def found(tree: Tree, path: Path) -> str:
+    """What stands at `path`, in words; never the value where it may be a secret."""
+    value = tree.get(path)
+    if value is None:
+        return "is empty"
+    if isinstance(value, dict):
+        return "is a mapping"
+    if isinstance(value, list):
+        return "is a list"
+    if is_sensitive(path):
+        return "is a single value"
+    raw = quoted(tree.raw.get(path, str(value)))
+    if isinstance(value, bool):
+        return f"is {raw}, which YAML reads as {str(value).lower()}"
+    return f"is the text {raw}" if isinstance(value, str) else f"is the number {raw}"
+
+
+class _Explainer:
+    """The errors of one validation."""
+
+    def __init__(self, tree: Tree, base: Path, data: object, schema: JsonSchema) -> None:
+        self._tree = tree
+        self._base = base
+        self._data = data
+        self._schema = schema
+
+    def explain(self, error: ValidationError) -> None:
+        """Add the problems of `error` to the tree."""
+        unions: dict[Path, dict[str, list[_Found]]] = {}
+        for details in error.errors(include_url=False, include_input=False):
+            located, site, branch = self._locate(details)
+            if self._tree.is_spoiled(located.path):
+                continue
+            if secret := self._secret_around(located.path):
+                self._say(secret, SECRET_RULE)
+            elif site is None:
+                self._tell(located)
+            else:
+                unions.setdefault(site, {}).setdefault(branch, []).append(located)
+        for site, branches in unions.items():
+            self._tell_union(site, branches)
+
+    def _locate(self, details: ErrorDetails) -> tuple[_Found, Path | None, str]:
+        """Where in the file it is. What pydantic adds to the path of its own names a branch of a union."""
+        path, here = self._base, self._data
+        site: Path | None = None
+        branch, missing, is_key = "", None, False
+        location = details["loc"]
+        for index, part in enumerate(location):
+            if (isinstance(here, dict) and isinstance(part, str) and part in here) or (
+                isinstance(here, list) and isinstance(part, int) and part < len(here)
+            ):
+                path, here = (*path, part), here[part]
+            elif index == len(location) - 1 and details["type"] == "missing":
+                missing = str(part)
+            elif part == "[key]":
+                is_key = True
+            elif site is None:
+                site, branch = path, str(part)
+        return _Found(path, details, missing, is_key), site, branch
+
+    def _tell(self, item: _Found) -> None:
+        kind, path = item.error["type"], item.path
+        if item.missing is not None:
+            purpose = self._description((*path, item.missing))
+            place = self._tree.at_key(path)
+            self._tree.problem(
+                place, (*path, item.missing), f"is missing{'; it is: ' if purpose else ''}{purpose}"
+            )
+        elif kind == "extra_forbidden":
+            self._tell_unknown_key(path)
+        elif item.is_key:
+            rule = "begin with a letter or digit, then letters, digits, `_`, `-`, `.`; at most 64 characters"
+            self._tree.problem(self._tree.at_key(path), path, f"is not a usable name; {rule}")
+        else:
+            self._say(path, self._wrong(item))
+
+    def _say(self, path: Path, message: str) -> None:
+        self._tree.problem(self._tree.at_value(path), path, tidy(message))
+
+    def _tell_unknown_key(self, path: Path) -> None:
+        key = str(path[-1])
+        if any(pattern.fullmatch("/".join(map(str, path))) for pattern in _LATER):
+            message = f"{quoted(key)} is part of the format, but {NOT_YET}"
+        else:
+            known = {name for node in self._nodes(path[:-1]) for name in node.get("properties", ())}
+            message = f"{quoted(key)} is not a key here; {suggestion(key, known, 'keys')}"
+        self._tree.problem(self._tree.at_key(path), path, tidy(message))
+
+    def _wrong(self, item: _Found) -> str:
+        """What is wrong with the value at a place, and what would be right."""
+        kind, path, context = item.error["type"], item.path, item.error.get("ctx", {})
+        if kind in ("value_error", "assertion_error"):
+            if is_sensitive(path):
+                return f"cannot be used; {self._description(path) or 'see `overspill schema`'}"
+            return str(context.get("error", item.error["msg"]))
+        if kind in _BOUNDS:
+            name, text = _BOUNDS[kind]
+            return text.format(context.get(name))
+        if expected := self._expected(item):
+            return f"{found(self._tree, path)}; it must be {expected}{self._hint(item)}"
+        return item.error["msg"].replace("Input should", "must").replace("Value error, ", "")
+
+    def _expected(self, item: _Found) -> str:
+        kind, context = item.error["type"], item.error.get("ctx", {})
+        if kind in ("literal_error", "enum"):
+            return str(context.get("expected", "")).replace("'", "`")
+        expected = _EXPECTED.get(kind, "")
+        if expected == "a mapping" and (shape := self._shape(item.path)):
+            return f"a mapping like {shape}"
+        return expected
+
+    def _shape(self, path: Path) -> str:
+        """`{queue: …, then: …}` of what belongs here, if that is short."""
+        for node in self._nodes(path):
+            keys = list(node.get("properties", ()))
+            if 0 < len(keys) <= 4:
+                return "{" + ", ".join(f"{key}: …" for key in keys) + "}"
+        return ""
+
+    def _hint(self, item: _Found) -> str:
+        kind, path, value = item.error["type"], item.path, self._tree.get(item.path)
+        plain = path in self._tree.plain
+        if kind == "string_type" and isinstance(value, bool | int | float):
+            return "; put it in quotes"
+        if path and path[-1] == "max_in_flight" and value == "auto":
+            return f"; `auto` is part of the format, but {NOT_YET}"
+        if kind in ("int_type", "float_type") and isinstance(value, str):
+            if not plain and re.fullmatch(r"[-+]?[0-9.]+", value):
+                return "; leave the quotes out"
+            if plain and re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?[eE][0-9-]+", value):
+                return "; YAML wants a point and a sign, like 1.0e-4"
+        return ""
+
+    def _tell_union(self, site: Path, branches: Mapping[str, list[_Found]]) -> None:
+        """Several shapes were possible and none fitted: speak of the one that was meant, or of all."""
+        meant = [
+            items for items in branches.values() if not any(self._is_mismatch(item, site) for item in items)
+        ]
+        if meant:
+            for item in min(meant, key=len):
+                self._tell(item)
+            return
+        everything = [item for items in branches.values() for item in items]
+        shapes = [
+            self._expected(item) or "{env: NAME} or {file: PATH}"
+            for item in everything
+            if self._is_mismatch(item, site)
+        ]
+        hints = {hint for item in everything if (hint := self._hint(item))}
+        expected = ", or ".join(dict.fromkeys(shapes))
+        self._say(site, f"{found(self._tree, site)}; it must be {expected}{''.join(sorted(hints)[:1])}")
+
+    def _is_mismatch(self, item: _Found, site: Path) -> bool:
+        """The value is of another kind than this branch: not a mistake inside it."""
+        kind = item.error["type"]
+        if item.path != site or item.missing is not None:
+            return False
+        is_reference = kind == "value_error" and not isinstance(self._tree.get(site), dict)
+        return kind in _EXPECTED or kind in ("literal_error", "enum") or is_reference
+
+    def _secret_around(self, path: Path) -> Path | None:
+        """The nearest place around `path` where nothing but a secret reference may stand."""
+        for length in range(len(self._base), len(path) + 1):
+            nodes = self._nodes(path[:length])
+            titles = [node.get("title") for node in nodes if node.get("type") != "null"]
+            if titles and all(title == SecretRef.__name__ for title in titles):
+                return path[:length]
+        return None
+
+    def _description(self, path: Path) -> str:
+        relative = path[len(self._base) :]
+        parents = self._nodes(path[:-1]) if relative else []
+        for node in parents:
+            described = node.get("properties", {}).get(path[-1], {}).get("description", "")
+            if described:
+                return str(described).partition("\n")[0]
+        return ""
+
+    def _nodes(self, path: Path) -> list[JsonSchema]:
+        """The schemas that apply at `path`: one for each shape that may stand there."""
+        nodes = list(self._resolved(self._schema))
+        for part in path[len(self._base) :]:
+            below = [step for node in nodes for step in _below(node, part)]
+            nodes = [found for step in below for found in self._resolved(step)]
+        return nodes
+
+    def _resolved(self, node: JsonSchema) -> Iterator[JsonSchema]:
+        if "$ref" in node:
+            yield from self._resolved(self._schema["$defs"][node["$ref"].rpartition("/")[2]])
+        elif choices := node.get("anyOf") or node.get("oneOf") or node.get("allOf"):
+            for choice in choices:
+                yield from self._resolved(choice)
+        else:
+            yield node
+
+
+def _below(node: JsonSchema, part: str | int) -> Iterator[JsonSchema]:
+    if isinstance(part, int):
+        steps = [node.get("items")]
+    elif part in node.get("properties", {}):
+        steps = [node["properties"][part]]
+    else:
+        steps = [node.get("additionalProperties"), *node.get("patternProperties", {}).values()]
+    yield from (step for step in steps if isinstance(step, Mapping))

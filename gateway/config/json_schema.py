@@ -1,0 +1,106 @@
+"""The shape of the file as JSON Schema (draft 2020-12), for editors.
+
+Built from the same models that `load` uses, with one branch for each registered backend and policy.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from backends.base import Backend
+from gateway.config.schema import NAME, Document
+from gateway.options import SecretRef
+from gateway.registry import Registry
+from policies.base import Policy
+
+_REF = "#/$defs/"
+
+
+def json_schema(backends: Registry[Backend], policies: Registry[Policy]) -> dict[str, Any]:
+    """The schema of the whole file."""
+    options: dict[tuple[str, str], type[BaseModel]] = {
+@@: backends.get(name).Options for name in backends},
+        **{("policy", name): policies.get(name).Options for name in policies},
+    }
+    models = dict.fromkeys([Document, *options.values()])
+    refs, schema = models_json_schema(
+        [(model, "validation") for model in models], ref_template=_REF + "{model}"
+    )
+    shapes: dict[str, Any] = schema["$defs"]
+    shapes[SecretRef.__name__] = _secret(shapes.get(SecretRef.__name__, {}))
+    named = {
+        key: shapes[refs[model, "validation"]["$ref"].removeprefix(_REF)] for key, model in options.items()
+    }
+    document = shapes.pop(refs[Document, "validation"]["$ref"].removeprefix(_REF))
+    _put_backends(document, {name: shape for (kind, name), shape in named.items() if kind == "backend"})
+    _put_policies(
+        shapes["RouteDocument"], {name: shape for (kind, name), shape in named.items() if kind == "policy"}
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **document,
+        "title": "Overspill configuration",
+        "$defs": _reachable(document, shapes),
+    }
+
+
+def _secret(shape: dict[str, Any]) -> dict[str, Any]:
+    """Exactly one of the two, which the model checks with code."""
+    return {
+        "title": SecretRef.__name__,
+        "description": shape.get("description", ""),
+        "type": "object",
+        "properties": {"env": {"type": "string"}, "file": {"type": "string"}},
+        "additionalProperties": False,
+        "oneOf": [{"required": ["env"]}, {"required": ["file"]}],
+    }
+
+
+def _typed(name: str, shape: dict[str, Any]) -> dict[str, Any]:
+    """The options of one plugin, told apart by their `type`."""
+    kind = {"const": name, "description": shape.get("description", "").partition("\n")[0]}
+    required = [key for key in shape.get("required", ()) if key != "type"]
+    return {
+        **shape,
+        "title": name,
+        "type": "object",
+        "properties": {"type": kind, **{k: v for k, v in shape.get("properties", {}).items() if k != "type"}},
+        "required": ["type", *required],
+    }
+
+
+def _put_backends(document: dict[str, Any], shapes: dict[str, dict[str, Any]]) -> None:
+    section = document["properties"]["backends"]
+    for key in ("additionalProperties", "patternProperties"):
+        section.pop(key, None)
+    section["patternProperties"] = {NAME: {"oneOf": [_typed(name, shape) for name, shape in shapes.items()]}}
+    section["additionalProperties"] = False
+    document["properties"]["routes"]["additionalProperties"] = False
+
+
+def _put_policies(route: dict[str, Any], shapes: dict[str, dict[str, Any]]) -> None:
+    written = route["properties"]["policy"]
+    bare = [name for name, shape in shapes.items() if not shape.get("required")]
+    route["properties"]["policy"] = {
+        "description": written.get("description", ""),
+        "default": written.get("default"),
+        "oneOf": [{"enum": bare}, *(_typed(name, shape) for name, shape in shapes.items())],
+    }
+
+
+def _reachable(document: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+    """Only the definitions that something refers to: the plugins' own stand in their branches."""
+    wanted: set[str] = set()
+    left: list[Any] = [document]
+    while left:
+        node = left.pop()
+        if isinstance(node, list):
+            left += node
+        elif isinstance(node, dict):
+            left += node.values()
+            name = str(node.get("$ref", "")).removeprefix(_REF)
+            if name in shapes and name not in wanted:
+                wanted.add(name)
+                left.append(shapes[name])
+    return {name: shape for name, shape in shapes.items() if name in wanted}

@@ -1,0 +1,182 @@
+"""The whole way from a file to Settings; every problem of the file in one run.
+
+The registries of backends and policies are arguments: this module knows no plugin.
+"""
+
+import codecs
+from pathlib import Path as FilePath
+from typing import NamedTuple, TypeVar
+
+from backends.base import Backend, BackendOptions
+from gateway.config.checks import check_secrets, check_tree, warnings
+from gateway.config.explain import NOT_YET, found, validate
+from gateway.config.problems import (
+    FILE,
+    ConfigProblems,
+    Path,
+    Problem,
+    in_order,
+    printable,
+    quoted,
+    suggestion,
+)
+from gateway.config.schema import Document, PolicyUse, RouteDocument, RouteOptions, Settings
+from gateway.config.tree import MOST_CHARACTERS, NotYaml, Place, Tree, place_in, read_tree
+from gateway.registry import Registry
+from policies.base import Policy
+
+Plugin = TypeVar("Plugin")
+
+_LATER_POLICIES = ("cheapest_in_budget",)
+
+
+class Loaded(NamedTuple):
+    """A file that can be used, and the doubts about it."""
+
+    settings: Settings
+    warnings: list[Problem]
+
+
+def load(
+    source: FilePath | str,
+    backends: Registry[Backend],
+    policies: Registry[Policy],
+    *,
+    resolve_secrets: bool = True,
+    name: str = "<config>",
+) -> Loaded:
+    """Read and check a file (a Path) or a text (a str, called `name` in problems).
+
+    With `resolve_secrets` every secret reference must lead to a secret now. Raises ConfigProblems, never
+    anything else, whatever the file holds.
+    """
+    file = printable(str(source) if isinstance(source, FilePath) else name)
+    try:
+        text = _read(source) if isinstance(source, FilePath) else source.removeprefix("\ufeff")
+        tree = read_tree(text, file)
+    except NotYaml as error:
+        raise ConfigProblems([Problem(file, *error.place, FILE, str(error))]) from None
+    return _Reader(tree, backends, policies, resolve_secrets=resolve_secrets).read()
+
+
+def _read(path: FilePath) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(4 * MOST_CHARACTERS + 1)  # a device would never end
+    except FileNotFoundError:
+        raise NotYaml(Place(1, 1), "there is no such file") from None
+    except IsADirectoryError:
+        raise NotYaml(Place(1, 1), "is a directory; give the file in it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise NotYaml(Place(1, 1), f"cannot be read: {reason}") from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise NotYaml(Place(1, 1), "is UTF-16; save it as UTF-8")
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode("utf-8")
+        raise NotYaml(
+            place_in(before + "?", len(before)),
+            f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8",
+        ) from None
+
+
+class _Reader:
+    """One file on its way from a tree to Settings."""
+
+    def __init__(
+        self, tree: Tree, backends: Registry[Backend], policies: Registry[Policy], *, resolve_secrets: bool
+    ) -> None:
+        self._tree = tree
+        self._backends = backends
+        self._policies = policies
+        self._resolve_secrets = resolve_secrets
+
+    def read(self) -> Loaded:
+        """Check everything, then build."""
+        tree = self._tree
+        if not isinstance(tree.data, dict):
+            what = "is not a mapping" if not tree.problems else "cannot be used"
+            tree.problem(tree.at_value(()), (), f"{what}; a configuration begins with `version: 1`")
+            raise ConfigProblems(tree.problems)
+        document = validate(Document, tree.data, tree, ())
+        entries = self._section("backends")
+        options = {name: self._backend(name) for name, entry in entries.items() if isinstance(entry, dict)}
+        uses = {
+            name: self._policy(name)
+            for name, entry in self._section("routes").items()
+            if isinstance(entry, dict)
+        }
+        check_tree(tree)
+        if tree.problems or document is None:
+            raise ConfigProblems(tree.problems)
+        settings = _settings(document, options, uses)
+        return Loaded(settings, in_order(warnings(settings, tree)))
+
+    def _section(self, name: str) -> dict[str, object]:
+        value = self._tree.get((name,))
+        return value if isinstance(value, dict) else {}
+
+    def _backend(self, name: str) -> BackendOptions | None:
+        path: Path = ("backends", name)
+        kind = self._kind(path, (*path, "type"), self._backends)
+        if kind is None:
+            return None
+        options = validate(kind.Options, self._tree.get(path), self._tree, path)
+        if options is not None and self._resolve_secrets:
+            check_secrets(options, self._tree, path)
+        return options
+
+    def _policy(self, route: str) -> PolicyUse | None:
+        path: Path = ("routes", route, "policy")
+        written = self._tree.get(path)
+        if path not in self._tree.keys:
+            name, rest = str(RouteDocument.model_fields["policy"].default), {}
+            kind = self._policies.get(name)
+        elif isinstance(written, str):
+            name, rest = written, {}
+            kind = self._kind(path, path, self._policies)
+        elif isinstance(written, dict):
+            name = str(written.get("type"))
+            rest = {key: value for key, value in written.items() if key != "type"}
+            kind = self._kind(path, (*path, "type"), self._policies)
+        else:
+            return None  # the document's own validation has told it
+        options = validate(kind.Options, rest, self._tree, path) if kind is not None else None
+        return PolicyUse(type=name, options=options) if options is not None else None
+
+    def _kind(self, path: Path, type_path: Path, registry: Registry[Plugin]) -> type[Plugin] | None:
+        """The class that a `type` names, or None after telling what is wrong with it."""
+        tree = self._tree
+        name = tree.get(type_path)
+        if tree.is_spoiled(type_path):
+            return None
+        if isinstance(name, str) and name in registry:
+            return registry.get(name)
+        if type_path not in tree.keys:
+            place, what = tree.at_key(path), "is missing"
+        elif not isinstance(name, str):
+            place, what = tree.at_value(type_path), f"{found(tree, type_path)}; it must be text"
+        elif registry.kind == "policy" and name in _LATER_POLICIES:
+            place, what = tree.at_value(type_path), f"{quoted(name)} is part of the format, but {NOT_YET}"
+        else:
+            place, what = tree.at_value(type_path), f"there is no {registry.kind} {quoted(name)}"
+        known = suggestion(name if isinstance(name, str) else "", registry, f"{registry.kind} types")
+        tree.problem(place, type_path, f"{what}; {known}")
+        return None
+
+
+def _settings(
+    document: Document,
+    backends: dict[str, BackendOptions | None],
+    policies: dict[str, PolicyUse | None],
+) -> Settings:
+    """Everything is checked: put the plugins' own options where the raw mappings were."""
+    routes = {}
+    for name, route in document.routes.items():
+        fields = {key: getattr(route, key) for key in route.model_fields_set}
+        routes[name] = RouteOptions.model_construct(**{**fields, "policy": policies[name]})
+    fields = {key: getattr(document, key) for key in document.model_fields_set}
+    return Settings.model_construct(**{**fields, "backends": backends, "routes": routes})

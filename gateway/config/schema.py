@@ -1,0 +1,204 @@
+"""The shape of the file, as frozen models: what app.py builds everything from.
+
+A `Document` is the file as written, with each backend and policy still a raw mapping; `Settings` is the
+same with those turned into the plugins' own options. Two stages, so that this module never needs to know
+a plugin, and so that a mistake in one section hides none in another. Every docstring of a field is its
+description in `overspill schema`.
+"""
+
+import ipaddress
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, PlainSerializer, PlainValidator, SerializeAsAny, WithJsonSchema
+
+from backends.base import BackendOptions
+from gateway.options import Duration, Options, Share, Size
+from policies.base import PolicyOptions, TierOptions
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+"""Names become metric labels, header values and path segments, so they are plain."""
+
+_ADDRESS = re.compile(r"(\[[^\]]+\]|[^\[\]:]+):(\d{1,5})")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
+
+
+class Address(NamedTuple):
+    """Where to listen. `host` carries no brackets; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """True when only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> Address:
+    """`127.0.0.1:8000`, `localhost:8000` or `[::1]:8000`."""
+    if isinstance(value, Address):
+        return value
+    if isinstance(value, str) and (match := _ADDRESS.fullmatch(value)):
+        host, port = match[1].strip("[]"), int(match[2])
+        if port <= 65535 and (_is_ipv6(host) if match[1].startswith("[") else _HOST.fullmatch(host)):
+            return Address(host, port)
+    raise ValueError(
+        f"{value!r} is not an address; write HOST:PORT like 127.0.0.1:8000, IPv6 as [::1]:8000"
+    )
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+ListenAddress = Annotated[
+    Address,
+    PlainValidator(parse_address),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r":\d{1,5}$", "examples": ["127.0.0.1:8000"]}),
+]
+Period = Annotated[Duration, Field(gt=0)]
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Listen(Options):
+    """The ports. Nothing is reachable from other machines unless an address here says so."""
+
+    http: ListenAddress = Address("127.0.0.1", 8000)
+    """HTTP data plane: KServe v2, OpenAI and /invoke calls."""
+    admin: ListenAddress = Address("127.0.0.1", 8002)
+    """Metrics, health and the views under /admin. It asks nobody who they are: keep it private."""
+    grpc: ListenAddress | None = None
+    """gRPC data plane. Understood, but this version does not serve it yet."""
+
+
+class Limits(Options):
+    """What one client may ask of the gateway."""
+
+    head: Size = Field(default=32 * 1024, ge=256, le=16 * 2**20)
+    """Most bytes of a request's header section; beyond it 431."""
+    fields: int = Field(default=100, ge=1, le=10_000)
+    """Most header fields of a request; beyond it 431."""
+    target: Size = Field(default=8 * 1024, ge=16, le=2**20)
+    """Most bytes of a request target (path and query); beyond it 414."""
+    body: Size = Field(default=64 * 2**20, ge=0, le=2**40)
+    """Most bytes of a request body; beyond it 413."""
+    body_buffer: Size = Field(default=256 * 1024, ge=0, le=2**30)
+    """Bodies up to this size are held, so that a call can be tried again; larger ones are streamed once."""
+    head_timeout: Period = 10.0
+    """How long a client may take to send a request's header section; then 408."""
+    body_timeout: Period = 30.0
+    """Longest silence inside a request body; then 408."""
+    idle_timeout: Period = 75.0
+    """How long an idle connection is kept open."""
+    connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Most open client connections."""
+    pipelined: int = Field(default=16, ge=1, le=1024)
+    """Most requests of one connection that may wait for the one before them."""
+
+
+class AccessLog(Options):
+    """One JSON line for each call."""
+
+    path: str = Field(default="-", min_length=1)
+    """File to append to; `-` is standard output."""
+    sample: Share = 1.0
+    """Share of the calls that are logged; calls that failed are always logged."""
+
+
+class Match(Options):
+    """Which calls take a route. Without `model` it is reached only by its name, as /invoke/<route>."""
+
+    model: str | list[str] = []
+    """Model names; `*` and `?` match as in file names."""
+    protocol: Literal["kserve", "openai", "raw"] | None = None
+    """Only calls of this protocol; any when absent."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The patterns, one or many."""
+        return (self.model,) if isinstance(self.model, str) else tuple(self.model)
+
+
+class LatencyBudget(Options):
+    """What counts as fast enough, and how often it must be reached."""
+
+    within: Period
+    """From the request's arrival to the first byte of its answer."""
+    objective: Share = Field(default=0.99, gt=0)
+    """Share of the calls that should stay within it."""
+
+
+class PolicyUse(Options):
+    """The policy of a route: its registered name and its checked options."""
+
+    type: str
+    options: SerializeAsAny[PolicyOptions]
+
+
+class _Route(Options):
+    match: Match = Match()
+    """Which calls take this route."""
+    latency_budget: LatencyBudget | None = None
+    """What counts as fast enough here; shown beside what was reached."""
+    tiers: list[TierOptions] = Field(min_length=1, max_length=64)
+    """The backends that may serve this route, in the order of preference."""
+    timeout: Period = 60.0
+    """Hard limit from arrival to the first byte of the answer; then 504."""
+    stall_timeout: Period = 60.0
+    """Longest silence inside a streamed answer; then it is cut off."""
+    idempotent: bool = True
+    """Whether a call may run again elsewhere when a failed attempt may already have executed it."""
+
+
+class RouteDocument(_Route):
+    """A route as written."""
+
+    policy: str | dict[str, Any] = "spill_when_full"
+    """How a backend is chosen: the name of a policy, or {type: NAME, …its options}."""
+
+
+class RouteOptions(_Route):
+    """A route, checked."""
+
+    policy: PolicyUse
+
+
+class _File(Options):
+    version: Literal[1]
+    """Version of this file format."""
+    listen: Listen = Listen()
+    """The ports."""
+    limits: Limits = Limits()
+    """What one client may ask of the gateway."""
+    access_log: AccessLog | None = None
+    """One JSON line for each call; absent: none is written."""
+    drain_timeout: Period = 30.0
+    """How long calls in flight may take to finish when the gateway stops."""
+
+
+class Document(_File):
+    """The file as written."""
+
+    backends: dict[Name, dict[str, Any]] = Field(min_length=1)
+    """Everything that can serve calls, each under a name that tiers use."""
+    routes: dict[Name, RouteDocument] = Field(min_length=1)
+    """Which calls go where."""
+
+
+class Settings(_File):
+    """The file, checked: what the gateway runs with."""
+
+    backends: dict[str, SerializeAsAny[BackendOptions]]
+    routes: dict[str, RouteOptions]

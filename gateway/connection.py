@@ -1,0 +1,469 @@
+"""Step 1, one connection: HTTP/1.1 framing, pipelining in order, limits, hang-up.
+
+It turns bytes into one Exchange after another and hands each to the pipeline, one task per request,
+in the order in which they came. It never looks into a body and knows nothing of routes or backends.
+The grammar is llhttp's, in its strict mode; what llhttp leaves to its caller (one Host, no
+`gzip, chunked`, no transfer-encoding in HTTP/1.0, sizes) is checked here.
+"""
+
+import asyncio
+import re
+import socket
+from collections import deque
+from collections.abc import Awaitable
+from typing import NamedTuple, Protocol
+
+import httptools
+
+from gateway.body import IncomingBody, client_left
+from gateway.clock import Clock
+from gateway.errors import (
+    BadCall,
+    BodyTooLarge,
+    ClientGone,
+    HeadTooLarge,
+    NotOffered,
+    OverspillError,
+    SlowRequest,
+    TargetTooLong,
+)
+from gateway.exchange import Exchange
+
+_FOREVER = float("inf")
+_LINGER_S = 1.0  # how long a client may go on sending after an early answer before the socket is closed
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class ListenerLimits(NamedTuple):
+    """Sizes in bytes, times in seconds. The defaults are those of the `limits` section."""
+
+    head: int = 32 * 1024
+    fields: int = 100
+    target: int = 8 * 1024
+    body: int = 64 * 1024 * 1024
+    body_buffer: int = 256 * 1024
+    head_timeout: float = 10.0
+    body_timeout: float = 30.0
+    idle_timeout: float = 75.0
+    connections: int = 10_000
+    pipelined: int = 16
+
+
+class Handler(Protocol):
+    """What the listener needs from the pipeline."""
+
+    def handle(self, exchange: Exchange) -> Awaitable[None]:
+        """Answer one request. Must answer or abort the exchange before it returns."""
+        ...
+
+    def refuse(self, exchange: Exchange, error: OverspillError) -> None:
+        """Answer a request that could not even be read."""
+        ...
+
+
+class Host(Protocol):
+    """What a connection needs from the listener that owns it."""
+
+    limits: ListenerLimits
+    clock: Clock
+    handler: Handler
+    draining: bool
+    loop: asyncio.AbstractEventLoop
+
+    def admit(self, connection: "Connection") -> bool:
+        """Count a new connection in, unless there are too many."""
+        ...
+
+    def forget(self, connection: "Connection") -> None:
+        """Count a connection out."""
+        ...
+
+    def name(self, exchange: Exchange) -> None:
+        """Give the request an id and a trace where it has none."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: requests in, answers out, in order."""
+
+    __slots__ = (
+        "_current", "_drained", "_fatal", "_framing", "_head_size", "_in_body", "_listener", "_parser", "_parsing",
+        "_paused", "_peer", "_queue", "_refused", "_sweep_at", "_task", "_transport", "_writable",
+    )  # fmt: skip
+
+    _transport: asyncio.Transport
+
+    def __init__(self, listener: Host) -> None:
+        self._listener = listener
+        self._parser = httptools.HttpRequestParser(self)
+        self._parsing: Exchange | None = None  # the request whose head or body is arriving
+        self._current: Exchange | None = None  # the request being answered
+        self._queue: deque[Exchange] = deque()  # pipelined requests that wait for their turn
+        self._task: asyncio.Task[None] | None = None
+        self._in_body = False  # has the head of the request in `_parsing` been read?
+        self._head_size = 0
+        self._framing = 0  # bytes that were neither head nor body: chunk sizes, extensions, trailers
+        self._refused = False  # no further request is taken from this connection
+        self._fatal: OverspillError | None = None  # why, where it is still to be answered
+        self._paused = False
+        self._writable = True
+        self._drained: asyncio.Future[None] | None = None
+        self._peer = b""
+        self._sweep_at = _FOREVER
+
+    # -- asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = transport  # type: ignore[assignment]
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0].encode() if isinstance(peer, tuple) else b""
+        if not self._listener.admit(self):
+            self._transport.abort()
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sweep_at = self._listener.clock.now() + self._listener.limits.head_timeout
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone: whatever works for it stops and gives back what it holds."""
+        self._listener.forget(self)
+        self._sweep_at = _FOREVER
+        self._refused = True
+        if self._parsing is not None and self._in_body:
+            self._parsing.body.fail(client_left())
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(ClientGone("the client closed the connection"))
+        if self._task is not None:
+            self._task.cancel()
+
+    def eof_received(self) -> bool:
+        """The client will send no more: taken as leaving, as the other proxies do."""
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._refused or self._fatal is not None:
+            return
+        self._framing += len(data)
+        try:
+            self._parser.feed_data(data)
+            self._check_unfinished()
+        except httptools.HttpParserUpgrade:
+            self._no_more_requests()
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, OverspillError) else BadCall(str(cause), close=True))
+        except httptools.HttpParserError as error:
+            self._refuse(BadCall(f"this is not a valid HTTP/1.1 request: {error}", close=True))
+        except OverspillError as error:
+            self._refuse(error)
+        if self._current is None and self._queue:
+            self._start(self._queue.popleft())
+        # A request whose body is still on its way is started too: it may be refused by its head alone.
+        parsing = self._parsing
+        if parsing is not None and self._current is None and self._in_body:
+            self._start(parsing)
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: stop taking bytes from upstream."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._writable = True
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -- httptools calls these
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        listener = self._listener
+        now = listener.clock.now()
+        self._parsing = Exchange(self, peer=self._peer, arrived=now, max_body=listener.limits.body)
+        self._in_body = False
+        self._head_size = 0
+        if self._current is None:
+            self._sweep_at = now + listener.limits.head_timeout
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request target."""
+        exchange = self._parsing
+        assert exchange is not None
+        exchange.target += url
+        if len(exchange.target) > self._listener.limits.target:
+            raise TargetTooLong(
+                f"the request target is over the limit of {self._listener.limits.target} bytes", close=True
+            )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field of the head, or of the trailer, which is dropped."""
+        exchange = self._parsing
+        assert exchange is not None
+        self._head_size += len(name) + len(value) + 4
+        if self._in_body:
+            return
+        exchange.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: check what llhttp leaves to us, and open the body."""
+        exchange = self._parsing
+        assert exchange is not None
+        self._check_head(exchange)
+        exchange.method = self._parser.get_method()
+        exchange.http10 = self._parser.get_http_version() == "1.0"
+        exchange.keep_alive = self._parser.should_keep_alive() and not self._listener.draining
+        length, expects = self._read_framing(exchange)
+        limits = self._listener.limits
+        if length is not None and length > limits.body:
+            raise BodyTooLarge(f"the body has {length} bytes, the limit is {limits.body}", close=True)
+        source = _Lever(self, expects=expects)
+        exchange.body = IncomingBody(source, length=length, buffer=limits.body_buffer, limit=limits.body)
+        self._in_body = True
+        self._framing = 0
+        if length != 0 and self._current is None:
+            self._sweep_at = self._listener.clock.now() + limits.body_timeout
+
+    def on_body(self, data: bytes) -> None:
+        """Decoded body bytes."""
+        exchange = self._parsing
+        assert exchange is not None
+        self._framing -= len(data) * 9  # up to eight framing bytes a body byte are a fair chunk size
+        exchange.body.feed(data)
+        if self._sweep_at is not _FOREVER:
+            self._sweep_at = self._listener.clock.now() + self._listener.limits.body_timeout
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        exchange = self._parsing
+        assert exchange is not None
+        self._parsing = None
+        exchange.body.finish()
+        self._sweep_at = _FOREVER
+        if exchange is not self._current:
+            self._queue.append(exchange)
+            if len(self._queue) >= self._listener.limits.pipelined:
+                self.pause()
+
+    # -- the current exchange calls these (exchange.Wire)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        self._transport.write(data)
+
+    @property
+    def congested(self) -> bool:
+        """True while the client reads more slowly than we write."""
+        return not self._writable
+
+    async def drain(self) -> None:
+        """Wait until the client has caught up."""
+        if self._writable:
+            return
+        self._drained = asyncio.get_running_loop().create_future()
+        try:
+            await self._drained
+        finally:
+            self._drained = None
+
+    def done(self, exchange: Exchange, *, keep_alive: bool) -> None:
+        """The answer is complete."""
+        if keep_alive:
+            return
+        if exchange.body.complete:
+            self._transport.close()
+            self._refused = True
+            return
+        # Closing now would reset the connection and could destroy the answer before it is read.
+        self._refused = True
+        exchange.body.discard()
+        self.resume()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._sweep_at = self._listener.clock.now() + _LINGER_S
+
+    def break_off(self) -> None:
+        """Close without completing the answer; what was written before is still delivered."""
+        self._refused = True
+        self._transport.close()
+
+    # -- inside
+
+    def pause(self) -> None:
+        """Stop reading from the client."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+            if self._parsing is not None and not self._refused:
+                self._sweep_at = self._listener.clock.now() + self._listener.limits.body_timeout
+
+    def sweep(self, now: float) -> None:
+        """Has this connection kept us waiting too long?"""
+        if now < self._sweep_at:
+            return
+        self._sweep_at = _FOREVER
+        parsing = self._parsing
+        if self._refused or parsing is None:
+            self._transport.close()  # lingered, idle, or never said a word
+        elif self._in_body:
+            if self._paused:
+                return  # we are the ones who do not read
+            error = SlowRequest("the request body stopped arriving", close=True)
+            parsing.body.fail(error)
+        else:
+            self._refuse(SlowRequest("the request head took too long to arrive", close=True))
+
+    def retire(self) -> None:
+        """Draining: close now if idle, else after the answer in progress."""
+        if self._current is None and not self._queue and self._parsing is None:
+            self._transport.close()
+        elif self._current is not None and not self._current.began:
+            self._current.keep_alive = False
+
+    def abandon(self) -> None:
+        """Close whatever happens."""
+        self._transport.abort()
+
+    def _start(self, exchange: Exchange) -> None:
+        self._current = exchange
+        loop = self._listener.loop
+        self._task = loop.create_task(self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._listener.handler.handle(exchange)
+        finally:
+            self._task = None
+            self._current = None
+            if not exchange.ended:
+                exchange.abort()
+            if not self._refused:
+                self._next(exchange)
+
+    def _next(self, exchange: Exchange) -> None:
+        listener = self._listener
+        if listener.draining and not self._queue and self._parsing is None:
+            self._transport.close()
+        elif self._queue:
+            following = self._queue.popleft()
+            if self._fatal is None:
+                self.resume()
+            self._start(following)
+        elif self._fatal is not None:
+            self._answer_fatal(self._fatal)
+        elif self._parsing is None:
+            self._sweep_at = listener.clock.now() + listener.limits.idle_timeout
+            self.resume()
+        elif self._in_body and self._parsing is not exchange:
+            self._start(self._parsing)
+
+    def _no_more_requests(self) -> None:
+        # An Upgrade is not taken; the request is answered as plain HTTP/1.1 and the connection closed,
+        # because llhttp stops parsing behind it.
+        last = self._queue[-1] if self._queue else self._current
+        if last is not None:
+            last.keep_alive = False
+        self.pause()
+
+    def _refuse(self, error: OverspillError) -> None:
+        """A request cannot be read: answer it in its turn and close, for what follows cannot be trusted."""
+        self._sweep_at = _FOREVER
+        self.pause()
+        if self._parsing is not None and self._parsing is self._current:
+            self._parsing.body.fail(error)  # its own task answers
+            self._parsing = None
+            self._current.keep_alive = False
+            return
+        self._fatal = error
+        if self._current is None and not self._queue:
+            self._answer_fatal(error)
+
+    def _answer_fatal(self, error: OverspillError) -> None:
+        broken, self._parsing = self._parsing, None
+        if broken is None:
+            limits = self._listener.limits
+            broken = Exchange(self, peer=self._peer, arrived=self._listener.clock.now(), max_body=limits.body)
+            self._in_body = False
+        if not self._in_body:
+            broken.body = IncomingBody(_Lever(self, expects=False), length=None, buffer=1, limit=1)
+        broken.keep_alive = False
+        self._listener.name(broken)
+        self._listener.handler.refuse(broken, error)
+
+    def _check_head(self, exchange: Exchange) -> None:
+        limits = self._listener.limits
+        if self._head_size > limits.head:
+            raise HeadTooLarge(f"the header section is over the limit of {limits.head} bytes", close=True)
+        if len(exchange.headers) > limits.fields:
+            raise HeadTooLarge(f"the request has more than {limits.fields} header fields", close=True)
+
+    def _check_unfinished(self) -> None:
+        """What has arrived of a request that goes on: a head must not be endless, nor a body all framing."""
+        exchange, limits = self._parsing, self._listener.limits
+        if exchange is None:
+            return
+        self._check_head(exchange)
+        if not self._in_body and self._framing > limits.head + limits.target:
+            raise HeadTooLarge(f"the header section is over the limit of {limits.head} bytes", close=True)
+        if self._in_body and self._framing > limits.head + 65536:
+            raise BadCall("the chunked body has more framing than content", close=True)
+
+    def _read_framing(self, exchange: Exchange) -> tuple[int | None, bool]:
+        """The declared body length (None: chunked) and whether the client waits to be invited."""
+        length: int | None = 0
+        hosts = 0
+        expects = False
+        for name, value in exchange.headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                if exchange.http10:
+                    raise BadCall("HTTP/1.0 has no transfer-encoding", close=True)
+                if value.strip().lower() != b"chunked":
+                    raise NotOffered("the only transfer-encoding taken is chunked", close=True)
+                length = None
+            elif name == b"expect":
+                if value.strip().lower() != b"100-continue":
+                    raise BadCall("the only expectation understood is 100-continue", close=True)
+                expects = not exchange.http10
+            elif name == b"x-request-id":
+                if _REQUEST_ID.fullmatch(value):
+                    exchange.request_id = value.decode("ascii")
+            elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+                exchange.traceparent = value.decode("ascii")
+        if hosts > 1 or (hosts == 0 and not exchange.http10):
+            raise BadCall("an HTTP/1.1 request has exactly one host field", close=True)
+        self._listener.name(exchange)
+        return length, expects
+
+
+class _Lever:
+    """How a body steers its connection."""
+
+    __slots__ = ("_connection", "_expects")
+
+    def __init__(self, connection: Connection, *, expects: bool) -> None:
+        self._connection = connection
+        self._expects = expects
+
+    def pause(self) -> None:
+        self._connection.pause()
+
+    def resume(self) -> None:
+        self._connection.resume()
+
+    def invite(self) -> None:
+        if self._expects:
+            self._expects = False
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")

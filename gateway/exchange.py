@@ -1,0 +1,165 @@
+"""One request and its answer on the wire: what the pipeline reads from and writes to.
+
+Belongs to step 1. It frames the answer for HTTP/1.1 (content-length, chunked, or until close for
+HTTP/1.0) and keeps back-pressure; it knows nothing of routes, backends or protocols. Exactly one
+answer leaves it: a second one is a programming error, none at all breaks the connection.
+"""
+
+from http import HTTPStatus
+from typing import Protocol
+
+from gateway.body import IncomingBody
+from gateway.vocab import Headers
+
+_PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+
+STATUS_LINES = {
+    status: b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)
+}
+"""Status lines ready to be written."""
+
+
+class Wire(Protocol):
+    """The client connection, as far as one exchange may use it."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; never waits."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """True while the client reads more slowly than we write."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough. Raises ClientGone if it leaves."""
+        ...
+
+    def done(self, exchange: "Exchange", *, keep_alive: bool) -> None:
+        """The answer is complete; `keep_alive` False closes the connection after it."""
+        ...
+
+    def break_off(self) -> None:
+        """Close so that the client can tell that the answer is incomplete."""
+        ...
+
+
+class Exchange:
+    """One request with the means to answer it, once."""
+
+    __slots__ = (
+        "_chunked", "_left", "_wire", "arrived", "began", "body", "bytes_out", "ended", "headers", "http10",
+        "keep_alive", "max_body", "method", "peer", "request_id", "target", "traceparent",
+    )  # fmt: skip
+
+    body: IncomingBody
+
+    def __init__(self, wire: Wire, *, peer: bytes, arrived: float, max_body: int) -> None:
+        self._wire = wire
+        self.peer = peer
+        self.arrived = arrived
+        self.max_body = max_body
+        self.method = b""
+        self.target = b""
+        self.headers: Headers = []
+        self.http10 = False
+        self.keep_alive = True
+        self.request_id = ""
+        self.traceparent = ""
+        self.began = False
+        self.ended = False
+        self.bytes_out = 0
+        self._chunked = False
+        self._left: int | None = None
+
+    def send(self, status: int, headers: Headers, extra: bytes, body: bytes) -> None:
+        """A whole answer in one write. `extra` holds ready header lines, each ended by CRLF."""
+        self.began = True
+        head = self._head(status, headers, extra)
+        if status in {204, 304} or status < 200:
+            head += b"\r\n"
+        elif self.method == b"HEAD":
+            head += self._head_length(headers, body)
+        else:
+            head += b"content-length: %d\r\n\r\n" % len(body)
+            self.bytes_out = len(body)
+            if body:
+                head += body
+        self._wire.write(head)
+        self._finish()
+
+    def begin(self, status: int, headers: Headers, extra: bytes, length: int | None) -> None:
+        """The head of an answer whose body follows by `write`. `length` None: not known ahead."""
+        self.began = True
+        if length is not None:
+            framing = b"content-length: %d\r\n\r\n" % length
+        elif self.http10:
+            self.keep_alive = False  # the end of the connection is the end of the body
+            framing = b"\r\n"
+        else:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n\r\n"
+        self._left = length
+        self._wire.write(self._head(status, headers, extra) + framing)
+
+    def write(self, data: bytes) -> None:
+        """A part of the body."""
+        if not data or self.method == b"HEAD":
+            return
+        self.bytes_out += len(data)
+        if self._chunked:
+            self._wire.write(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise ValueError("more body bytes than the declared length")
+        self._wire.write(data)
+
+    @property
+    def congested(self) -> bool:
+        """True while the client reads more slowly than we write."""
+        return self._wire.congested
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough. Raises ClientGone if it leaves."""
+        await self._wire.drain()
+
+    def end(self) -> None:
+        """The body is complete."""
+        if self._left and self.method != b"HEAD":
+            raise ValueError(f"{self._left} body bytes of the declared length are missing")
+        if self._chunked and self.method != b"HEAD":
+            self._wire.write(b"0\r\n\r\n")
+        self._finish()
+
+    def abort(self) -> None:
+        """Give the answer up: the client must not take what it has for a complete one."""
+        if not self.ended:
+            self.ended = True
+            self.keep_alive = False
+            self._wire.break_off()
+
+    def _head(self, status: int, headers: Headers, extra: bytes) -> bytes:
+        line = STATUS_LINES[status]
+        # A body that was not read to its end would be taken for the next request.
+        if not self.body.complete:
+            self.keep_alive = False
+        if not self.keep_alive:
+            extra += b"connection: close\r\n"
+        elif self.http10:
+            extra += b"connection: keep-alive\r\n"
+        if not headers:
+            return line + extra
+        return line + b"\r\n".join([name + b": " + value for name, value in headers]) + b"\r\n" + extra
+
+    def _head_length(self, headers: Headers, body: bytes) -> bytes:
+        # The answer to HEAD tells the length that GET would have, and carries no body (RFC 9110, 9.3.2).
+        for name, value in headers:
+            if name == b"content-length":
+                return b"\r\n" if value else b""
+        return b"content-length: %d\r\n\r\n" % len(body)
+
+    def _finish(self) -> None:
+        self.ended = True
+        self._wire.done(self, keep_alive=self.keep_alive)

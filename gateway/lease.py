@@ -1,0 +1,250 @@
+"""What a policy looks at: the tiers of a route, and the claim of one call on a slot.
+
+A `Lease` is one call's way through the pool: it asks, perhaps waits, holds a slot and gives it back.
+All waiting of the gateway's own is in `Lease.__aenter__`; deciding is the pool's part, at its desk.
+"""
+
+from asyncio import Future, get_running_loop
+from collections.abc import Callable, Collection
+from functools import partial
+from math import inf
+from types import TracebackType
+from typing import Protocol
+
+from gateway.capacity import Capacity, Slot
+from gateway.clock import Clock, Timer
+from gateway.errors import BackendError, DeadlinePassed
+from gateway.vocab import Call, Reason, Verdict
+from policies.base import TierOptions, TierView
+
+
+class Attempt(Protocol):
+    """What the pool needs to know about one attempt at a call."""
+
+    @property
+    def number(self) -> int:
+        """0 for the first."""
+        ...
+
+    @property
+    def tried(self) -> Collection[tuple[str, int]]:
+        """Places where earlier attempts failed, as (backend name, replica index)."""
+        ...
+
+
+class Tier:
+    """One tier of the route, as a policy sees it (`policies.base.TierView`)."""
+
+    __slots__ = ("options", "owned", "supply")
+
+    def __init__(self, options: TierOptions, supply: Capacity) -> None:
+        self.options = options
+        self.supply = supply
+        self.owned = supply.backend.owned
+
+    @property
+    def blocked(self) -> Reason | None:
+        """Why none of its replicas can take calls; None when one can."""
+        return self.supply.blocked
+
+    @property
+    def free(self) -> int:
+        """Slots that could be taken now."""
+        return self.supply.free_slots
+
+    @property
+    def in_flight(self) -> int:
+        """Slots taken, by every pool on this backend."""
+        return self.supply.in_flight
+
+    @property
+    def capacity(self) -> int:
+        """All slots."""
+        return self.supply.capacity
+
+
+class Desk(Protocol):
+    """What a lease needs of its pool."""
+
+    clock: Clock
+
+    def tier(self, backend: str) -> Tier:
+        """The tier of that backend."""
+        ...
+
+    def draw(self) -> float:
+        """A random number from [0, 1)."""
+        ...
+
+    def arrive(self, lease: "Lease", now: float) -> Slot | None:
+        """Its slot, or None when it was put into the queue."""
+        ...
+
+    def leave(self, lease: "Lease") -> None:
+        """It gives up waiting."""
+        ...
+
+    def due(self, lease: "Lease") -> None:
+        """Its timer rang."""
+        ...
+
+    def release(self, slot: Slot, verdict: Verdict) -> None:
+        """Its attempt has ended."""
+        ...
+
+    def too_late(self, now: float) -> DeadlinePassed:
+        """The error for a call whose deadline is over."""
+        ...
+
+
+class Lease:
+    """One call's claim on a slot: an async context manager, and the policy's view of the call.
+
+    Entering waits as long as the policy holds the call, and gives the `Slot`. Raises Contended,
+    NoCapacity or DeadlinePassed. Leaving gives the slot back; how the attempt ended is read from the
+    exception that passes through, if any.
+    """
+
+    __slots__ = (
+        "_carries", "_lot", "_on_settled", "_pool", "attempt", "call", "deadline", "error", "order",
+        "since", "slot", "timer", "tried", "waiting", "wake_at",
+    )  # fmt: skip
+
+    error: Exception | None
+    order: tuple[float, int]
+    timer: Timer | None
+    wake_at: float
+    _on_settled: Callable[[], object] | None
+
+    def __init__(self, pool: Desk, call: Call, attempt: Attempt) -> None:
+        self._pool = pool
+        self.call = call
+        self.attempt = attempt.number
+        self.tried = attempt.tried
+        self.deadline = call.deadline
+        self.since = 0.0
+        self.slot: Slot | None = None
+        self.waiting = False
+        self._carries: dict[str, bool] | None = None
+        self._lot: float | None = None
+
+    # -- for the policy ------------------------------------------------------------------------
+
+    @property
+    def lot(self) -> float:
+        """Drawn when first asked for, and kept."""
+        if self._lot is None:
+            self._lot = self._pool.draw()
+        return self._lot
+
+    def may_use(self, backend: str) -> bool:
+        """False for a backend of which every replica failed this call, or that could not carry it."""
+        known = self._carries
+        if known is not None and backend in known:
+            return known[backend]
+        supply = self._pool.tier(backend).supply
+        may = supply.backend.cannot_carry(self.call) is None and not (
+            self.tried and supply.exhausted(self.tried)
+        )
+        if known is not None:
+            known[backend] = may
+        return may
+
+    def free_on(self, tier: TierView) -> bool:
+        """True when this call could take a slot of that tier now."""
+        if not self.tried:
+            return tier.free > 0
+        return self._pool.tier(tier.options.backend).supply.free(self.tried) > 0
+
+    # -- for the pipeline ----------------------------------------------------------------------
+
+    async def __aenter__(self) -> Slot:
+        slot = self.ask()
+        if slot is not None:
+            return slot
+        settled: Future[None] = get_running_loop().create_future()
+        self._on_settled = partial(_resolve, settled)
+        try:
+            await settled
+        except BaseException:
+            # Cancelled, perhaps in the very tick in which the slot was handed over.
+            self.abandon()
+            raise
+        return self.result()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release(_verdict(error))
+
+    # -- the same without asyncio (also for the simulator) -------------------------------------
+
+    def ask(self, on_settled: Callable[[], object] | None = None) -> Slot | None:
+        """Take a slot now, or join the queue and return None; `on_settled` is called once it is over."""
+        self.since = now = self._pool.clock.now()
+        slot = self._pool.arrive(self, now)
+        if slot is None:
+            self._on_settled = on_settled
+        return slot
+
+    def join(self, order: tuple[float, int]) -> None:
+        """It has entered the queue."""
+        self.waiting = True
+        self.order = order
+        self.error = None
+        self.timer = None
+        self.wake_at = inf
+        self._carries = {}
+        self._on_settled = None
+
+    def settle(self, slot: Slot | None, error: Exception | None) -> None:
+        """It has left the queue, with a slot or with an error."""
+        self.waiting = False
+        self.slot = slot
+        self.error = error
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self._on_settled is not None:
+            self._on_settled()
+
+    def result(self) -> Slot:
+        """How the waiting ended; never a slot for a call whose deadline passed before it woke up."""
+        if self.error is not None:
+            raise self.error
+        assert self.slot is not None
+        now = self._pool.clock.now()
+        if now >= self.deadline:
+            self.release(Verdict.NEUTRAL)
+            raise self._pool.too_late(now)
+        return self.slot
+
+    def release(self, verdict: Verdict) -> None:
+        """The attempt has ended: give the slot back."""
+        slot, self.slot = self.slot, None
+        if slot is None:
+            raise RuntimeError("this lease holds no slot")
+        self._pool.release(slot, verdict)
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: out of the queue, or the slot back if it was handed over already."""
+        if self.waiting:
+            self._pool.leave(self)
+        elif self.slot is not None:
+            self.release(Verdict.NEUTRAL)
+
+    def due(self) -> None:
+        """The promised moment (for timers)."""
+        self._pool.due(self)
+
+
+def _verdict(error: BaseException | None) -> Verdict:
+    """Only what a backend did counts for or against it; a client that left, a deadline, a bug do not."""
+    if error is None:
+        return Verdict.SUCCESS
+    return error.verdict if isinstance(error, BackendError) else Verdict.NEUTRAL
+
+
+def _resolve(settled: "Future[None]") -> None:
+    if not settled.done():
+        settled.set_result(None)

@@ -1,0 +1,291 @@
+"""Step 8: exactly one record per call, booked once: counts, latencies, budget, warm or cold, money, log line.
+
+Knows the leaves, its records and tallies, and the access log. It never knows how a call was carried
+out, and it never asks a backend: what a call used is written in its record. Money is conserved: what
+the owned replicas cost by standing there equals what calls were charged for slots, plus what running
+calls will be, plus idle.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import isfinite
+
+from gateway import pricing
+from gateway.access_log import AccessLog
+from gateway.record import Record
+from gateway.tallies import (
+    KINDS,
+    NONE,
+    OTHER,
+    BackendFacts,
+    Labels,
+    Lane,
+    RouteFacts,
+    RouteTally,
+    Standing,
+    Tally,
+)
+from gateway.vocab import Charge, Outcome, Usage
+
+_OUTSIDE_BUDGET = frozenset((Outcome.CLIENT_GONE, Outcome.REJECTED))
+"""The client's own doing: neither kept nor missed."""
+
+_ANSWERED = frozenset((Outcome.OK, Outcome.BACKEND_REJECTED))
+"""The client had a whole answer, so its latency says whether the budget was kept."""
+
+
+class Ledger:
+    """Opens and closes the record of every call, and keeps the sums.
+
+    One event loop owns it; nothing here waits. `opened == closed + open_records` at every moment.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Iterable[RouteFacts],
+        backends: Iterable[BackendFacts],
+        now: float,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.access_log = access_log
+        self.opened = 0
+        self.closed = 0
+        self.reloads = {"ok": 0, "rejected": 0}
+        self.backends: dict[str, BackendFacts] = {}
+        self.routes: dict[str, RouteTally] = {}
+        self.standing: dict[str, Standing] = {}
+        self.lanes: dict[tuple[str, str], Lane] = {}
+        self.tallies: dict[Labels, Tally] = {}
+        self._open: set[Record] = set()
+        self._configure(routes, backends, now)
+
+    @property
+    def open_records(self) -> int:
+        """Calls that are in progress."""
+        return len(self._open)
+
+    # --- one call -----------------------------------------------------------------------------------
+
+    def open(self, request_id: str, traceparent: str, arrived: float) -> Record:
+        """The record of a call whose head was complete at `arrived`.
+
+        Both strings go into the access log as they are, so they must have been checked: the id against
+        [A-Za-z0-9._:-]{1,128}. Every opened record must be closed.
+        """
+        record = Record(request_id, traceparent, arrived)
+        self._open.add(record)
+        self.opened += 1
+        return record
+
+    def close(self, record: Record, now: float) -> None:
+        """Book the call, once: a record that is not open is a RuntimeError."""
+        try:
+            self._open.remove(record)
+        except KeyError:
+            raise RuntimeError(f"record {record.request_id!r} is not open: closed twice?") from None
+        self.closed += 1
+        record.closed_at = now
+        outcome = record.outcome
+        tally = self.tallies.get((record.route, record.backend, record.reason, record.start, outcome))
+        if tally is None:
+            tally = self._tally(record)
+        tally.count += 1
+        lane = tally.lane
+        route = lane.route
+        duration = now - record.arrived
+        lane.duration.observe(duration)
+        first_byte_at = record.first_byte_at
+        if first_byte_at is not None:
+            lane.ttfb.observe(first_byte_at - record.arrived)
+        if record.attempts:
+            own = duration - record.queued_s - record.upstream_s
+            route.overhead.observe(own if own > 0.0 else 0.0)
+        if record.failed or record.slot_at is not None:
+            self._book_cost(record, lane, now)
+        if record.inference:
+            if outcome is Outcome.OK:
+                route.served += 1
+            if route.within is not None and outcome not in _OUTSIDE_BUDGET:
+                route.budget_calls += 1
+                if record.stream and first_byte_at is not None:
+                    duration = first_byte_at - record.arrived
+                if duration > route.within or outcome not in _ANSWERED:
+                    route.missed += 1
+        if self.access_log is not None:
+            self.access_log.write(record, tally)
+
+    def _book_cost(self, record: Record, lane: Lane, now: float) -> None:
+        outcome = record.outcome
+        cost: float | None = 0.0
+        if record.slot_at is not None:
+            record.usd_kind = lane.kind
+            refused = outcome is Outcome.SHED
+            held_s = now - record.slot_at
+            cost = self._book(lane, lane.kind, held_s, record.usage, now, refused=refused)
+            if cost is None and lane.priced:
+                # After a whole answer nothing more will be told: the backend's price is not known.
+                # A broken attempt only makes the sum a lower bound.
+                if outcome is Outcome.OK:
+                    lane.unknown = True
+                else:
+                    lane.unpriced += 1
+        else:
+            record.usd_kind = "retry"
+        for tried in record.failed:
+            other = self._lane(record.route, tried.backend)
+            more = self._book(other, "retry", tried.held_s, tried.usage, now, refused=tried.usage is None)
+            if more is None and other.priced:
+                other.unpriced += 1
+            cost = None if cost is None or more is None else cost + more
+        record.usd = cost
+
+    def _book(
+        self, lane: Lane, kind: str, held_s: float, usage: Usage | None, now: float, *, refused: bool
+    ) -> float | None:
+        """Book one attempt; its dollars, None when they cannot be known."""
+        usd: float | None = None
+        if lane.standing is not None:
+            lane.slot_seconds += held_s
+            usd = lane.standing.attribute(held_s, now)
+        elif not lane.owned and lane.backend != NONE:
+            if usage is not None:
+                usd = usage.usd
+                if usage.boot_s:
+                    lane.boots.observe(usage.boot_s)
+            elif refused:
+                return 0.0
+        if usd is not None:
+            lane.usd[kind] = lane.usd.get(kind, 0.0) + usd
+        return usd
+
+    def _tally(self, record: Record) -> Tally:
+        """The counters of a record, under labels from the configuration whatever the record says."""
+        lane = self._lane(record.route, record.backend)
+        labels = (lane.route.facts.name, lane.backend, record.reason, record.start, record.outcome)
+        tally = self.tallies.get(labels)
+        if tally is None:
+            tally = Tally(lane, record.reason, record.start, record.outcome)
+            self.tallies[labels] = tally
+        return tally
+
+    def _lane(self, route: str, backend: str) -> Lane:
+        if backend not in self.backends:
+            backend = NONE
+        tally = self.routes.get(route) or self.routes[OTHER]
+        key = (tally.facts.name, backend)
+        lane = self.lanes.get(key)
+        if lane is None:
+            facts = self.backends.get(backend)
+            lane = self.lanes[key] = Lane(tally, backend, facts, self.standing.get(backend))
+        return lane
+
+    # --- money outside calls --------------------------------------------------------------------------
+
+    def charge(self, backend: str, charge: Charge) -> None:
+        """Book money that fell due outside any attempt. ValueError for a kind or sum that makes no sense."""
+        if charge.kind not in KINDS:
+            raise ValueError(f"unknown kind of cost {charge.kind!r}; known: {', '.join(sorted(KINDS))}")
+        if not (isfinite(charge.usd) and charge.usd >= 0):
+            raise ValueError(f"a charge of {charge.usd!r} dollars makes no sense")
+        usd = self._lane(charge.route, backend).usd
+        usd[charge.kind] = usd.get(charge.kind, 0.0) + charge.usd
+
+    def idle_usd(self, now: float) -> dict[str, float]:
+        """Dollars per owned backend of known price that no call answers for; never falls."""
+        held = self._held(now)
+        return {
+            name: standing.idle(held.get(name, 0.0), now)
+            for name, standing in self.standing.items()
+            if name not in self.backends or self.backends[name].priced
+        }
+
+    def in_progress_usd(self, now: float) -> dict[str, float]:
+        """Dollars per owned backend that running calls will be charged for their slots up to now."""
+        held = self._held(now)
+        return {name: held.get(name, 0.0) * standing.slot_usd for name, standing in self.standing.items()}
+
+    def _held(self, now: float) -> dict[str, float]:
+        """Slot-seconds of calls that are not booked yet, per backend."""
+        held: dict[str, float] = {}
+        for record in self._open:
+            for tried in record.failed:
+                held[tried.backend] = held.get(tried.backend, 0.0) + tried.held_s
+            if record.slot_at is not None:
+                held[record.backend] = held.get(record.backend, 0.0) + now - record.slot_at
+        return held
+
+    def cost_per_thousand(self, now: float) -> dict[str, float]:
+        """Dollars per 1,000 served calls of each route, its share of idle replicas included.
+
+        Idle is shared between the routes of a backend by the slot time they held there, evenly while
+        none was held. A route is missing while nothing was served or the price of a backend it uses
+        is unknown.
+        """
+        idle = self.idle_usd(now)
+        figures = {}
+        for name, route in self.routes.items():
+            usd = self._route_usd(route, idle)
+            figure = None if usd is None else pricing.per_thousand(usd, route.served)
+            if figure is not None:
+                figures[name] = figure
+        return figures
+
+    def _route_usd(self, route: RouteTally, idle: Mapping[str, float]) -> float | None:
+        name = route.facts.name
+        total = 0.0
+        for (of, _), lane in self.lanes.items():
+            if of == name and lane.backend != NONE:
+                used = lane.duration.count > 0 or any(lane.usd.values())
+                if used and not lane.cost_known:
+                    return None
+                total += sum(lane.usd.values())
+        for backend in route.facts.backends:
+            facts = self.backends.get(backend)
+            if facts is None or not facts.owned:
+                continue
+            if not facts.priced:
+                return None
+            total += idle[backend] * self._share(name, backend)
+        return total
+
+    def _share(self, route: str, backend: str) -> float:
+        """Which part of an owned backend's idle cost the route answers for."""
+        users = [name for name, other in self.routes.items() if backend in other.facts.backends]
+        seconds = {name: self._lane(name, backend).slot_seconds for name in users}
+        whole = sum(seconds.values())
+        return seconds[route] / whole if whole > 0 else 1.0 / len(users)
+
+    # --- configuration --------------------------------------------------------------------------------
+
+    def reload(self, *, routes: Iterable[RouteFacts], backends: Iterable[BackendFacts], now: float) -> None:
+        """Go on under a new configuration. Sums stay, prices hold from now on.
+
+        What left the configuration keeps its counters. A route whose latency budget changed starts its
+        histograms anew: their edges stand around the budget.
+        """
+        self._configure(routes, backends, now)
+
+    def reloaded(self, *, ok: bool) -> None:
+        """Count a reload: taken over, or rejected."""
+        self.reloads["ok" if ok else "rejected"] += 1
+
+    def _configure(self, routes: Iterable[RouteFacts], backends: Iterable[BackendFacts], now: float) -> None:
+        self.backends = {facts.name: facts for facts in backends}
+        for name, standing in self.standing.items():
+            standing.price(self.backends.get(name), now)
+        for facts in self.backends.values():
+            if facts.owned and facts.priced and facts.name not in self.standing:
+                self.standing[facts.name] = Standing(facts, now)
+        current = {facts.name: facts for facts in (*routes, RouteFacts(OTHER))}
+        for name, route in self.routes.items():
+            route.configure(current.get(name) or RouteFacts(name))
+        for name, route_facts in current.items():
+            if name not in self.routes:
+                self.routes[name] = RouteTally(route_facts)
+        for (_, backend), lane in self.lanes.items():
+            backend_facts = self.backends.get(backend)
+            priced = backend_facts is not None and backend_facts.priced
+            lane.describe(backend_facts, self.standing.get(backend) if priced else None)
+        for name, route in self.routes.items():
+            for backend in route.facts.backends:
+                self._lane(name, backend)  # so that its counters are there, at zero, before its first call

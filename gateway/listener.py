@@ -1,0 +1,103 @@
+"""Step 1, the port: own the socket and all its connections, sweep out the stuck ones, drain.
+
+What happens on one connection is in `connection.py`. Knows nothing of routes or backends.
+
+Timers: every connection carries the moment at which it has waited too long, and one sweep looks at
+all of them. A timer per request would cost more than the request.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from typing import Any
+
+from gateway.clock import Clock
+from gateway.connection import Connection, Handler, ListenerLimits
+from gateway.exchange import Exchange
+
+log = logging.getLogger("overspill.listener")
+
+
+class Listener:
+    """All client connections of one port."""
+
+    def __init__(
+        self, handler: Handler, *, limits: ListenerLimits, clock: Clock, chance: random.Random
+    ) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.clock = clock
+        self.draining = False
+        self._chance = chance
+        self._connections: set[Connection] = set()
+        self._server: Any = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._id_prefix = f"{chance.getrandbits(64):016x}-"
+        self._id_count = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def open(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address really bound (port 0 asks the system for one)."""
+        self.loop = asyncio.get_running_loop()
+        self._server = await self.loop.create_server(
+            lambda: Connection(self), host, port, backlog=2048, reuse_address=True
+        )
+        period = min(
+            0.5, self.limits.head_timeout / 4, self.limits.body_timeout / 4, self.limits.idle_timeout / 4
+        )
+        self._sweeper = self.loop.create_task(self._sweep(period))
+        name = self._server.sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection in, unless there are too many."""
+        if len(self._connections) >= self.limits.connections:
+            return False
+        self._connections.add(connection)
+        self._empty.clear()
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    @property
+    def connections(self) -> int:
+        """Open client connections."""
+        return len(self._connections)
+
+    def name(self, exchange: Exchange) -> None:
+        """Give the request an id and a trace where its client gave none (or an unusable one)."""
+        if not exchange.request_id:
+            self._id_count += 1
+            exchange.request_id = f"{self._id_prefix}{self._id_count:x}"
+        if not exchange.traceparent:
+            bits = self._chance.getrandbits
+            exchange.traceparent = f"00-{bits(128) | 1:032x}-{bits(64) | 1:016x}-01"
+
+    async def drain(self, timeout: float) -> None:
+        """Take no new connection, finish what is in flight for at most `timeout` seconds, then close."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.retire()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        for connection in list(self._connections):
+            log.warning("closing a connection whose request did not finish within the drain timeout")
+            connection.abandon()
+        await self._empty.wait()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _sweep(self, period: float) -> None:
+        while True:
+            await asyncio.sleep(period)
+            now = self.clock.now()
+            for connection in list(self._connections):
+                connection.sweep(now)

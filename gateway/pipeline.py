@@ -1,0 +1,151 @@
+"""Steps 2 to 8 of a request, in order, on one page.
+
+1 listener    has read the head and hands over an Exchange; it calls `handle`, one task per request
+2 protocol    bytes -> Call. First, because nothing can be decided about bytes that make no sense:
+              malformed input is refused here, before it can take anything from anybody
+3 route       by model name, from an immutable table. Before admission, because limits belong to routes
+4 admission   a place inside, held until the last byte. Before the pool, so that a gateway that is
+              full refuses without weighing backends; and the body is waited for here, because a
+              client that uploads slowly must not hold a slot meanwhile
+5 pool        a slot, chosen by the route's policy. The slot encloses the answer: a stream counts
+              as load for as long as it streams
+6 dispatch    the attempt. A failure that is safe to repeat goes back to 5, told what has failed
+7 relay       bytes to the client. From its first byte on there is no second attempt
+8 ledger      exactly one record, on every way out
+"""
+
+import asyncio
+import logging
+
+from gateway.admission import Admission
+from gateway.clock import Clock
+from gateway.dispatch import Dispatch
+from gateway.errors import BackendError, OverspillError
+from gateway.exchange import Exchange
+from gateway.ledger import Ledger
+from gateway.protocols.base import Answer, Protocols
+from gateway.record import Record
+from gateway.relay import Relay
+from gateway.routes import RouteTable
+from gateway.vocab import Call, Headers, Outcome
+
+log = logging.getLogger("overspill.pipeline")
+
+
+class Pipeline:
+    """Answers one request at a time per client connection, any number of connections at once."""
+
+    def __init__(
+        self,
+        *,
+        protocols: Protocols,
+        routes: RouteTable,
+        admission: Admission,
+        dispatch: Dispatch,
+        relay: Relay,
+        ledger: Ledger,
+        clock: Clock,
+    ) -> None:
+        self._protocols = protocols
+        self._routes = routes
+        self._admission = admission
+        self._dispatch = dispatch
+        self._relay = relay
+        self._ledger = ledger
+        self._clock = clock
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
+        try:
+            read = await self._protocols.read(exchange)  # 2
+            if isinstance(read, Answer):
+                self._answer(exchange, record, read)
+                return
+            call = _forwarded(read, exchange.peer)
+            _describe(call, record)
+            route = self._routes.lookup(call)  # 3
+            record.route = route.name
+            with self._admission.enter():  # 4
+                await call.body.settle()
+                for attempt in self._dispatch.attempts(call, record):
+                    with attempt:
+                        async with route.pool.slot(call, attempt) as slot:  # 5
+                            async with self._dispatch.send(call, slot, attempt, record) as reply:  # 6
+                                usd = self._ledger.cost_at_head(record, reply, self._clock.now())
+                                await self._relay.copy(  # 7
+                                    reply, exchange, record, usd=usd, stall_timeout=route.stall_timeout_s
+                                )
+        except OverspillError as error:
+            self._fail(exchange, record, error)
+        except asyncio.CancelledError:
+            record.outcome = Outcome.CLIENT_GONE
+            record.error = "client_gone"
+            raise
+        except Exception:
+            log.exception("request %s failed inside the gateway", record.request_id)
+            self._fail(exchange, record, OverspillError("the gateway failed; its log has the details"))
+        finally:
+            record.bytes_in = exchange.body.length or 0
+            self._ledger.close(record, self._clock.now())  # 8
+
+    def refuse(self, exchange: Exchange, error: OverspillError) -> None:
+        """Answer and record a request that could not even be read."""
+        record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
+        self._fail(exchange, record, error)
+        self._ledger.close(record, self._clock.now())
+
+    def _answer(self, exchange: Exchange, record: Record, answer: Answer) -> None:
+        """An answer of the gateway's own: health, the list of models."""
+        record.status = answer.status
+        record.outcome = Outcome.OK if answer.status < 400 else Outcome.REJECTED
+        record.inference = False
+        record.first_byte_at = self._clock.now()
+        exchange.send(answer.status, answer.headers, self._relay.stamp(record, None), answer.body)
+        record.bytes_out = exchange.bytes_out
+
+    def _fail(self, exchange: Exchange, record: Record, error: OverspillError) -> None:
+        record.fail(error)
+        if exchange.ended:
+            return
+        if exchange.began:
+            # Too late for a status: a stream is told inside, and in any case never ends cleanly.
+            exchange.write(self._protocols.stream_error(exchange.target, error) if record.stream else b"")
+            exchange.abort()
+            return
+        exchange.keep_alive = exchange.keep_alive and not error.close
+        answer = error.answer if isinstance(error, BackendError) else None
+        if answer is not None and answer.body is not None:
+            status, headers, body = answer.status, answer.headers, answer.body
+        else:
+            status, headers, body = self._protocols.error(exchange.target, error)
+        if status in {429, 503, 504} and not any(name == b"retry-after" for name, _ in headers):
+            headers = [*headers, (b"retry-after", b"%d" % max(1, round(error.retry_after or 1.0)))]
+        record.status = status
+        record.first_byte_at = self._clock.now()
+        exchange.send(status, headers, self._relay.stamp(record, None), body)
+        record.bytes_out = exchange.bytes_out
+
+
+def _describe(call: Call, record: Record) -> None:
+    record.protocol = call.protocol
+    record.operation = call.operation
+    record.model = call.model
+    record.inference = call.inference
+    record.stream = call.stream
+
+
+def _forwarded(call: Call, peer: bytes) -> Call:
+    """Say for whom the gateway calls: the client's address behind those that came with the request."""
+    earlier = b""
+    headers: Headers = call.headers
+    for name, value in headers:
+        if name == b"x-forwarded-for":
+            earlier += value + b", "
+    if earlier:
+        headers = [field for field in headers if field[0] != b"x-forwarded-for"]
+        call.headers = headers
+    headers.append((b"x-forwarded-for", earlier + peer))
+    if not any(name == b"x-forwarded-proto" for name, _ in headers):
+        headers.append((b"x-forwarded-proto", b"http"))
+    return call

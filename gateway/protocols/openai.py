@@ -1,0 +1,168 @@
+"""OpenAI's HTTP API: which model is asked, and will the answer be a stream?
+
+Knows the leaves and the protocol contract. A body is checked as JSON and read for five fields; the
+messages in it are never decoded. Shapes of errors and of `/v1/models` are those that the `openai`
+package parses.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import msgspec
+
+from gateway.errors import BadCall, MethodNotAllowed, OverspillError, UnknownRoute
+from gateway.protocols.base import (
+    JSON,
+    Answer,
+    HeaderReader,
+    Protocol,
+    Request,
+    Target,
+    decode,
+    error_fields,
+    error_text,
+    parse_target,
+    remember,
+)  # fmt: skip
+from gateway.vocab import Call, Headers
+
+_OPERATIONS = {
+    ("chat", "completions"): "chat",
+    ("completions",): "completions",
+    ("embeddings",): "embeddings",
+    ("responses",): "responses",
+}
+_TYPES = {
+    401: "authentication_error", 403: "permission_error", 429: "rate_limit_error",
+    503: "service_unavailable_error", 504: "timeout_error",
+}  # fmt: skip
+
+
+class _Peek(msgspec.Struct, gc=False):
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+_peek = msgspec.json.Decoder(_Peek)
+
+
+class _Form(NamedTuple):
+    """All that a target says, parsed once."""
+
+    method: bytes
+    operation: str
+    answer: Callable[[], Answer] | None
+
+
+class OpenAI(Protocol):
+    """The parts of OpenAI's API that inference servers offer. `models` yields the names served here."""
+
+    name: ClassVar[str] = "openai"
+
+    def __init__(self, models: Callable[[], Iterable[str]]) -> None:
+        self._models = models
+        self._forms: dict[bytes, _Form] = {}
+        self._headers = HeaderReader((b"content-encoding",))
+
+    def claims(self, path: bytes) -> bool:
+        """`/v1` and all below."""
+        return path.startswith(b"/v1/") or path == b"/v1"
+
+    async def read(self, request: Request) -> Call | Answer:
+        """See `Protocol.read`. Answers `/v1/models` by itself."""
+        form = self._forms.get(request.target)
+        if form is None:
+            target = parse_target(request.target, slash_in_segment=True)
+            form = remember(self._forms, request.target, self._form(target))
+        if request.method != form.method:
+            allow = form.method.decode("ascii")
+            raise MethodNotAllowed(f"this path takes {allow} only", allow=allow)
+        if form.answer is not None:
+            return form.answer()
+        call = Call(
+            protocol="openai",
+            operation=form.operation,
+            method=form.method,
+            target=request.target,
+            headers=request.headers,
+            body=request.body,
+            arrived=request.arrived,
+            request_id=request.request_id,
+            traceparent=request.traceparent,
+        )
+        for name, value in self._headers.take(request.headers, call):
+            if value and value != b"identity":
+                raise BadCall(f"{name.decode('ascii')} is not accepted here: send the JSON as it is")
+        data = request.body.whole()
+        if data is None:
+            data = await request.body.read(request.max_body)
+        _peek_into(data, call)
+        return call
+
+    def error(self, error: OverspillError) -> tuple[int, Headers, bytes]:
+        """`{"error": {"message", "type", "param", "code"}}`."""
+        return error.status, error_fields(error), _body(error)
+
+    def stream_error(self, error: OverspillError) -> bytes:
+        """A `data:` event with the error object; a stream that ends so sends no `[DONE]`."""
+        return b"data: " + _body(error) + b"\n\n"
+
+    # -- targets
+
+    def _form(self, target: Target) -> _Form:
+        _, *parts = target.segments
+        if parts == ["models"]:
+            return _Form(b"GET", "", self._list)
+        if len(parts) > 1 and parts[0] == "models" and all(parts):
+            # Names like org/model come in both spellings, org%2Fmodel and org/model.
+            return _Form(b"GET", "", partial(self._model, "/".join(parts[1:])))
+        operation = _OPERATIONS.get(tuple(parts))
+        if operation is None or b"%" in target.path:
+            offered = ", ".join("/v1/" + "/".join(each) for each in _OPERATIONS)
+            raise UnknownRoute(f"no such path in the OpenAI API here; offered are {offered}, /v1/models")
+        return _Form(b"POST", operation, None)
+
+    # -- answers of the gateway itself
+
+    def _list(self) -> Answer:
+        listed = {"object": "list", "data": [_described(name) for name in self._models()]}
+        return Answer(200, [JSON], msgspec.json.encode(listed))
+
+    def _model(self, name: str) -> Answer:
+        if name not in self._models():
+            raise UnknownRoute(f"the model {name[:100]!r} does not exist here", field="model")
+        return Answer(200, [JSON], msgspec.json.encode(_described(name)))
+
+
+def _described(model: str) -> dict[str, object]:
+    return {"id": model, "object": "model", "created": 0, "owned_by": "overspill"}
+
+
+def _peek_into(data: bytes, call: Call) -> None:
+    seen = decode(_peek, data, "request")
+    if not seen.model:
+        raise BadCall("you must provide a model parameter", field="model")
+    call.model = seen.model
+    call.stream = bool(seen.stream)
+    # The newest spelling wins, as in servers that know several.
+    for limit in (seen.max_completion_tokens, seen.max_output_tokens, seen.max_tokens):
+        if limit is not None:
+            call.max_tokens = limit if limit > 0 else None
+            break
+
+
+def _body(error: OverspillError) -> bytes:
+    field = error.field if isinstance(error, BadCall) else ""
+    kind = _TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "server_error")
+    code = error.word
+    if isinstance(error, UnknownRoute) and field == "model":
+        code = "model_not_found"
+    elif error.status == 429:
+        code = "rate_limit_exceeded"
+    return msgspec.json.encode(
+        {"error": {"message": error_text(error), "type": kind, "param": field or None, "code": code}}
+    )

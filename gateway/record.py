@@ -1,0 +1,106 @@
+"""The record of one call: what the other steps write down and the ledger books at the end.
+
+Knows the leaves only. It holds no body, header, key or token, so that nothing of the kind can reach a
+metric, a log line or a trace. All times are monotonic seconds, durations seconds, sizes bytes.
+"""
+
+from typing import NamedTuple
+
+from gateway.errors import BackendError, OverspillError
+from gateway.vocab import Outcome, Reason, Start, Usage
+
+
+class Tried(NamedTuple):
+    """An attempt that failed after it had taken a slot."""
+
+    backend: str
+    replica: str
+    usage: Usage | None
+    held_s: float
+
+
+class Record:
+    """One call. Other steps set the fields as they learn them; unset means unknown.
+
+    protocol, operation, model   as the protocol read them
+    inference      False for questions about a model: they count as requests, not for budget or cost
+    stream         True when the client reads the answer as it is made: its first byte is what it waits for
+    route          name of the route it took, "" while none
+    backend        the last backend whose slot it took, "" while none; `replica` its replica's name
+    reason         why it went there, or why it was not served
+    start          did the answering instance have to boot; None when no backend answered
+    outcome        how it ended; a record that nobody completes ended in an internal error
+    status         the status that the client saw, 0 before that; set it when the head is sent
+    error          word of the error that ended it, "" for none
+    attempts       slots taken for it
+    arrived        when its head was complete
+    queued_s       time it waited for slots; `upstream_s` time it waited for backends and their bytes
+    head_at        when the backend's head was known; `first_byte_at` when the client was sent its first byte
+    closed_at      when the ledger booked it
+    bytes_in       request body; `bytes_out` answer body as sent
+    usage          what the last attempt used, as its backend told (set before closing: streams tell late)
+    usd            what the call cost, retries included, None when unknown; booked by the ledger
+    usd_kind       `fleet`, `spill` or `retry`: what the last attempt was booked as, "" for none
+    slot_at        since when the last attempt holds its slot, None when none is held
+    failed         attempts that failed before the last one
+    """
+
+    __slots__ = (
+        "arrived", "attempts", "backend", "bytes_in", "bytes_out", "closed_at", "error", "failed",
+        "first_byte_at", "head_at", "inference", "model", "operation", "outcome", "protocol", "queued_s",
+        "reason", "replica", "request_id", "route", "slot_at", "start", "status", "stream", "traceparent",
+        "upstream_s", "usage", "usd", "usd_kind",
+    )  # fmt: skip
+
+    def __init__(self, request_id: str, traceparent: str, arrived: float) -> None:
+        self.request_id = request_id
+        self.traceparent = traceparent
+        self.arrived = arrived
+        self.protocol = self.operation = self.model = self.route = self.backend = self.replica = ""
+        self.error = self.usd_kind = ""
+        self.inference = True
+        self.stream = False
+        self.outcome = Outcome.INTERNAL_ERROR
+        self.status = self.attempts = self.bytes_in = self.bytes_out = 0
+        self.queued_s = self.upstream_s = 0.0
+        self.reason: Reason | None = None
+        self.start: Start | None = None
+        self.usage: Usage | None = None
+        self.head_at: float | None = None
+        self.first_byte_at: float | None = None
+        self.slot_at: float | None = None
+        self.closed_at: float | None = None
+        self.usd: float | None = None
+        self.failed: tuple[Tried, ...] = ()
+
+    def took(self, backend: str, replica: str, reason: Reason, now: float) -> None:
+        """An attempt begins: a slot was taken at `now`. It is held until `tried` or the end of the call."""
+        self.backend = backend
+        self.replica = replica
+        self.reason = reason
+        self.slot_at = now
+        self.attempts += 1
+
+    def tried(self, backend: str, usage: Usage | None, held_s: float, replica: str = "") -> None:
+        """The attempt failed and gave its slot back after `held_s`. What it cost is booked as a retry.
+
+        `usage` None: nothing is known to have been used, as after a refusal.
+        """
+        self.failed += (Tried(backend, replica or self.replica, usage, held_s),)
+        self.slot_at = None
+        self.usage = None
+        self.start = None
+
+    def fail(self, error: OverspillError) -> None:
+        """The call ends with `error`. A status that the client has already seen stays."""
+        self.outcome = error.outcome
+        self.error = error.word
+        if error.reason is not None:
+            self.reason = error.reason
+        answer = None
+        if isinstance(error, BackendError):
+            answer = error.answer
+            if self.slot_at is not None and self.usage is None:
+                self.usage = error.usage
+        if self.status == 0:
+            self.status = error.status if answer is None else answer.status

@@ -1,0 +1,77 @@
+"""What is known about one replica: its slots, its breaker, its readiness, its latency.
+
+Holds and averages values; choosing between replicas is `capacity.py`'s job. Knows no other replica.
+"""
+
+from math import exp
+from typing import Any
+
+from gateway.breaker import Breaker
+from gateway.clock import Timer
+from gateway.slots import SlotSource
+
+LATENCY_MEMORY_S = 10.0
+"""Time constant of the latency average; the decay time of Finagle's peak-EWMA balancer."""
+LATENCY_STALE_S = 3 * LATENCY_MEMORY_S
+"""A replica not measured for this long counts as unknown, so that one slow spell is not for ever."""
+
+
+class ReplicaState:
+    """What is known about one replica.
+
+    ready:    None until a probe has said something; treated like True, so that a gateway that has
+              just started serves at once and learns from what happens
+    latency:  moving average in seconds from taking the slot to the answer's head; None if unknown
+    """
+
+    __slots__ = (
+        "breaker", "failed_probes", "index", "latency", "latency_at", "name", "place", "ready",
+        "room", "samples", "slots", "timer", "usable",
+    )  # fmt: skip
+
+    def __init__(self, index: int, name: str, slots: SlotSource, breaker: Breaker) -> None:
+        self.index = index
+        self.name = name
+        self.slots = slots
+        self.breaker = breaker
+        self.ready: bool | None = None
+        self.failed_probes = 0
+        self.latency: float | None = None
+        self.latency_at = 0.0
+        self.samples = 0
+        self.usable = False
+        self.room = 0
+        self.place = -1  # its index in Capacity._open, -1 when it has no room
+        self.timer: Timer | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Calls running on it."""
+        return self.slots.in_flight
+
+    def learn(self, seconds: float, now: float) -> None:
+        """Take a measured latency into the average.
+
+        The first measurements count alike, so that one slow first answer does not stand for the
+        replica; later on older ones fade by age (`LATENCY_MEMORY_S`), not by the number that followed.
+        """
+        age = now - self.latency_at
+        if self.latency is None or age > LATENCY_STALE_S:
+            self.latency = seconds
+            self.samples = 1
+        else:
+            self.samples += 1
+            weight = max(1.0 / self.samples, 1.0 - exp(-max(0.0, age) / LATENCY_MEMORY_S))
+            self.latency += weight * (seconds - self.latency)
+        self.latency_at = now
+
+    def view(self, now: float) -> dict[str, Any]:
+        """The replica for people: plain values only."""
+        return {
+            "name": self.name,
+            "ready": self.ready,
+            "breaker": str(self.breaker.state(now)),
+            "in_flight": self.in_flight,
+            "capacity": self.slots.capacity,
+            "latency_s": self.latency,
+        }

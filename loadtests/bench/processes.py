@@ -1,0 +1,134 @@
+"""Processes on one core: started, waited for until they answer, and ended by their own pids.
+
+Knows how to start and stop; not what a proxy is.
+"""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from loadtests.bench import procfs
+from loadtests.bench.workload import Workload
+
+_STOP_WITHIN_S = 8.0
+
+
+class NotAnswering(Exception):
+    """A process ended, or did not give the expected answer in time; the text has the end of its log."""
+
+
+@contextlib.contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Whatever is started inside runs on this core only, with all its threads and children.
+
+    The affinity is inherited at birth; setting it afterwards would miss threads that exist already.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct ports of 127.0.0.1 that nobody holds at this moment."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Server:
+    """A process under our care: `with` ends it, with all its children, on every way out."""
+
+    def __init__(
+        self, argv: list[str], *, core: int, log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it at once. Its output goes to `log`; it is no part of our terminal's process group,
+        so that Ctrl-C reaches only us and the end stays in our hands.
+        """
+        self.log = log
+        with log.open("wb") as output, on_core(core):
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env} if env else None,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def ended(self) -> bool:
+        """True once the process is gone."""
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL for whoever of its family is left after a few seconds."""
+        if self.ended:
+            return
+        members = procfs.read_tree(self.pid)
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_WITHIN_S)
+        for member in members:
+            # The start time guards against a pid that was given to somebody else meanwhile.
+            alive = procfs.read_tree(member.pid)
+            if alive and alive[0].started == member.started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGKILL)
+        self._process.wait(_STOP_WITHIN_S)
+
+    def trouble(self, what: str) -> NotAnswering:
+        """The error to raise about this process, with the last lines it wrote."""
+        tail = self.log.read_text(errors="replace").strip()[-600:]
+        return NotAnswering(f"{what}; its output ends with: {tail or '(nothing)'}")
+
+
+def exchange(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """One request on a fresh connection: status and body. Raises OSError or HTTPException."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def verify(port: int, workload: Workload) -> str | None:
+    """What is wrong with the answer on this port; None when it is the upstream's, byte for byte."""
+    try:
+        status, body = exchange(port, "POST", workload.path, workload.request)
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer: {error!r}"
+    if status != 200:
+        return f"status {status}: {body[:200]!r}"
+    return None if body == workload.answer else f"another body: {body[:200]!r}"
+
+
+def wait_until_serving(server: Server, port: int, workload: Workload, *, within_s: float) -> None:
+    """Until the workload's answer comes back right. Raises NotAnswering."""
+    ends = time.monotonic() + within_s
+    while (wrong := verify(port, workload)) is not None:
+        if server.ended:
+            raise server.trouble("it ended before it answered")
+        if time.monotonic() > ends:
+            raise server.trouble(f"no right answer within {within_s:.0f} s ({wrong})")
+        time.sleep(0.02)

@@ -1,0 +1,106 @@
+"""How Overspill starts: seconds to its first 200 on /livez, memory when idle, and what it did not import.
+
+Speaks to the command `serve` only, so that what is measured is what users run.
+"""
+
+import contextlib
+import http.client
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtests.bench import procfs
+from loadtests.bench.figures import Spread
+from loadtests.bench.measure import Settings, Tell, Upstream, site, upstream
+from loadtests.bench.peers import PEERS, Plan
+from loadtests.bench.processes import NotAnswering, Server, exchange
+
+READY_WITHIN_S = 1.5
+IDLE_RSS_MIB = 80.0
+HEAVY = ("litellm", "botocore", "boto3", "numpy", "sklearn", "pytriton")
+"""Packages that `serve` may import only when a backend in the file needs them."""
+
+_STARTS = 5
+_GIVE_UP_S = 20.0
+_SETTLE_S = 1.0
+
+
+@dataclass(kw_only=True)
+class Startup:
+    """Empty lists mean: not measured."""
+
+    ready_s: list[float] = field(default_factory=list)
+    idle_rss_mib: list[float] = field(default_factory=list)
+    heavy_imports: list[str] | None = None
+    trouble: str | None = None
+
+    @property
+    def ready(self) -> Spread | None:
+        """Seconds from the start of the process to the first 200."""
+        return Spread.of(self.ready_s)
+
+    @property
+    def idle_rss(self) -> Spread | None:
+        """MiB, a second after it was ready and before any request."""
+        return Spread.of(self.idle_rss_mib)
+
+
+def heavy_imports(importtime: str) -> list[str]:
+    """Which of `HEAVY` appear in the log that `python -X importtime` writes."""
+    modules = {line.rpartition("|")[2].strip() for line in importtime.splitlines() if "|" in line}
+    packages = {module.partition(".")[0] for module in modules}
+    return [name for name in HEAVY if name in packages]
+
+
+def measure_startup(settings: Settings, tell: Tell) -> Startup:
+    """Start and stop it a few times. The first start is not counted: it may have to compile bytecode."""
+    found = Startup()
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overspill-bench-")))
+        up = stack.enter_context(upstream(settings, root / "upstream"))
+        try:
+            for number in range(_STARTS + 1):
+                ready_s, rss = _start_once(_plan(settings, up, root / f"start-{number}"), settings, root)
+                if number:
+                    found.ready_s.append(ready_s)
+                    found.idle_rss_mib.append(rss)
+                    tell(f"start {number}  ready after {ready_s:.2f} s, {rss:.0f} MiB when idle")
+            plan = _plan(settings, up, root / "imports")
+            plan.argv[1:1] = ["-X", "importtime"]
+            _start_once(plan, settings, root)
+            found.heavy_imports = heavy_imports((root / "output").read_text(errors="replace"))
+        except NotAnswering as error:
+            found.trouble = str(error)
+            tell(f"start-up: {error}")
+    return found
+
+
+def _plan(settings: Settings, up: Upstream, directory: Path) -> Plan:
+    plan = PEERS["overspill"](site(directory, upstream_port=up.port, workload=settings.workload))
+    if not isinstance(plan, Plan):
+        raise NotAnswering(plan.why)
+    return plan
+
+
+def _start_once(plan: Plan, settings: Settings, root: Path) -> tuple[float, float]:
+    """Seconds until ready, and idle memory in MiB. Raises NotAnswering."""
+    assert plan.admin_port is not None
+    began = time.perf_counter()
+    with Server(plan.argv, core=settings.cores.gateway, log=root / "output", env=plan.env) as server:
+        while not _alive(plan.admin_port):
+            if server.ended:
+                raise server.trouble("it ended before it was ready")
+            if time.perf_counter() - began > _GIVE_UP_S:
+                raise server.trouble(f"not ready after {_GIVE_UP_S:.0f} s")
+            time.sleep(0.005)
+        ready_s = time.perf_counter() - began
+        time.sleep(_SETTLE_S)
+        return ready_s, procfs.tree_rss_mib(server.pid)
+
+
+def _alive(port: int) -> bool:
+    try:
+        return exchange(port, "GET", "/livez")[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
