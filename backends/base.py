@@ -9,14 +9,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gateway.clock import Clock
 from gateway.options import Options, SecretRef
 from gateway.registry import Registry
-from gateway.vocab import Call, Charge, Reply
+from gateway.vocab import HOP_BY_HOP, Call, Charge, Reply
+
+
+_GATEWAYS_OWN = {"host", "content-length", "expect", *(name.decode() for name in HOP_BY_HOP)}
+
+FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+FieldValue = Annotated[str, Field(pattern=r"^[\t\x20-\x7e]*$")]
 
 
 class BackendOptions(Options):
@@ -26,8 +32,17 @@ class BackendOptions(Options):
     """Kind of backend."""
     max_in_flight: int = Field(ge=1)
     """Slots per replica: the most calls the gateway has running there at once."""
-    headers: dict[str, str | SecretRef] = {}
+    headers: dict[FieldName, FieldValue | SecretRef] = {}
     """Fields added to every request sent there."""
+
+    @field_validator("headers")
+    @classmethod
+    def _not_framing(cls, headers: dict[str, str | SecretRef]) -> dict[str, str | SecretRef]:
+        """A second length, host or connection field would change where the request ends or goes."""
+        for name in headers:
+            if name.lower() in _GATEWAYS_OWN:
+                raise ValueError(f"{name} is written by the gateway itself; take it out")
+        return headers
 
 
 class Spawn(Protocol):

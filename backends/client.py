@@ -6,7 +6,7 @@ connections and fields; it must never know a provider, a price, or what a status
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -65,7 +65,7 @@ class Exchange:
             raise BackendBroke(f"{self._name}: the answer broke off ({type(error).__name__})") from error
         return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives. Reading pauses the sender; raises AnswerTruncated if it breaks off."""
         try:
             async for part in self._response.content.iter_any():

@@ -84,10 +84,9 @@ class AddedFields:
     """The `headers` of a backend's section: fields added to every request sent there."""
 
     def __init__(self, fields: Mapping[str, str | SecretRef]) -> None:
-        self._plain = [
-            (k.lower().encode("latin-1"), v.encode()) for k, v in fields.items() if isinstance(v, str)
-        ]
-        self.secret = {k.lower(): v for k, v in fields.items() if isinstance(v, SecretRef)}
+        self._plain = {name.lower(): value for name, value in fields.items() if isinstance(value, str)}
+        self.secret = {name.lower(): value for name, value in fields.items() if isinstance(value, SecretRef)}
+        """References of the secret ones, by field name."""
 
     def onto(self, headers: Headers, credentials: Credentials) -> Headers:
         """`headers` with these fields in place of any of the same name."""

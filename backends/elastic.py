@@ -12,7 +12,7 @@ from backends.base import Backend, BackendOptions, Kit
 from backends.client import HttpClient
 from backends.credentials import AddedFields, Credentials
 from backends.instances import Boot, Instances, Span, Ticket
-from gateway.errors import BackendError, OverspillError
+from gateway.errors import BackendError
 from gateway.options import Duration, Options, SecretRef, Usd
 from gateway.vocab import Call, Charge, Headers, Start, Usage, Work
 
@@ -64,8 +64,8 @@ class Elastic(Backend):
             name, max_in_flight=options.max_in_flight, connect_timeout=options.connect_timeout
         )
         self.table = table
-        self._added = AddedFields(options.headers)
-        added = {f"header {field}": reference for field, reference in self._added.secret.items()}
+        self.added = AddedFields(options.headers)
+        added = {f"header {field}": reference for field, reference in self.added.secret.items()}
         self.credentials = Credentials(name, {**secrets, **added})
 
     async def open(self) -> None:
@@ -84,10 +84,6 @@ class Elastic(Backend):
         """The inferred table, counted."""
         return self.table.counts(now)
 
-    def with_added(self, headers: Headers) -> Headers:
-        """`headers` and the fields that the file adds. Raises BackendDenied for a missing secret."""
-        return self._added.onto(headers, self.credentials)
-
     @contextlib.contextmanager
     def attempt(self, call: Call) -> Iterator[Ticket]:
         """A ticket of the instance table that is closed on every way out.
@@ -103,25 +99,21 @@ class Elastic(Backend):
                 self.table.undo(ticket)
             elif not ticket.closed:
                 span = self.table.end(ticket, self.kit.clock.now())
-                error.usage = error.usage or self.measured(span, None, "")
-            raise
-        except OverspillError:
-            # The request itself could not be read to its end: there was nothing to run.
-            self.table.undo(ticket)
+                error.usage = error.usage or self.usage(span, None, "", reported=False)
             raise
         finally:
             # Still open: cancelled, or the answer was given up half way. `lose` ignores a closed one.
-            self.table.lose(ticket, self.kit.clock.now())
+            if not ticket.adopted:
+                self.table.lose(ticket, self.kit.clock.now())
 
-    def price(self, span: Span) -> float | None:
+    def price(self, billed_s: float) -> float | None:
         """Price in US dollars of a call's seconds; None when the file does not say."""
         return None
 
-    def measured(self, span: Span, boot_s: float | None, instance: str) -> Usage:
-        """The usage of a call of which only the duration is known."""
-        return Usage(
-            billed_s=span.billed_s, boot_s=boot_s, usd=self.price(span), instance=instance, reported=False
-        )
+    def usage(self, span: Span, boot_s: float | None, instance: str, *, reported: bool) -> Usage:
+        """The usage of a call whose seconds are those of `span`."""
+        billed_s = span.billed_s
+        return Usage(billed_s, boot_s, self.price(billed_s), instance, reported)
 
 
 def start_by_boot(boot: Boot, elapsed: float, *, seen: bool) -> Start:

@@ -93,15 +93,19 @@ class Instance:
 
 
 class Ticket:
-    """One call's place in the table, from `begin` until exactly one of `end`, `undo` or `lose`."""
+    """One call's place in the table, from `begin` until exactly one of `end`, `undo` or `lose`.
 
-    __slots__ = ("began", "closed", "instance", "route")
+    adopted:  True when a background task will close it, not the call's own
+    """
+
+    __slots__ = ("adopted", "began", "closed", "instance", "route")
 
     def __init__(self, instance: Instance, began: float, route: str) -> None:
         self.instance = instance
         self.began = began
         self.route = route
         self.closed = False
+        self.adopted = False
 
 
 class Span(NamedTuple):

@@ -11,3 +11,5 @@
 
 `pipeline.py` is steps 2 to 8 on one page. `app.py` builds every object once.
 """
+
+__version__ = "0.1.0"

@@ -21,6 +21,7 @@ from msgspec.json import Encoder
 from gateway.clock import Clock
 from gateway.record import Record
 from gateway.tallies import Tally
+from gateway.vocab import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class AccessLog:
     """Lines wait in memory until there are 64 KiB of them or half a second has passed.
 
     target:  path of the file, or a descriptor such as 1 for stdout, which stays open at the end
-    share:   which part of the calls is written, drawn with `chance`
+    share:   which part of the calls is written, drawn with `chance`; failed calls always are
 
     Raises OSError if the file cannot be opened. Writing to a file happens on the event loop: it is a
     copy into the page cache. A pipe, a socket or a terminal is given only what it takes at once.
@@ -112,7 +113,8 @@ class AccessLog:
 
     def write(self, record: Record, tally: Tally) -> None:
         """Add the line of a closed record."""
-        if self._chance is not None and self._chance.random() >= self._share:
+        chance = self._chance
+        if chance is not None and record.outcome is Outcome.OK and chance.random() >= self._share:
             return
         line = self._line(record, tally)
         buffer = self._buffer

@@ -57,32 +57,30 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
 
 
 class _Window:
-    """Attempts and failures of the last `WINDOW_S` seconds, in buckets of one second."""
+    """Attempts and failures of the last `WINDOW_S` seconds, the second that runs included."""
 
-    __slots__ = ("_attempts", "_failures", "_second")
+    __slots__ = ("_past", "_second", "attempts", "ends", "failures")
 
     def __init__(self) -> None:
-        self._attempts = [0] * WINDOW_S
-        self._failures = [0] * WINDOW_S
+        self.attempts = 0  # in the second that runs
+        self.failures = 0
+        self.ends = 0.0  # when it is over
         self._second = 0
+        self._past: list[tuple[int, int, int]] = []  # (second, attempts, failures)
 
-    def add(self, failed: int, now: float) -> None:
-        second = int(now)
-        if second > self._second:
-            self._forget(second)
-        self._attempts[second % WINDOW_S] += 1
-        self._failures[second % WINDOW_S] += failed
-
-    def _forget(self, second: int) -> None:
-        """Empty the buckets whose second has come round again since the last attempt."""
-        for passed in range(min(second - self._second, WINDOW_S)):
-            bucket = (second - passed) % WINDOW_S
-            self._attempts[bucket] = self._failures[bucket] = 0
-        self._second = second
+    def turn(self, now: float) -> None:
+        """The second is over: put it by, forget what is too old, begin the one that `now` is in."""
+        self._past.append((self._second, self.attempts, self.failures))
+        self._second = int(now)
+        oldest = self._second - WINDOW_S
+        self._past = [entry for entry in self._past if entry[0] > oldest and entry[1]]
+        self.attempts = self.failures = 0
+        self.ends = self._second + 1.0
 
     def failing(self) -> bool:
-        attempts = sum(self._attempts)
-        return attempts >= WINDOW_ATTEMPTS and sum(self._failures) >= WINDOW_SHARE * attempts
+        attempts = self.attempts + sum(entry[1] for entry in self._past)
+        failures = self.failures + sum(entry[2] for entry in self._past)
+        return attempts >= WINDOW_ATTEMPTS and failures >= WINDOW_SHARE * attempts
 
 
 class Breaker:
@@ -95,12 +93,13 @@ class Breaker:
 
     __slots__ = (
         "_chance", "_open_s", "_outage_probed", "_state", "_streak", "_trial", "_window",
-        "generation", "retry_at",
+        "closed", "generation", "retry_at",
     )  # fmt: skip
 
     def __init__(self, chance: Random) -> None:
         self._chance = chance
         self._state = State.CLOSED
+        self.closed = True
         self._window = _Window()
         self._streak = 0
         self._open_s = OPEN_S
@@ -118,13 +117,11 @@ class Breaker:
 
     def allows(self, now: float) -> bool:
         """May an attempt start now?"""
-        if self._state is State.CLOSED:
-            return True
-        return self.state(now) is State.HALF_OPEN and not self._trial
+        return self.closed or (self.state(now) is State.HALF_OPEN and not self._trial)
 
     def enter(self, now: float) -> int:
         """Start an attempt and get its ticket; RuntimeError when none is allowed."""
-        if self._state is not State.CLOSED:
+        if not self.closed:
             if not self.allows(now):
                 raise RuntimeError(f"an attempt started while the breaker was {self._state}")
             self._trial = True
@@ -136,15 +133,18 @@ class Breaker:
             return False
         if self._state is State.HALF_OPEN:
             return self._note_trial(verdict, now)
+        if verdict is Verdict.NEUTRAL:
+            return False
+        window = self._window
+        if now >= window.ends:
+            window.turn(now)
+        window.attempts += 1
         if verdict is Verdict.SUCCESS:
             self._streak = 0
-            self._window.add(0, now)
-        elif verdict is Verdict.FAILURE:
-            self._streak += 1
-            self._window.add(1, now)
-            if self._streak >= STREAK or self._window.failing():
-                return self._trip(now)
-        return False
+            return False
+        window.failures += 1
+        self._streak += 1
+        return (self._streak >= STREAK or window.failing()) and self._trip(now)
 
     def _note_trial(self, verdict: Verdict, now: float) -> bool:
         self._trial = False
@@ -183,6 +183,7 @@ class Breaker:
 
     def _move(self, event: Event) -> None:
         self._state = TRANSITIONS[self._state][event]
+        self.closed = self._state is State.CLOSED
         self.generation += 1
         self._streak = 0
         self._trial = False

@@ -27,6 +27,9 @@ PROBE_TIMEOUT_S = 2.0
 PROBE_FAILURES = 2
 """Failed probes in a row that make a replica unready: one lost packet does not."""
 
+_QUESTION = -1
+_RETURNED = -2
+
 Replicas = Collection[tuple[str, int]]
 """Places as (backend name, replica index)."""
 
@@ -51,29 +54,45 @@ class Subscriber(Protocol):
 class Slot:
     """One place taken on one replica, until it is given back.
 
-    backend:   the backend it is a place of
-    replica:   index of the replica
-    reason:    why the call runs here
-    queued_s:  seconds the call waited for it
-    taken_at:  when it was taken, on the clock
+    reason:       why the call runs here
+    queued_s:     seconds the call waited for it
+    taken_at:     when it was taken, on the clock
+    answered_at:  when the answer's head came; None before that
     """
 
-    __slots__ = (
-        "_supply", "answered_at", "backend", "queued_s", "reason", "replica", "returned", "state",
-        "taken_at", "ticket",
-    )  # fmt: skip
+    __slots__ = ("_supply", "_ticket", "answered_at", "queued_s", "reason", "state", "taken_at")
 
-    def __init__(self, supply: "Capacity", state: ReplicaState, ticket: int | None, now: float) -> None:
+    def __init__(
+        self,
+        supply: "Capacity",
+        state: ReplicaState,
+        ticket: int,
+        now: float,
+        reason: Reason,
+        queued_s: float,
+    ) -> None:
         self._supply = supply
-        self.backend = supply.backend
+        self._ticket = ticket  # the breaker's, or one of the two words below
         self.state = state
-        self.replica = state.index
-        self.ticket = ticket  # the breaker's; None for a question, which holds no slot
         self.taken_at = now
-        self.reason = Reason.WARM
-        self.queued_s = 0.0
+        self.reason = reason
+        self.queued_s = queued_s
         self.answered_at: float | None = None
-        self.returned = False
+
+    @property
+    def backend(self) -> Backend:
+        """The backend it is a place of."""
+        return self._supply.backend
+
+    @property
+    def replica(self) -> int:
+        """Index of the replica."""
+        return self.state.index
+
+    @property
+    def counted(self) -> bool:
+        """False for the place of a question, which takes no slot."""
+        return self._ticket != _QUESTION
 
     def answered(self, now: float) -> None:
         """The answer's head is here: what came before it is the replica's latency."""
@@ -81,11 +100,11 @@ class Slot:
 
     def give_back(self, verdict: Verdict, now: float) -> None:
         """End of the attempt. Exactly once; RuntimeError the second time."""
-        if self.returned:
+        ticket, self._ticket = self._ticket, _RETURNED
+        if ticket >= 0:
+            self._supply.take_back(self, ticket, verdict, now)
+        elif ticket == _RETURNED:
             raise RuntimeError("this slot was given back before")
-        self.returned = True
-        if self.ticket is not None:
-            self._supply.take_back(self, self.ticket, verdict, now)
 
 
 class Capacity:
@@ -186,13 +205,13 @@ class Capacity:
         replica = self._pick(self._open, excluded, self._clock.now())
         return None if replica is None else replica.index
 
-    def take(self, excluded: Replicas, now: float) -> Slot | None:
+    def take(self, excluded: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
         """Pick a replica and take a slot of it, in one step; None when there is none."""
         while (replica := self._pick(self._open, excluded, now)) is not None:
             if replica.slots.take():
                 ticket = replica.breaker.enter(now)
                 self._update(replica, now)
-                return Slot(self, replica, ticket, now)
+                return Slot(self, replica, ticket, now, reason, queued_s)
             # A shared source whose last slot went to someone else: it knows by now.
             self._update(replica, now)
             if replica.room:
@@ -202,7 +221,7 @@ class Capacity:
     def question(self, excluded: Replicas, now: float) -> Slot | None:
         """A usable replica for a call that takes no slot and teaches nothing; None when all are down."""
         replica = self._pick([replica for replica in self.replicas if replica.usable], excluded, now)
-        return None if replica is None else Slot(self, replica, None, now)
+        return None if replica is None else Slot(self, replica, _QUESTION, now, Reason.WARM, 0.0)
 
     def _pick(self, among: list[ReplicaState], excluded: Replicas, now: float) -> ReplicaState | None:
         """The better of two drawn at random: near-best load, without every caller seeing the same best."""
@@ -283,10 +302,13 @@ class Capacity:
     def _update(self, replica: ReplicaState, now: float) -> None:
         """Bring the counts in line with this replica's slots, breaker and readiness."""
         breaker = replica.breaker
-        usable = replica.ready is not False and breaker.allows(now)
-        room = replica.slots.free if usable else 0
-        if room > 1 and breaker.state(now) is not State.CLOSED:
-            room = 1  # the trial
+        if replica.ready is False:
+            usable, room = False, 0
+        elif breaker.closed:
+            usable, room = True, replica.slots.free
+        else:  # at most the one trial
+            usable = breaker.allows(now)
+            room = min(1, replica.slots.free) if usable else 0
         self.free_slots += room - replica.room
         replica.room = room
         if (replica.place < 0) is (room > 0):
@@ -294,6 +316,11 @@ class Capacity:
         if usable is not replica.usable:
             replica.usable = usable
             self._usable += 1 if usable else -1
+            self._name_block()
+        elif not self._usable:
+            self._name_block()
+
+    def _name_block(self) -> None:
         if self._usable:
             self.blocked = None
         elif all(replica.ready is False for replica in self.replicas):

@@ -33,7 +33,10 @@ def budget_edges(within: float | None) -> tuple[float, ...]:
     """
     if within is None or within <= 0:
         return GENERAL_EDGES
-    return tuple(within * share for share in _SHARES_OF_BUDGET)
+    return tuple(
+        within if share == 1.0 else float(f"{within * share:.6g}")  # edges become labels: 0.175, not 0.17499…
+        for share in _SHARES_OF_BUDGET
+    )
 
 
 class Histogram:

@@ -5,7 +5,7 @@ All waiting of the gateway's own is in `Lease.__aenter__`; deciding is the pool'
 """
 
 from asyncio import Future, get_running_loop
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -67,10 +67,8 @@ class Desk(Protocol):
     """What a lease needs of its pool."""
 
     clock: Clock
-
-    def tier(self, backend: str) -> Tier:
-        """The tier of that backend."""
-        ...
+    supplies: Mapping[str, Capacity]
+    """The capacity of each tier, by the name of its backend."""
 
     def draw(self) -> float:
         """A random number from [0, 1)."""
@@ -110,6 +108,8 @@ class Lease:
         "since", "slot", "timer", "tried", "waiting", "wake_at",
     )  # fmt: skip
 
+    # Set when it asks (`since`) and when it joins the queue (the others).
+    since: float
     error: Exception | None
     order: tuple[float, int]
     timer: Timer | None
@@ -122,11 +122,10 @@ class Lease:
         self.attempt = attempt.number
         self.tried = attempt.tried
         self.deadline = call.deadline
-        self.since = 0.0
         self.slot: Slot | None = None
         self.waiting = False
-        self._carries: dict[str, bool] | None = None
         self._lot: float | None = None
+        self._carries: dict[str, bool] | None = None  # only while it waits
 
     # -- for the policy ------------------------------------------------------------------------
 
@@ -139,22 +138,23 @@ class Lease:
 
     def may_use(self, backend: str) -> bool:
         """False for a backend of which every replica failed this call, or that could not carry it."""
-        known = self._carries
-        if known is not None and backend in known:
-            return known[backend]
-        supply = self._pool.tier(backend).supply
-        may = supply.backend.cannot_carry(self.call) is None and not (
-            self.tried and supply.exhausted(self.tried)
-        )
-        if known is not None:
-            known[backend] = may
-        return may
+        if self._carries is None:
+            return self._could_use(backend)
+        if backend not in self._carries:
+            self._carries[backend] = self._could_use(backend)
+        return self._carries[backend]
+
+    def _could_use(self, backend: str) -> bool:
+        supply = self._pool.supplies[backend]
+        if self.tried and supply.exhausted(self.tried):
+            return False
+        return supply.backend.cannot_carry(self.call) is None
 
     def free_on(self, tier: TierView) -> bool:
         """True when this call could take a slot of that tier now."""
         if not self.tried:
             return tier.free > 0
-        return self._pool.tier(tier.options.backend).supply.free(self.tried) > 0
+        return self._pool.supplies[tier.options.backend].free(self.tried) > 0
 
     # -- for the pipeline ----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from math import isfinite
 
 from gateway import pricing
 from gateway.access_log import AccessLog
-from gateway.record import Record
+from gateway.record import Record, Tried
 from gateway.tallies import (
     KINDS,
     NONE,
@@ -24,7 +24,7 @@ from gateway.tallies import (
     Standing,
     Tally,
 )
-from gateway.vocab import Charge, Outcome, Usage
+from gateway.vocab import Charge, Outcome, Reply
 
 _OUTSIDE_BUDGET = frozenset((Outcome.CLIENT_GONE, Outcome.REJECTED))
 """The client's own doing: neither kept nor missed."""
@@ -100,9 +100,9 @@ class Ledger:
         if record.attempts:
             own = duration - record.queued_s - record.upstream_s
             route.overhead.observe(own if own > 0.0 else 0.0)
-        if record.failed or record.slot_at is not None:
-            self._book_cost(record, lane, now)
         if record.inference:
+            if record.slot_at is not None or record.failed:
+                self._book_cost(record, lane, now)
             if outcome is Outcome.OK:
                 route.served += 1
             if route.within is not None and outcome not in _OUTSIDE_BUDGET:
@@ -114,49 +114,52 @@ class Ledger:
         if self.access_log is not None:
             self.access_log.write(record, tally)
 
+    def cost_at_head(self, record: Record, reply: Reply, now: float) -> float | None:
+        """Dollars that the call has cost, retries included, if they are known when the head goes out.
+
+        They are not for an owned backend's stream: its slot stays held until the last byte.
+        """
+        if record.slot_at is None or not record.inference:
+            return None
+        standing = self.standing.get(record.backend)
+        if standing is not None:
+            usd = None if reply.body is None else (now - record.slot_at) * standing.slot_usd
+        else:
+            usd = None if reply.usage is None else reply.usage.usd
+        for tried in record.failed:
+            standing = self.standing.get(tried.backend)
+            if usd is None:
+                return None
+            if standing is not None:
+                usd += tried.held_s * standing.slot_usd
+            elif not tried.refused:
+                if tried.usage is None or tried.usage.usd is None:
+                    return None
+                usd += tried.usage.usd
+        return usd
+
     def _book_cost(self, record: Record, lane: Lane, now: float) -> None:
-        outcome = record.outcome
-        cost: float | None = 0.0
-        if record.slot_at is not None:
+        total: float | None = 0.0
+        if record.slot_at is None:
+            record.usd_kind = "retry"
+        else:
+            last = Tried(record.backend, record.replica, record.usage, now - record.slot_at, record.refused)
             record.usd_kind = lane.kind
-            refused = outcome is Outcome.SHED
-            held_s = now - record.slot_at
-            cost = self._book(lane, lane.kind, held_s, record.usage, now, refused=refused)
-            if cost is None and lane.priced:
+            total = _book(lane, lane.kind, last, now)
+            if total is None and lane.priced:
                 # After a whole answer nothing more will be told: the backend's price is not known.
                 # A broken attempt only makes the sum a lower bound.
-                if outcome is Outcome.OK:
+                if record.outcome is Outcome.OK:
                     lane.unknown = True
                 else:
                     lane.unpriced += 1
-        else:
-            record.usd_kind = "retry"
         for tried in record.failed:
             other = self._lane(record.route, tried.backend)
-            more = self._book(other, "retry", tried.held_s, tried.usage, now, refused=tried.usage is None)
-            if more is None and other.priced:
+            usd = _book(other, "retry", tried, now)
+            if usd is None and other.priced:
                 other.unpriced += 1
-            cost = None if cost is None or more is None else cost + more
-        record.usd = cost
-
-    def _book(
-        self, lane: Lane, kind: str, held_s: float, usage: Usage | None, now: float, *, refused: bool
-    ) -> float | None:
-        """Book one attempt; its dollars, None when they cannot be known."""
-        usd: float | None = None
-        if lane.standing is not None:
-            lane.slot_seconds += held_s
-            usd = lane.standing.attribute(held_s, now)
-        elif not lane.owned and lane.backend != NONE:
-            if usage is not None:
-                usd = usage.usd
-                if usage.boot_s:
-                    lane.boots.observe(usage.boot_s)
-            elif refused:
-                return 0.0
-        if usd is not None:
-            lane.usd[kind] = lane.usd.get(kind, 0.0) + usd
-        return usd
+            total = None if total is None or usd is None else total + usd
+        record.usd = total
 
     def _tally(self, record: Record) -> Tally:
         """The counters of a record, under labels from the configuration whatever the record says."""
@@ -208,6 +211,8 @@ class Ledger:
         """Slot-seconds of calls that are not booked yet, per backend."""
         held: dict[str, float] = {}
         for record in self._open:
+            if not record.inference:  # a question about a model: it has a backend, but no slot
+                continue
             for tried in record.failed:
                 held[tried.backend] = held.get(tried.backend, 0.0) + tried.held_s
             if record.slot_at is not None:
@@ -289,3 +294,21 @@ class Ledger:
         for name, route in self.routes.items():
             for backend in route.facts.backends:
                 self._lane(name, backend)  # so that its counters are there, at zero, before its first call
+
+
+def _book(lane: Lane, kind: str, attempt: Tried, now: float) -> float | None:
+    """Book one attempt; its dollars, None when they cannot be known."""
+    usd: float | None = None
+    usage = attempt.usage
+    if lane.standing is not None:
+        lane.slot_seconds += attempt.held_s
+        usd = lane.standing.attribute(attempt.held_s, now)
+    elif not lane.owned and usage is not None:
+        usd = usage.usd
+        if usage.boot_s:
+            lane.boots.observe(usage.boot_s)
+    elif attempt.refused and not lane.owned:
+        return 0.0
+    if usd is not None:
+        lane.usd[kind] = lane.usd.get(kind, 0.0) + usd
+    return usd

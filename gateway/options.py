@@ -41,10 +41,10 @@ def parse_size(value: object) -> object:
 
 def parse_share(value: object) -> object:
     """`99%` or 0.99 to 0.99."""
-    if isinstance(value, str) and (match := _SHARE.fullmatch(value.strip())):
-        value = float(match[1]) / 100
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
-        return float(value)
+    percent = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
+    share = float(percent[1]) / 100 if percent else value
+    if isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1:
+        return float(share)
     raise ValueError(f"{value!r} is not a share; write a percentage like 99% or a number from 0 to 1")
 
 

@@ -13,7 +13,7 @@ carrying it out, and an error in it costs its own call. Knows no concrete policy
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, inf
 from operator import attrgetter
 from random import Random
@@ -51,8 +51,8 @@ class Pool:
         self.clock = clock
         self._chance = chance
         self._timers = timers
-        self._by_backend = {tier.options.backend: tier for tier in self.tiers}
-        if len(self._by_backend) != len(self.tiers):
+        self.supplies: Mapping[str, Capacity] = {tier.options.backend: tier.supply for tier in self.tiers}
+        if len(self.supplies) != len(self.tiers):
             raise ValueError(f"route {route}: a backend may be only one of its tiers")
         self._queue: list[Lease] = []
         self._arrivals = 0
@@ -68,10 +68,6 @@ class Pool:
     def queue_depth(self) -> int:
         """Calls waiting."""
         return len(self._queue)
-
-    def tier(self, backend: str) -> Tier:
-        """The tier of that backend; KeyError when there is none."""
-        return self._by_backend[backend]
 
     def draw(self) -> float:
         """A random number from [0, 1)."""
@@ -103,11 +99,16 @@ class Pool:
         if not lease.call.inference:
             return self._question(lease, now)
         action = self.policy.arrive(lease, self, now, self._chance)
+        if isinstance(action, Run):  # the common case, without a detour
+            slot = self._take(lease, action.backend, action.reason, now)
+            if slot is not None:
+                return slot
+            action = self.policy.recheck(lease, self, now, self._chance)
         return self._carry_out(lease, action, now)
 
     def release(self, slot: Slot, verdict: Verdict) -> None:
         """An attempt has ended."""
-        if slot.ticket is not None:
+        if slot.counted:
             self.in_flight -= 1
         slot.give_back(verdict, self.clock.now())
 
@@ -153,10 +154,8 @@ class Pool:
         raise RuntimeError(f"the policy of route {self.route} keeps choosing backends without a free slot")
 
     def _take(self, lease: Lease, backend: str, reason: Reason, now: float) -> Slot | None:
-        slot = self._by_backend[backend].supply.take(lease.tried, now)
+        slot = self.supplies[backend].take(lease.tried, now, reason, now - lease.since)
         if slot is not None:
-            slot.reason = reason
-            slot.queued_s = now - lease.since
             lease.slot = slot
             self.in_flight += 1
         return slot

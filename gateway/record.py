@@ -7,16 +7,17 @@ metric, a log line or a trace. All times are monotonic seconds, durations second
 from typing import NamedTuple
 
 from gateway.errors import BackendError, OverspillError
-from gateway.vocab import Outcome, Reason, Start, Usage
+from gateway.vocab import Outcome, Reason, Start, Usage, Work
 
 
 class Tried(NamedTuple):
-    """An attempt that failed after it had taken a slot."""
+    """An attempt that failed after it had taken a slot. `refused`: the work did not start."""
 
     backend: str
     replica: str
     usage: Usage | None
     held_s: float
+    refused: bool
 
 
 class Record:
@@ -42,14 +43,15 @@ class Record:
     usd            what the call cost, retries included, None when unknown; booked by the ledger
     usd_kind       `fleet`, `spill` or `retry`: what the last attempt was booked as, "" for none
     slot_at        since when the last attempt holds its slot, None when none is held
+    refused        True when the last attempt failed before its work started: nothing is owed for it
     failed         attempts that failed before the last one
     """
 
     __slots__ = (
         "arrived", "attempts", "backend", "bytes_in", "bytes_out", "closed_at", "error", "failed",
         "first_byte_at", "head_at", "inference", "model", "operation", "outcome", "protocol", "queued_s",
-        "reason", "replica", "request_id", "route", "slot_at", "start", "status", "stream", "traceparent",
-        "upstream_s", "usage", "usd", "usd_kind",
+        "reason", "refused", "replica", "request_id", "route", "slot_at", "start", "status", "stream",
+        "traceparent", "upstream_s", "usage", "usd", "usd_kind",
     )  # fmt: skip
 
     def __init__(self, request_id: str, traceparent: str, arrived: float) -> None:
@@ -59,7 +61,7 @@ class Record:
         self.protocol = self.operation = self.model = self.route = self.backend = self.replica = ""
         self.error = self.usd_kind = ""
         self.inference = True
-        self.stream = False
+        self.stream = self.refused = False
         self.outcome = Outcome.INTERNAL_ERROR
         self.status = self.attempts = self.bytes_in = self.bytes_out = 0
         self.queued_s = self.upstream_s = 0.0
@@ -81,12 +83,20 @@ class Record:
         self.slot_at = now
         self.attempts += 1
 
-    def tried(self, backend: str, usage: Usage | None, held_s: float, replica: str = "") -> None:
+    def tried(
+        self,
+        backend: str,
+        usage: Usage | None,
+        held_s: float,
+        replica: str = "",
+        work: Work = Work.NOT_STARTED,
+    ) -> None:
         """The attempt failed and gave its slot back after `held_s`. What it cost is booked as a retry.
 
-        `usage` None: nothing is known to have been used, as after a refusal.
+        `work` not started and no `usage`: the backend is owed nothing.
         """
-        self.failed += (Tried(backend, replica or self.replica, usage, held_s),)
+        refused = usage is None and work is Work.NOT_STARTED
+        self.failed += (Tried(backend, replica or self.replica, usage, held_s, refused),)
         self.slot_at = None
         self.usage = None
         self.start = None
@@ -100,7 +110,8 @@ class Record:
         answer = None
         if isinstance(error, BackendError):
             answer = error.answer
-            if self.slot_at is not None and self.usage is None:
+            if self.usage is None:
                 self.usage = error.usage
+                self.refused = error.usage is None and error.work is Work.NOT_STARTED
         if self.status == 0:
             self.status = error.status if answer is None else answer.status

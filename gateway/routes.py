@@ -212,7 +212,7 @@ def _check_ambiguity(routes: Sequence[Route]) -> None:
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     shown = name if len(name) <= _LONGEST_COMPARED else name[:_LONGEST_COMPARED] + "…"
     message = f"no {kind} {shown!r} is served here"
-    if name and len(name) <= _LONGEST_COMPARED and len(known) <= _MOST_COMPARED:
-        if close := difflib.get_close_matches(name, known, n=5):
-            message += f"; close to it: {', '.join(close)}"
+    comparable = len(name) <= _LONGEST_COMPARED and len(known) <= _MOST_COMPARED
+    if comparable and (close := difflib.get_close_matches(name, known, n=5)):
+        message += f"; close to it: {', '.join(close)}"
     return message

@@ -5,8 +5,8 @@ size. A tier that was drawn and is full follows its own `when_full`: `spill` dra
 others, `queue` waits for it first, `shed` gives up. A call keeps to its draw while it waits, unless
 a tier becomes blocked or usable meanwhile, which is a new draw.
 
-A tier that is blocked, or that cannot take the call, is not in the draw; the others share its calls. Weight 0 is a
-standby: it is used only when no tier with a weight is left, and then in the order of the file.
+A tier that is blocked, or that cannot take the call, is not in the draw; the others share its calls.
+Weight 0 is a standby: used only when no tier with a weight is left, and then in the order of the file.
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def _word(
     tier = drawn[place]
     if place or tier.owned or request.attempt:
         return reason(drawn, place, request, queued=queued)
-    if len(drawn) > 1:
+    if len(drawn) > 1 and tier.options.weight > 0:
         return Reason.CANARY
     # Nothing else could be drawn: say why, as if all the others stood before it.
     others = [other for other in tiers if other is not tier and other.blocked is not None]

@@ -11,13 +11,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from gateway.config.explain import SECRET_RULE
-from gateway.config.problems import Path, Problem, quoted, suggestion
+from gateway.config.problems import USER_IN_URL, Path, Problem, quoted, suggestion
 from gateway.config.schema import RouteOptions, Settings
 from gateway.config.tree import Tree
 from gateway.options import SecretRef
 from policies.base import Queue
 
-_PASSWORD_IN_URL = re.compile(r"://[^/?#\s@]*:[^/?#\s@]*@")
 _SECRET_HEADERS = re.compile(
     r"authorization|proxy-authorization|cookie|.*(api[-_]?key|token|secret|password)", re.IGNORECASE
 )
@@ -69,8 +68,10 @@ def _secrets(value: object, path: Path) -> Iterator[tuple[Path, SecretRef]]:
 def _check_inline_secrets(tree: Tree) -> None:
     """Passwords inside URLs, and header values that are credentials by their name."""
     for path, raw in tree.raw.items():
-        if _PASSWORD_IN_URL.search(raw):
-            tree.problem(tree.at_value(path), path, f"has a password in a URL; {SECRET_RULE} (see `headers`)")
+        if USER_IN_URL.search(raw):
+            tree.problem(
+                tree.at_value(path), path, f"has credentials in a URL; {SECRET_RULE} (see `headers`)"
+            )
         elif (
             len(path) >= 2
             and path[-2] == "headers"
@@ -91,11 +92,9 @@ def _check_tiers(tree: Tree) -> None:
     for route, body in _mapping(tree, "routes").items():
         tiers = body.get("tiers") if isinstance(body, dict) else None
         seen: dict[str, int] = {}
-        weights: list[object] = []
         for index, tier in enumerate(tiers if isinstance(tiers, list) else ()):
             name = tier.get("backend") if isinstance(tier, dict) else None
             path: Path = ("routes", route, "tiers", index, "backend")
-            weights.append(tier.get("weight", 1) if isinstance(tier, dict) else 1)
             if not isinstance(name, str):
                 continue
             if name not in known and known:
@@ -109,9 +108,6 @@ def _check_tiers(tree: Tree) -> None:
                     f"{quoted(name)} is already a tier here, in line {line}; keep one",
                 )
             seen.setdefault(name, index)
-        if weights and all(weight == 0 for weight in weights):
-            path = ("routes", route, "tiers")
-            tree.problem(tree.at_key(path), path, "every tier has weight 0; give one a weight above 0")
 
 
 def _check_matches(tree: Tree) -> None:
@@ -192,15 +188,14 @@ def _doubt_backend(name: str, options: BaseModel, doubts: Tree, *, used: bool) -
             (*path, "price"),
             "is not given: its cost will be unknown and cost metrics absent",
         )
-    fields = type(options).model_fields
-    if "cold_start" in fields:
-        cold_start = getattr(options, "cold_start", None)
-        if cold_start is None or getattr(cold_start, "idle_after", "known") is None:
-            _doubt(
-                doubts,
-                (*path, "cold_start", "idle_after"),
-                "is not given: how long an idle instance stays up (and is paid for) will not be known",
-            )
+    if "cold_start" in type(options).model_fields and (*path, "cold_start", "idle_after") not in doubts.keys:
+        assumed = getattr(getattr(options, "cold_start", None), "idle_after", None)
+        guess = "cannot be told" if assumed is None else f"is told as if it were {assumed:g}s"
+        _doubt(
+            doubts,
+            (*path, "cold_start", "idle_after"),
+            f"is not given: how long an idle instance stays up, and is paid for, {guess}",
+        )
 
 
 def _doubt_route(name: str, route: RouteOptions, doubts: Tree) -> None:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.config.problems import Path, quoted, suggestion, tidy
-from gateway.config.tree import Tree
+from gateway.config.schema import NAME
+from gateway.config.tree import ABSENT, Tree, step
 from gateway.options import SecretRef
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -54,8 +55,8 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "must be at least {}"),
     "less_than": ("lt", "must be less than {}"),
     "less_than_equal": ("le", "must be at most {}"),
-    "too_short": ("min_length", "must have at least {} of them"),
-    "too_long": ("max_length", "must have at most {} of them"),
+    "too_short": ("min_length", "must hold at least {}"),
+    "too_long": ("max_length", "must hold at most {}"),
     "string_too_short": ("min_length", "must have at least {} characters"),
     "string_too_long": ("max_length", "must have at most {} characters"),
 }
@@ -132,15 +133,15 @@ class _Explainer:
 
     def _locate(self, details: ErrorDetails) -> tuple[_Found, Path | None, str]:
         """Where in the file it is. What pydantic adds to the path of its own names a branch of a union."""
-        path, here = self._base, self._data
+        path = self._base
+        here: object = self._data
         site: Path | None = None
         branch, missing, is_key = "", None, False
         location = details["loc"]
         for index, part in enumerate(location):
-            if (isinstance(here, dict) and isinstance(part, str) and part in here) or (
-                isinstance(here, list) and isinstance(part, int) and part < len(here)
-            ):
-                path, here = (*path, part), here[part]
+            inside = step(here, part)
+            if inside is not ABSENT:
+                path, here = (*path, part), inside
             elif index == len(location) - 1 and details["type"] == "missing":
                 missing = str(part)
             elif part == "[key]":
@@ -152,16 +153,17 @@ class _Explainer:
     def _tell(self, item: _Found) -> None:
         kind, path = item.error["type"], item.path
         if item.missing is not None:
-            purpose = self._description((*path, item.missing))
-            place = self._tree.at_key(path)
+            absent = (*path, item.missing)
+            purpose = self._description(absent)
             self._tree.problem(
-                place, (*path, item.missing), f"is missing{'; it is: ' if purpose else ''}{purpose}"
+                self._tree.at_key(path), absent, f"is missing: {purpose}" if purpose else "is missing"
             )
         elif kind == "extra_forbidden":
             self._tell_unknown_key(path)
         elif item.is_key:
-            rule = "begin with a letter or digit, then letters, digits, `_`, `-`, `.`; at most 64 characters"
-            self._tree.problem(self._tree.at_key(path), path, f"is not a usable name; {rule}")
+            is_name = item.error.get("ctx", {}).get("pattern") == NAME
+            rule = "; use letters, digits, `_`, `-` and `.`, at most 64" if is_name else ""
+            self._tree.problem(self._tree.at_key(path), path, f"is not a usable name here{rule}")
         else:
             self._say(path, self._wrong(item))
 
@@ -186,7 +188,7 @@ class _Explainer:
             return str(context.get("error", item.error["msg"]))
         if kind in _BOUNDS:
             name, text = _BOUNDS[kind]
-            return text.format(context.get(name))
+            return text.format(f"{context.get(name):g}")
         if expected := self._expected(item):
             return f"{found(self._tree, path)}; it must be {expected}{self._hint(item)}"
         return item.error["msg"].replace("Input should", "must").replace("Value error, ", "")
@@ -264,7 +266,7 @@ class _Explainer:
         for node in parents:
             described = node.get("properties", {}).get(path[-1], {}).get("description", "")
             if described:
-                return str(described).partition("\n")[0]
+                return " ".join(str(described).split())
         return ""
 
     def _nodes(self, path: Path) -> list[JsonSchema]:

@@ -19,23 +19,19 @@ _REF = "#/$defs/"
 
 def json_schema(backends: Registry[Backend], policies: Registry[Policy]) -> dict[str, Any]:
     """The schema of the whole file."""
-    options: dict[tuple[str, str], type[BaseModel]] = {
-@@: backends.get(name).Options for name in backends},
-        **{("policy", name): policies.get(name).Options for name in policies},
-    }
-    models = dict.fromkeys([Document, *options.values()])
+    backend_options = {name: backends.get(name).Options for name in backends}
+    policy_options = {name: policies.get(name).Options for name in policies}
+    models: list[type[BaseModel]] = [Document, *backend_options.values(), *policy_options.values()]
     refs, schema = models_json_schema(
-        [(model, "validation") for model in models], ref_template=_REF + "{model}"
+        [(model, "validation") for model in dict.fromkeys(models)], ref_template=_REF + "{model}"
     )
     shapes: dict[str, Any] = schema["$defs"]
     shapes[SecretRef.__name__] = _secret(shapes.get(SecretRef.__name__, {}))
-    named = {
-        key: shapes[refs[model, "validation"]["$ref"].removeprefix(_REF)] for key, model in options.items()
-    }
-    document = shapes.pop(refs[Document, "validation"]["$ref"].removeprefix(_REF))
-    _put_backends(document, {name: shape for (kind, name), shape in named.items() if kind == "backend"})
+    at = {model: ref["$ref"].removeprefix(_REF) for (model, _), ref in refs.items()}
+    document = shapes.pop(at[Document])
+    _put_backends(document, {name: shapes[at[model]] for name, model in backend_options.items()})
     _put_policies(
-        shapes["RouteDocument"], {name: shape for (kind, name), shape in named.items() if kind == "policy"}
+        shapes["RouteDocument"], {name: shapes[at[model]] for name, model in policy_options.items()}
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -27,6 +27,7 @@ from policies.base import Policy
 
 Plugin = TypeVar("Plugin")
 
+_DEFAULT_POLICY = str(RouteDocument.model_fields["policy"].default)
 _LATER_POLICIES = ("cheapest_in_budget",)
 
 
@@ -77,10 +78,8 @@ def _read(path: FilePath) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8")
-        raise NotYaml(
-            place_in(before + "?", len(before)),
-            f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8",
-        ) from None
+        place, byte = place_in(before, len(before)), raw[error.start]
+        raise NotYaml(place, f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from None
 
 
 class _Reader:
@@ -102,22 +101,19 @@ class _Reader:
             tree.problem(tree.at_value(()), (), f"{what}; a configuration begins with `version: 1`")
             raise ConfigProblems(tree.problems)
         document = validate(Document, tree.data, tree, ())
-        entries = self._section("backends")
-        options = {name: self._backend(name) for name, entry in entries.items() if isinstance(entry, dict)}
-        uses = {
-            name: self._policy(name)
-            for name, entry in self._section("routes").items()
-            if isinstance(entry, dict)
-        }
+        options = {name: self._backend(name) for name in self._section("backends")}
+        uses = {name: self._policy(name) for name in self._section("routes")}
         check_tree(tree)
         if tree.problems or document is None:
             raise ConfigProblems(tree.problems)
         settings = _settings(document, options, uses)
         return Loaded(settings, in_order(warnings(settings, tree)))
 
-    def _section(self, name: str) -> dict[str, object]:
-        value = self._tree.get((name,))
-        return value if isinstance(value, dict) else {}
+    def _section(self, name: str) -> list[str]:
+        """The names in a section whose entries have the right shape; the others have been told."""
+        section = self._tree.get((name,))
+        entries = section.items() if isinstance(section, dict) else ()
+        return [key for key, entry in entries if isinstance(entry, dict)]
 
     def _backend(self, name: str) -> BackendOptions | None:
         path: Path = ("backends", name)
@@ -131,26 +127,24 @@ class _Reader:
 
     def _policy(self, route: str) -> PolicyUse | None:
         path: Path = ("routes", route, "policy")
-        written = self._tree.get(path)
-        if path not in self._tree.keys:
-            name, rest = str(RouteDocument.model_fields["policy"].default), {}
-            kind = self._policies.get(name)
-        elif isinstance(written, str):
-            name, rest = written, {}
-            kind = self._kind(path, path, self._policies)
-        elif isinstance(written, dict):
-            name = str(written.get("type"))
-            rest = {key: value for key, value in written.items() if key != "type"}
+        written = self._tree.get(path) if path in self._tree.keys else _DEFAULT_POLICY
+        if isinstance(written, dict):
             kind = self._kind(path, (*path, "type"), self._policies)
+            name, rest = str(written.get("type")), {key: written[key] for key in written if key != "type"}
+        elif isinstance(written, str):
+            kind = self._kind(path, path, self._policies, written)
+            name, rest = written, {}
         else:
             return None  # the document's own validation has told it
         options = validate(kind.Options, rest, self._tree, path) if kind is not None else None
         return PolicyUse(type=name, options=options) if options is not None else None
 
-    def _kind(self, path: Path, type_path: Path, registry: Registry[Plugin]) -> type[Plugin] | None:
-        """The class that a `type` names, or None after telling what is wrong with it."""
+    def _kind(
+        self, path: Path, type_path: Path, registry: Registry[Plugin], name: object = None
+    ) -> type[Plugin] | None:
+        """The class that a `type` (or `name`) calls for, or None after telling what is wrong with it."""
         tree = self._tree
-        name = tree.get(type_path)
+        name = tree.get(type_path) if name is None else name
         if tree.is_spoiled(type_path):
             return None
         if isinstance(name, str) and name in registry:
@@ -162,7 +156,7 @@ class _Reader:
         elif registry.kind == "policy" and name in _LATER_POLICIES:
             place, what = tree.at_value(type_path), f"{quoted(name)} is part of the format, but {NOT_YET}"
         else:
-            place, what = tree.at_value(type_path), f"there is no {registry.kind} {quoted(name)}"
+            place, what = tree.at_value(type_path), f"there is no {registry.kind} type {quoted(name)}"
         known = suggestion(name if isinstance(name, str) else "", registry, f"{registry.kind} types")
         tree.problem(place, type_path, f"{what}; {known}")
         return None

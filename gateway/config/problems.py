@@ -19,6 +19,7 @@ FILE = "(file)"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _CONTROL = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+USER_IN_URL = re.compile(r"://[^/?#\s@]+@")
 _LONGEST_QUOTE = 60
 _LONGEST_MESSAGE = 600
 
@@ -69,13 +70,14 @@ def dotted(path: Path) -> str:
 
 def quoted(text: str) -> str:
     """A piece of the file in backticks: printable and short."""
-    short = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 1] + "…"
-    return f"`{printable(short)}`"
+    shown = printable(text)
+    return f"`{shown if len(shown) <= _LONGEST_QUOTE else shown[: _LONGEST_QUOTE - 1] + '…'}`"
 
 
 def printable(text: str) -> str:
-    """One line without control characters, whatever the file held."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "replace").decode("ascii"), text)
+    """One line without control characters and without credentials in URLs, whatever the file held."""
+    shown = USER_IN_URL.sub("://…@", text)
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", shown)
 
 
 def tidy(message: str) -> str:
@@ -88,7 +90,7 @@ def suggestion(wrong: str, known: Iterable[str], noun: str) -> str:
     """`did you mean `x`? known keys: …`: what to write instead of `wrong`."""
     names = sorted(known)
     if not names:
-        return f"no {noun} is known here"
+        return f"there are no {noun} here"
     close = get_close_matches(wrong, names, n=1, cutoff=0.6)
     guess = f"did you mean {quoted(close[0])}? " if close else ""
     return f"{guess}known {noun}: {', '.join(names)}"

@@ -49,9 +49,7 @@ def parse_address(value: object) -> Address:
         host, port = match[1].strip("[]"), int(match[2])
         if port <= 65535 and (_is_ipv6(host) if match[1].startswith("[") else _HOST.fullmatch(host)):
             return Address(host, port)
-    raise ValueError(
-        f"{value!r} is not an address; write HOST:PORT like 127.0.0.1:8000, IPv6 as [::1]:8000"
-    )
+    raise ValueError(f"{value!r} is not an address; write HOST:PORT like 127.0.0.1:8000, IPv6 as [::1]:8000")
 
 
 def _is_ipv6(host: str) -> bool:
@@ -104,6 +102,8 @@ class Limits(Options):
     """How long an idle connection is kept open."""
     connections: int = Field(default=10_000, ge=1, le=1_000_000)
     """Most open client connections."""
+    calls: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Most calls inside the gateway at once, the queued ones included; beyond it 429."""
     pipelined: int = Field(default=16, ge=1, le=1024)
     """Most requests of one connection that may wait for the one before them."""
 
@@ -121,7 +121,7 @@ class Match(Options):
     """Which calls take a route. Without `model` it is reached only by its name, as /invoke/<route>."""
 
     model: str | list[str] = []
-    """Model names; `*` and `?` match as in file names."""
+    """Model names; `*`, `?` and `[…]` match as in file names."""
     protocol: Literal["kserve", "openai", "raw"] | None = None
     """Only calls of this protocol; any when absent."""
 

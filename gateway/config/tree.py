@@ -27,6 +27,9 @@ _NUMBER_TRAP = re.compile(r"[-+]?\d[\d_]*:|[-+]?0[0-9_]+$|[-+]?0[bx]")
 _KINDS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "nothing"}
 _BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 _TOO_LARGE = 2**63
+_BAD_TAG = "has a YAML tag (`!…`) that means nothing here; leave the tag out"
+_NOTHING: Any = None
+ABSENT: Any = object()
 
 
 class Place(NamedTuple):
@@ -87,14 +90,17 @@ class Tree:
         """The data at `path`, None where there is none."""
         found = self.data
         for part in path:
-            if isinstance(found, dict) or (isinstance(found, list) and isinstance(part, int)):
-                try:
-                    found = found[part]
-                except (KeyError, IndexError):
-                    return None
-            else:
-                return None
-        return found
+            found = step(found, part)
+        return None if found is ABSENT else found
+
+
+def step(data: object, part: str | int) -> Any:
+    """What stands under one key or list position of `data`, or ABSENT."""
+    if isinstance(data, dict):
+        return data.get(part, ABSENT)
+    if isinstance(data, list) and isinstance(part, int) and part < len(data):
+        return data[part]
+    return ABSENT
 
 
 def read_tree(text: str, file: str) -> Tree:
@@ -103,9 +109,7 @@ def read_tree(text: str, file: str) -> Tree:
         raise NotYaml(Place(1, 1), f"is longer than {MOST_CHARACTERS:,} characters; that is no configuration")
     if bad := _NOT_YAML.search(text):
         place = place_in(text, bad.start())
-        raise NotYaml(
-            place, f"character U+{ord(bad[0]):04X} cannot stand in a YAML file; is this a text file?"
-        )
+        raise NotYaml(place, f"character U+{ord(bad[0]):04X} cannot stand in YAML; is this a text file?")
     try:
         _bound_depth(text)
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
@@ -175,11 +179,9 @@ class _Builder:
     def _value(self, node: yaml.Node, path: Path) -> Any:
         tree = self._tree
         place = tree.values[path] = _place(node.start_mark)
-        self._nodes += 1
-        if self._nodes > MOST_NODES:
-            raise NotYaml(place, f"holds more than {MOST_NODES:,} values once its aliases are unfolded")
+        self._count(place)
         if id(node) in self._open:
-            return self._spoil(place, path, "is an alias of something that contains it")
+            return self._spoil(path, "is an alias of something that contains it")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         self._open.add(id(node))
@@ -190,11 +192,18 @@ class _Builder:
                 return self._sequence(node, path)
         finally:
             self._open.discard(id(node))
-        return self._spoil(place, path, "has a YAML tag (`!…`) that means nothing here; leave the tag out")
+        return self._spoil(path, _BAD_TAG)
 
-    def _spoil(self, place: Place, path: Path, message: str) -> None:
+    def _count(self, place: Place) -> None:
+        self._nodes += 1
+        if self._nodes > MOST_NODES:
+            raise NotYaml(place, f"holds more than {MOST_NODES:,} values once its aliases are unfolded")
+
+    def _spoil(self, path: Path, message: str) -> Any:
+        """Tell the problem; the None that stands in for the value is not looked at again."""
         self._tree.spoiled.add(path)
-        self._tree.problem(place, path, message)
+        self._tree.problem(self._tree.values[path], path, message)
+        return _NOTHING
 
     def _sequence(self, node: yaml.SequenceNode, path: Path) -> list[Any]:
         items = []
@@ -231,12 +240,8 @@ class _Builder:
         """The entries of `<<: *defaults`, or of a list of such; the first to bring a key wins."""
         pairs: list[tuple[yaml.Node, yaml.Node]] = []
         for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-            self._nodes += 1
-            if (
-                self._nodes > MOST_NODES
-                or not isinstance(source, yaml.MappingNode)
-                or id(source) in self._open
-            ):
+            self._count(place)
+            if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
                 self._tree.problem(place, path, "has `<<` with something that is not another mapping")
                 continue
             self._open.add(id(source))
@@ -256,19 +261,16 @@ class _Builder:
             return str(node.value)
         elif (kind := node.tag.removeprefix(_TAG)) in _KINDS:
             name = quoted(node.value)
-            self._tree.problem(
-                place,
-                path,
-                f"has a key {name} that YAML reads as {_KINDS[kind]}; put it in quotes to make it text",
-            )
+            read = _KINDS[kind]
+            self._tree.problem(place, path, f"has a key {name} that YAML reads as {read}; put it in quotes")
         else:
             self._tree.problem(place, path, "has a key with a YAML tag (`!…`) that means nothing here")
         return None
 
-    def _scalar(self, node: yaml.ScalarNode, path: Path) -> str | float | bool | None:
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         text, kind = node.value, node.tag.removeprefix(_TAG)
         self._tree.raw[path] = text
-        if node.style is None:
+        if not node.style:
             self._tree.plain.add(path)
         if node.tag in _TEXT:
             return str(text)
@@ -276,14 +278,11 @@ class _Builder:
             return None
         if kind == "bool" and text.lower() in _BOOLEANS:
             return _BOOLEANS[text.lower()]
-        place = self._tree.values[path]
         if kind in ("int", "float"):
             if _NUMBER_TRAP.match(text):
                 read = "in base 60" if ":" in text else "in another base than 10"
                 return self._spoil(
-                    place,
-                    path,
-                    f"is a number that YAML reads {read}; write a plain decimal number or use quotes",
+                    path, f"is a number that YAML reads {read}; put it in quotes or write it plainly"
                 )
             try:
                 number = (int if kind == "int" else float)(text.replace("_", ""))
@@ -291,7 +290,5 @@ class _Builder:
                 number = math.nan
             if abs(number) < _TOO_LARGE:  # false for infinities and nan
                 return number
-            return self._spoil(
-                place, path, "is not a number that can be used here (too large, or not finite)"
-            )
-        return self._spoil(place, path, "has a YAML tag (`!…`) that means nothing here; leave the tag out")
+            return self._spoil(path, "is a number too large to be meant, or not finite")
+        return self._spoil(path, _BAD_TAG)

@@ -1,4 +1,4 @@
-"""The demo's models as the bundled KServe v2 server and the serverless workers serve them.
+"""The demo's digits model as the bundled KServe v2 server and the serverless workers serve them.
 
 Names for `OVERSPILL_APP`: `gateway.demo.apps:digits_app`. The weights' file is named by the
 environment, so that a worker answers exactly as the warm server does. Must never know which
@@ -7,15 +7,15 @@ provider it runs on.
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from backends.emulators.kserve_app import KServeApp
 from backends.emulators.kserve_infer import Model, TensorSpec
-from backends.emulators.tensors import Tensor, TritonError
-from gateway.demo.models import DIGITS, WRITER, Digits, write
+from backends.emulators.tensors import Tensor
+from gateway.demo.models import DIGITS, Digits
 
 WEIGHTS = "OVERSPILL_DEMO_WEIGHTS"
 """Environment variable with the path that `Digits.save` wrote to."""
@@ -44,35 +44,9 @@ class DigitsModel(Model):
         }
 
 
-class WriterModel(Model):
-    """Text, one word at a time where `stream` is asked for, in one piece otherwise."""
-
-    name = WRITER
-    inputs = (
-        TensorSpec("text_input", "BYTES", (1,)),
-        TensorSpec("stream", "BOOL", (1,)),
-        TensorSpec("max_tokens", "INT32", (1,)),
-    )
-    outputs = (TensorSpec("text_output", "BYTES", (1,)),)
-    decoupled = True
-
-    def infer(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Not reached: a decoupled model answers through `stream`."""
-        raise TritonError(501, "tiny-writer answers through generate and generate_stream")
-
-    def stream(self, inputs: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-        """The tokens, or all of them at once."""
-        text = inputs["text_input"].values()[0].decode("utf-8", "replace")
-        most = int(inputs["max_tokens"].values()[0]) if "max_tokens" in inputs else 16
-        tokens = write(text, most)
-        one_by_one = bool(inputs["stream"].values()[0]) if "stream" in inputs else False
-        for token in tokens if one_by_one else ["".join(tokens)]:
-            yield {"text_output": Tensor.of("BYTES", (1,), [token])}
-
-
 def serve(digits: Digits) -> KServeApp:
-    """Both models behind the v2 protocol."""
-    return KServeApp([DigitsModel(digits), WriterModel()])
+    """The digits model behind the v2 protocol."""
+    return KServeApp([DigitsModel(digits)])
 
 
 @functools.cache

@@ -1,6 +1,6 @@
-"""What the demo does, as figures: the load, the budget, the fleet, what is rented, and the policy file.
+"""What the demo does, as figures: the load, the budget, the fleet and what is rented.
 
-Pure. Must never know processes or sockets: addresses are arguments.
+Pure. Must never know processes or sockets.
 """
 
 from random import Random
@@ -17,40 +17,37 @@ class Rented(NamedTuple):
     one-minute run contains several boots and several ends. Prices are not scaled.
     """
 
-    name: str  # also the backend's type in the policy file
+    name: str  # also the backend's type in the policy file, and the emulator's kind
     max_in_flight: int
     idle_after: float
-    price: str  # as the policy file spells it
-    usd_per_second: float  # the same, per instance-second
-    note: str
+    usd_per_second: float  # of one instance
+    billed_in: float  # seconds that an instance's life is rounded up to
 
 
-# Public list prices, as of 2026-11: RunPod serverless "flex" for the 24 GB class (L4, A5000, 3090);
-# Modal's L4; AWS Lambda on x86 in us-east-1, here with 2 GB of memory. The fleet's is what an
-# on-demand L4 costs by the hour at the usual clouds.
+# Public list prices, as of 2026-11. The fleet's is an on-demand L4 by the hour. RunPod: flex workers of
+# the 24 GB class (L4, A5000, 3090). Modal: an L4, without the CPU and memory that come on top. AWS
+# Lambda: x86 in us-east-1, per GB-second and per million requests, here with 2 GB of memory.
 FLEET_USD_PER_HOUR = 0.79
-LAMBDA_GB = 2.0
+LAMBDA_GB = 2
+LAMBDA_USD_PER_GB_SECOND = 0.0000166667
+LAMBDA_USD_PER_MILLION = 0.20
 RENTED = (
-    Rented("runpod", 3, 1.5, "{usd_per_second: 0.00019}", 0.00019, "24 GB class, flex worker"),
-    Rented("modal", 3, 1.5, "{usd_per_second: 0.000222}", 0.000222, "L4, without its CPU and memory"),
-    Rented(
-        "aws_lambda",
-        96,
-        1.5,
-        "{usd_per_gb_second: 0.0000166667, usd_per_million_requests: 0.20}",
-        0.0000166667 * LAMBDA_GB,
-        "2 GB, x86, us-east-1",
-    ),
+    Rented("runpod", 3, 1.5, 0.00019, 1.0),
+    Rented("modal", 3, 1.5, 0.000222, 0.0),
+    Rented("aws_lambda", 96, 1.5, LAMBDA_USD_PER_GB_SECOND * LAMBDA_GB, 0.001),
 )
+
+BACKENDS = (FLEET, *(rented.name for rented in RENTED))
+"""Every backend by name, in the order of the tiers."""
 
 FAST_BOOT = 0.4
 SLOW_BOOT = 1.6
-SLOW_SHARE = 0.25
+FAST_SHARE = 0.75
 """A boot is fast when the image is near and slow when it has to be fetched: two modes, never a mean."""
 
 
 class Plan(NamedTuple):
-    """One run of the demo."""
+    """One run of the demo. Times in seconds, rates per second."""
 
     seconds: float
     seed: int = 2026
@@ -63,4 +60,4 @@ class Plan(NamedTuple):
 
     def boot(self, chance: Random) -> float:
         """One boot time, as the emulators draw it."""
-        return SLOW_BOOT if chance.random() < SLOW_SHARE else FAST_BOOT
+        return FAST_BOOT if chance.random() < FAST_SHARE else SLOW_BOOT

@@ -90,9 +90,10 @@ _GONE = 1
 class _Instances:
     """Instances that run one call at a time, open on demand, and end after an idle time."""
 
-    def __init__(self, boot: Callable[[], float], idle_after: float) -> None:
+    def __init__(self, boot: Callable[[], float], idle_after: float, billed_in: float) -> None:
         self._boot = boot
         self._idle_after = idle_after
+        self._billed_in = billed_in
         self._events: list[tuple[float, int, int, float]] = []  # (time, what, instance, idle since)
         self._opened: list[float] = []
         self._idle: dict[int, float] = {}  # instance -> since; the latest comes last and is reused first
@@ -123,13 +124,19 @@ class _Instances:
                 # An end that was due before the instance was used again is not its end.
                 if self._idle.get(instance) == since:
                     del self._idle[instance]
-                    self.billed_s += now - self._opened[instance]
+                    self._bill(now - self._opened[instance])
             elif self._waiting:
                 arrival, service = self._waiting.popleft()
                 self._run(now, service, arrival, instance)
             else:
                 self._idle[instance] = now
                 heapq.heappush(self._events, (now + self._idle_after, _GONE, instance, now))
+
+    def _bill(self, lived: float) -> None:
+        # Rounding up must not turn 2.0000000001 s, which is 2 s and a rounding error, into 3 s.
+        self.billed_s += (
+            math.ceil(round(lived / self._billed_in, 9)) * self._billed_in if self._billed_in else lived
+        )
 
     def _run(self, now: float, service: float, arrival: float, instance: int) -> None:
         self.latencies.append(now + service - arrival)
@@ -144,15 +151,17 @@ def all_serverless(
     idle_after: float,
     usd_per_second: float,
     within: float,
+    billed_in: float = 0.0,
 ) -> AllServerless | None:
     """Replay these arrivals on instances that boot when none is idle. None without service times.
 
     Billed from the start of the boot to the end of the idle time, as RunPod and Modal do: the last
-    idle tail is owed even where it outlives the run.
+    idle tail is owed even where it outlives the run. With `billed_in` every instance's life is
+    rounded up to a multiple of so many seconds (RunPod: 1).
     """
     if not services:
         return None
-    instances = _Instances(boot, idle_after)
+    instances = _Instances(boot, idle_after, billed_in)
     for place, arrival in enumerate(arrivals):
         instances.arrive(arrival, services[place % len(services)])
     instances.advance(math.inf)

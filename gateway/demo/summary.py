@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.demo.figures import Figures
 from gateway.demo.load import Sample
-from gateway.demo.plan import FLEET, FLEET_USD_PER_HOUR, RENTED, Plan
+from gateway.demo.plan import BACKENDS, FLEET, FLEET_USD_PER_HOUR, RENTED, Plan
 from gateway.demo.replay import AllServerless, AllWarm, all_serverless, all_warm, percentile
 from gateway.vocab import Reason, Start
 
@@ -62,9 +62,7 @@ def report(plan: Plan, samples: Sequence[Sample], money: Figures, *, seconds: fl
 
 def backends(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     """Answers by backend, in the order of the tiers, and whether each one's instance had to boot."""
-    counts: dict[str, Counter[str]] = {
-        name: Counter() for name in (FLEET, *(rented.name for rented in RENTED))
-    }
+    counts: dict[str, Counter[str]] = {name: Counter() for name in BACKENDS}
     for sample in samples:
         if sample.backend and sample.status == 200:
             counts.setdefault(sample.backend, Counter())[sample.start] += 1
@@ -126,5 +124,6 @@ def _elsewhere(
             idle_after=cheapest.idle_after,
             usd_per_second=cheapest.usd_per_second,
             within=plan.within,
+            billed_in=cheapest.billed_in,
         ),
     )

@@ -17,8 +17,6 @@ from typing import Self
 from loadtests.bench import procfs
 from loadtests.bench.workload import Workload
 
-_STOP_WITHIN_S = 8.0
-
 
 class NotAnswering(Exception):
     """A process ended, or did not give the expected answer in time; the text has the end of its log."""
@@ -51,12 +49,21 @@ class Server:
     """A process under our care: `with` ends it, with all its children, on every way out."""
 
     def __init__(
-        self, argv: list[str], *, core: int, log: Path, env: Mapping[str, str] | None = None
+        self,
+        argv: list[str],
+        *,
+        core: int,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        stop_within_s: float = 8.0,
     ) -> None:
-        """Start it at once. Its output goes to `log`; it is no part of our terminal's process group,
-        so that Ctrl-C reaches only us and the end stays in our hands.
+        """Start it at once, in a session of its own, with its output in `log`.
+
+        Ctrl-C then reaches only us and the end stays in our hands, and its children can be told from
+        everybody else's even when it is gone.
         """
         self.log = log
+        self._stop_within_s = stop_within_s
         with log.open("wb") as output, on_core(core):
             self._process = subprocess.Popen(
                 argv,
@@ -80,20 +87,15 @@ class Server:
         return self._process.poll() is not None
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for whoever of its family is left after a few seconds."""
-        if self.ended:
-            return
-        members = procfs.read_tree(self.pid)
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_WITHIN_S)
-        for member in members:
-            # The start time guards against a pid that was given to somebody else meanwhile.
-            alive = procfs.read_tree(member.pid)
-            if alive and alive[0].started == member.started:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(member.pid, signal.SIGKILL)
-        self._process.wait(_STOP_WITHIN_S)
+        """SIGTERM, and SIGKILL by pid for whoever of its session is left after a few seconds."""
+        if not self.ended:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._stop_within_s)
+        for member in procfs.read_session(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member.pid, signal.SIGKILL)
+        self._process.wait(self._stop_within_s)
 
     def trouble(self, what: str) -> NotAnswering:
         """The error to raise about this process, with the last lines it wrote."""

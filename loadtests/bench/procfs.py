@@ -16,10 +16,12 @@ class ProcessStat(NamedTuple):
 
     pid: int
     parent: int
+    session: int
+    """Pid of the process that started the session; it outlives that process."""
+    alive: bool
+    """False for a zombie: ended, and waiting to be asked about."""
     ticks: int
     """User and system time of its threads and of its children that have ended, in clock ticks."""
-    started: int
-    """Ticks after boot; with the pid it names a process for good, as a pid alone does not."""
 
 
 class CoreTimes(NamedTuple):
@@ -37,8 +39,9 @@ def parse_stat(text: str) -> ProcessStat:
     return ProcessStat(
         pid=int(text[: text.index(" ")]),
         parent=int(fields[1]),
+        session=int(fields[3]),
+        alive=fields[0] not in {"Z", "X"},
         ticks=sum(int(field) for field in fields[11:15]),  # utime stime cutime cstime
-        started=int(fields[19]),
     )
 
 
@@ -69,8 +72,8 @@ def family(root: int, processes: Iterable[ProcessStat]) -> list[ProcessStat]:
     return found
 
 
-def read_tree(root: int) -> list[ProcessStat]:
-    """The living family of `root`; processes that end meanwhile are left out."""
+def _read_all() -> list[ProcessStat]:
+    """Every process there is; those that end meanwhile are left out."""
     processes = []
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
@@ -78,7 +81,17 @@ def read_tree(root: int) -> list[ProcessStat]:
                 processes.append(parse_stat((entry / "stat").read_text()))
             except (FileNotFoundError, ProcessLookupError):
                 continue
-    return family(root, processes)
+    return processes
+
+
+def read_tree(root: int) -> list[ProcessStat]:
+    """`root` and everything below it."""
+    return family(root, _read_all())
+
+
+def read_session(leader: int) -> list[ProcessStat]:
+    """Who is alive in the session that `leader` started, also after its own end."""
+    return [process for process in _read_all() if process.session == leader and process.alive]
 
 
 def tree_cpu_seconds(root: int) -> float:

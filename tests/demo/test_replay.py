@@ -92,6 +92,20 @@ def test_one_call_pays_for_boot_service_and_idle_tail() -> None:
     assert rented.attained == 1.0  # 2 s of boot and 1 s of service are just inside 3 s
 
 
+def test_the_life_of_every_instance_is_rounded_up_as_the_provider_does() -> None:
+    rented = all_serverless(
+        [0.0, 100.0],
+        [0.25],
+        boot=lambda: 2.0,
+        idle_after=3.0,
+        usd_per_second=1.0,
+        within=9.0,
+        billed_in=1.0,
+    )
+    assert rented is not None
+    assert rented.billed_s == 12.0  # twice 5.25 s, each billed as 6 s
+
+
 def test_a_call_inside_the_idle_time_is_warm_and_moves_the_end() -> None:
     rented = all_serverless(
         [0.0, 5.0], [1.0], boot=lambda: 2.0, idle_after=3.0, usd_per_second=1.0, within=1.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gateway.demo.apps import WEIGHTS, digits_app, serve
-from gateway.demo.models import DIGITS, WRITER, Answer, Digits, train, write
+from gateway.demo.models import DIGITS, Answer, Digits, train, write
 from gateway.demo.tensors import JSON_SIZE, BadTensors, Message, decode_answer, encode_request, same
 
 INFER = f"/v2/models/{DIGITS}/infer"
@@ -95,14 +95,3 @@ def test_the_writer_is_a_function_of_its_prompt() -> None:
     assert write("one two", 3) == ["eno ", "owt ", "eno "]
     assert write("", 1) == ["gnihton "]
     assert write("one", 0) == []
-
-
-def test_the_bundled_writer_streams_what_it_writes_at_once() -> None:
-    app = serve(small())
-    asked = {"text_input": "one two", "max_tokens": 3}
-    _, _, whole = app("POST", f"/v2/models/{WRITER}/generate", "", {}, json.dumps(asked).encode())
-    assert json.loads(whole)["text_output"] == "eno owt eno "
-    asked["stream"] = True
-    _, _, events = app("POST", f"/v2/models/{WRITER}/generate_stream", "", {}, json.dumps(asked).encode())
-    parts = [json.loads(line.removeprefix("data: ")) for line in events.decode().split("\n\n") if line]
-    assert [part["text_output"] for part in parts] == write("one two", 3)

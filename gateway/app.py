@@ -1,0 +1,247 @@
+"""The composition root: builds every object once from the settings, and runs them until told to stop.
+
+The only importer of concrete backends and policies. Nobody imports it but the command line and tests.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+
+import uvloop
+
+import backends as backend_plugins
+import policies as policy_plugins
+from backends.base import Backend, Kit
+from gateway import __version__
+from gateway.access_log import AccessLog
+from gateway.admin import Admin
+from gateway.admission import Admission
+from gateway.background import Background
+from gateway.capacity import Capacity
+from gateway.clock import Clock, SystemClock
+from gateway.config.effective import effective
+from gateway.config.schema import Address, Settings
+from gateway.connection import ListenerLimits
+from gateway.dispatch import Dispatch
+from gateway.ledger import Ledger
+from gateway.lease import Tier
+from gateway.listener import Listener
+from gateway.pipeline import Pipeline
+from gateway.pool import Pool
+from gateway.protocols.base import Protocols
+from gateway.protocols.kserve import Kserve
+from gateway.protocols.openai import OpenAI
+from gateway.protocols.raw import Raw
+from gateway.registry import Registry
+from gateway.relay import Relay
+from gateway.routes import Route, RouteTable
+from gateway.tallies import BackendFacts, RouteFacts
+from policies.base import Policy
+
+log = logging.getLogger("overspill")
+
+SETTLE_EVERY_S = 0.5
+"""How often charges outside attempts (idle tails) are collected."""
+PROBE_EVERY_S = 5.0
+"""Time between readiness checks where a backend has no `probe_every` of its own."""
+
+
+def registries() -> tuple[Registry[Backend], Registry[Policy]]:
+    """Every backend and policy that ships."""
+    return backend_plugins.backends, policy_plugins.policies
+
+
+class Gateway:
+    """A running gateway. Build it on the event loop that will run it."""
+
+    def __init__(self, settings: Settings, *, clock: Clock, chance: Random) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.draining = False
+        self.background = Background()
+        kit = Kit(clock=clock, chance=chance, spawn=self.background.spawn)
+        backends, policies = registries()
+        loop = asyncio.get_running_loop()
+
+        self.backends = {
+            name: backends.get(options.type)(name, options, kit)
+            for name, options in settings.backends.items()
+        }
+        self.capacities = {
+            name: Capacity(backend, clock=clock, chance=chance, timers=loop)
+            for name, backend in self.backends.items()
+        }
+        self.pools: dict[str, Pool] = {}
+        for name, options in settings.routes.items():
+            policy = policies.get(options.policy.type)(options.policy.options)
+            tiers = [Tier(tier, self.capacities[tier.backend]) for tier in options.tiers]
+            self.pools[name] = Pool(name, policy, tiers, clock=clock, chance=chance, timers=loop)
+        self.routes = RouteTable(
+            Route.of(name, options, self.pools[name]) for name, options in settings.routes.items()
+        )
+        self.access_log = _access_log(settings, clock, chance)
+        self.ledger = Ledger(
+            routes=[_route_facts(name, settings) for name in settings.routes],
+            backends=[BackendFacts.of(backend) for backend in self.backends.values()],
+            now=clock.now(),
+            access_log=self.access_log,
+        )
+        self.pipeline = Pipeline(
+            protocols=Protocols(
+                [
+                    Kserve(self, version=__version__),
+                    OpenAI(lambda: self.routes.models("openai")),
+                    raw := Raw(),
+                ],
+                fallback=raw,
+            ),
+            routes=self.routes,
+            admission=Admission(limit=settings.limits.calls),
+            dispatch=Dispatch(clock=clock),
+            relay=Relay(clock=clock),
+            ledger=self.ledger,
+            clock=clock,
+        )
+        self.listener = Listener(self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance)
+        self.admin = Admin(self)
+        self.http_address: Address | None = None
+        self.admin_address: Address | None = None
+
+    # -- facts that protocols and the admin port ask for
+
+    def live(self) -> bool:
+        """The gateway runs."""
+        return True
+
+    def ready(self) -> bool:
+        """Some route can take calls, and the gateway is not on its way out."""
+        return not self.draining and any(map(self.route_ready, self.pools))
+
+    def route_ready(self, name: str) -> bool:
+        """Some tier of the route can take calls."""
+        return any(tier.blocked is None for tier in self.pools[name].tiers)
+
+    def model_ready(self, model: str, version: str) -> bool:
+        """Some tier of the model's route can take calls. Versions are the backends' own affair."""
+        route = self.routes.find("kserve", model)
+        return route is not None and self.route_ready(route.name)
+
+    def sole_route(self) -> str:
+        """The one route that serves KServe calls, "" if there are none or several."""
+        return self.routes.sole("kserve")
+
+    def effective_config(self) -> str:
+        """The running configuration, secrets by reference."""
+        return effective(self.settings)
+
+    # -- life
+
+    async def open(self) -> None:
+        """Open backends, then the admin port, then the data port: ready only when everything is."""
+        for backend in self.backends.values():
+            await backend.open()
+        # Whether a replica is up is known before the first request, not learned at its cost.
+        await asyncio.gather(*(capacity.probe_all() for capacity in self.capacities.values()))
+        for name, capacity in self.capacities.items():
+            every = getattr(capacity.backend.options, "probe_every", PROBE_EVERY_S)
+            self.background.spawn(capacity.run_probes(every), name=f"probe {name}")
+        self.background.spawn(self._settle_forever(), name="settle charges")
+        listen = self.settings.listen
+        self.admin_address = Address(*await self.admin.start(*listen.admin))
+        self.http_address = Address(*await self.listener.open(*listen.http))
+
+    async def close(self) -> None:
+        """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""
+        self.draining = True
+        await self.listener.drain(self.settings.drain_timeout)
+        self.settle()
+        for capacity in self.capacities.values():
+            capacity.close()
+        await self.background.close(grace=0.0)
+        for backend in self.backends.values():
+            await backend.close()
+        await self.admin.stop()
+        if self.access_log is not None:
+            self.access_log.close()
+
+    def settle(self) -> None:
+        """Book the charges that fell due outside attempts."""
+        now = self.clock.now()
+        for name, backend in self.backends.items():
+            for charge in backend.settle(now):
+                self.ledger.charge(name, charge)
+
+    async def _settle_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_EVERY_S)
+            self.settle()
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    gateway = Gateway(settings, clock=SystemClock(), chance=Random())
+    stop = asyncio.Event()
+    with _signals(gateway, stop):
+        try:
+            await gateway.open()
+        except OSError as error:
+            log.error("cannot start: %s", error)
+            await gateway.close()
+            return 1
+        log.info("serving on http://%s, admin on http://%s", gateway.http_address, gateway.admin_address)
+        # What was built at start lives as long as the process: it need not be looked at again.
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+        log.info("draining for up to %g s", settings.drain_timeout)
+        await gateway.close()
+    return 0
+
+
+@contextmanager
+def _signals(gateway: Gateway, stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    with ExitStack() as undo:
+        handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set}
+        if gateway.access_log is not None:
+            handlers[signal.SIGHUP] = gateway.access_log.reopen  # so that logs can be rotated
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+            undo.callback(loop.remove_signal_handler, number)
+        yield
+
+
+def _access_log(settings: Settings, clock: Clock, chance: Random) -> AccessLog | None:
+    options = settings.access_log
+    if options is None:
+        return None
+    target = sys.stdout.fileno() if options.path == "-" else Path(options.path)
+    return AccessLog(target, clock=clock, share=options.sample, chance=chance)
+
+
+def _listener_limits(settings: Settings) -> ListenerLimits:
+    return ListenerLimits(**{name: getattr(settings.limits, name) for name in ListenerLimits._fields})
+
+
+def _route_facts(name: str, settings: Settings) -> RouteFacts:
+    options = settings.routes[name]
+    budget = options.latency_budget
+    return RouteFacts(
+        name,
+        within=None if budget is None else budget.within,
+        objective=0.99 if budget is None else budget.objective,
+        backends=tuple(tier.backend for tier in options.tiers),
+        match=", ".join(options.match.models) or f"/invoke/{name}",
+    )

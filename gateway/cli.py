@@ -1,0 +1,191 @@
+"""The command line: arguments in, exit status out. Everything else is done elsewhere.
+
+A bad configuration ends with status 2 and one `FILE:LINE:COLUMN: path: message` for each problem on
+standard error, which editors can jump to. Standard output carries only what was asked for.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import __version__, app
+from gateway.config.effective import effective
+from gateway.config.json_schema import json_schema
+from gateway.config.load import Loaded, load
+from gateway.config.problems import ConfigProblems, Problem
+from gateway.errors import ConfigError
+
+BAD_CONFIG = 2
+"""Exit status for a configuration that cannot be used; also what a wrong option gives."""
+
+command = typer.Typer(
+    name="overspill",
+    help="One URL in front of an always-on Triton fleet and rented serverless GPUs: "
+    "fill what is paid for, spill the burst, prove the cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback that shows local variables would show secrets.
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration file (YAML).")
+]
+
+
+def main() -> None:
+    """Entry point of the `overspill` command."""
+    command()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"overspill {__version__}")
+        raise typer.Exit
+
+
+@command.callback()
+def _every_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    pass
+
+
+@command.command()
+def serve(config: ConfigFile) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C, which drain it: calls in flight are finished first."""
+    try:
+        loaded = _load(config)
+        _print(loaded.warnings, warning=True)
+        status = app.serve(loaded.settings)
+    except ConfigProblems as error:
+        _print(error.problems)
+        raise typer.Exit(BAD_CONFIG) from None
+    except ConfigError as error:
+        # Found while the gateway was being built: it has no line, but it is the file all the same.
+        typer.echo(f"{config}:1:1: (file): {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+    raise typer.Exit(status)
+
+
+@command.command()
+def check(
+    config: ConfigFile,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")
+    ] = False,
+    show_effective: Annotated[
+        bool,
+        typer.Option(
+            "--effective",
+            help="Print the whole configuration, every default filled in, secrets by reference.",
+        ),
+    ] = False,
+    secrets: Annotated[
+        bool,
+        typer.Option(
+            "--secrets/--no-secrets",
+            help="Whether every secret reference must lead to a secret on this machine.",
+        ),
+    ] = True,
+) -> None:
+    """Check a configuration file without starting anything: exit status 0 if it is good, 2 if not.
+
+    Every problem is told in one run, with its line, its column and what would be right. Unknown keys are
+    problems. Warnings are about files that work, and do not change the exit status.
+    """
+    loaded: Loaded | None = None
+    problems: Iterable[Problem] = ()
+    try:
+        loaded = _load(config, resolve_secrets=secrets)
+    except ConfigProblems as error:
+        problems = error.problems
+    warnings = loaded.warnings if loaded is not None else []
+    text = effective(loaded.settings) if loaded is not None and show_effective else None
+    if as_json:
+        _print_json(problems, warnings, text)
+    else:
+        _print(problems)
+        _print(warnings, warning=True)
+        if loaded is not None:
+            typer.echo(text.rstrip() if text is not None else _good(config, loaded))
+    raise typer.Exit(0 if loaded is not None else BAD_CONFIG)
+
+
+@command.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors that complete and check YAML."""
+    typer.echo(json.dumps(json_schema(*app.registries()), indent=2))
+
+
+@command.command()
+def demo(
+    seconds: Annotated[
+        int, typer.Option("--seconds", min=10, max=3600, help="How long the load runs, in seconds.")
+    ] = 60,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the figures of the run to this file as well."),
+    ] = None,
+) -> None:
+    """Show the whole thing on this machine: a real Triton, serverless backends that go cold, and a burst.
+
+    Nothing is sent anywhere and nothing is spent: the three serverless providers are emulated locally, with
+    their boot times, their limits and their bills.
+    """
+    from gateway.demo.main import run  # noqa: PLC0415 - optional extras, seconds to import
+
+    raise typer.Exit(run(seconds, json_path))
+
+
+def _load(config: Path, *, resolve_secrets: bool = True) -> Loaded:
+    return load(config, *app.registries(), resolve_secrets=resolve_secrets)
+
+
+def _good(config: Path, loaded: Loaded) -> str:
+    settings = loaded.settings
+    return f"{config}: good: {_count(settings.backends, 'backend')}, {_count(settings.routes, 'route')}"
+
+
+def _count(things: Iterable[object], noun: str) -> str:
+    number = len(list(things))
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _print(problems: Iterable[Problem], *, warning: bool = False) -> None:
+    """To standard error, one a line; in colours only on a terminal that wants them."""
+    colours = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    word = "warning: " if warning else ""
+    for problem in problems:
+        place = f"{problem.file}:{problem.line}:{problem.column}:"
+        if colours:
+            mark = typer.style(f"{word}{problem.path}:", fg="yellow" if warning else "red", bold=True)
+            typer.echo(f"{typer.style(place, dim=True)} {mark} {problem.message}", err=True)
+        else:
+            typer.echo(f"{place} {word}{problem.path}: {problem.message}", err=True)
+
+
+def _print_json(problems: Iterable[Problem], warnings: Iterable[Problem], text: str | None) -> None:
+    found = [problem._asdict() for problem in problems]
+    result: dict[str, object] = {
+        "ok": not found,
+        "problems": found,
+        "warnings": [problem._asdict() for problem in warnings],
+    }
+    if text is not None:
+        result["effective"] = text
+    typer.echo(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""A whole gateway in this process, built from a configuration as a user would write it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+from gateway.app import Gateway, registries
+from gateway.clock import SystemClock
+from gateway.config.load import load
+from tests.support.wire import Peer
+
+
+@asynccontextmanager
+async def running(text: str) -> AsyncIterator[Gateway]:
+    """`text` is the file less its `listen` section, which is set to ports of the system's choice."""
+    file = f"version: 1\nlisten: {{http: '127.0.0.1:0', admin: '127.0.0.1:0'}}\n{text}"
+    gateway = Gateway(load(file, *registries()).settings, clock=SystemClock(), chance=Random(7))
+    await gateway.open()
+    try:
+        yield gateway
+    finally:
+        await Peer.close_all()
+        await gateway.close()
+        assert gateway.ledger.open_records == 0
+        assert not len(gateway.background)
+        assert all(capacity.in_flight == 0 for capacity in gateway.capacities.values())
+
+
+def port_of(gateway: Gateway) -> int:
+    assert gateway.http_address is not None
+    return gateway.http_address.port
