@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from backends.base import Backend, BackendOptions, Kit
 from backends.client import HttpClient
 from backends.credentials import AddedFields, Credentials
+from backends.envelope import from_result
 from backends.instances import Boot, Instances, Span, Ticket
-from gateway.errors import BackendError
+from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef, Usd
 from gateway.vocab import Call, Charge, Headers, Start, Usage, Work
 
@@ -114,6 +115,13 @@ class Elastic(Backend):
         """The usage of a call whose seconds are those of `span`."""
         billed_s = span.billed_s
         return Usage(billed_s, boot_s, self.price(billed_s), instance, reported)
+
+    def unpack(self, result: object) -> tuple[int, Headers, bytes]:
+        """Status, fields and body of a worker's result. Raises BackendBroke, naming this backend."""
+        try:
+            return from_result(result)
+        except BackendBroke as error:
+            raise BackendBroke(f"{self.name}: {error}") from None
 
 
 def start_by_boot(boot: Boot, elapsed: float, *, seen: bool) -> Start:

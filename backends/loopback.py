@@ -21,6 +21,9 @@ from gateway.errors import BackendBroke, BackendDown, BackendFull
 from gateway.options import Duration, Options, Share, Usd
 from gateway.vocab import Call, Reply, Start, Usage
 
+MOST_BYTES = 64 * 1024 * 1024
+"""Largest request body it takes."""
+
 
 class LoopbackOptions(BackendOptions):
     """How the answers come."""
@@ -126,8 +129,18 @@ class Loopback(Backend):
         content = body if plan.answer is None else plan.answer.encode()
         return Reply(plan.status, [(b"content-type", b"application/octet-stream")], content, start=Start.WARM)
 
-    def finished(self, reply: Reply, seconds: float, boot: float) -> None:
-        """An answer is complete: say what it used."""
+    def begin(self, replica: int) -> float:
+        """A call starts there. Returns the seconds it waits for a start before anything else."""
+        self.running[replica] += 1
+        return 0.0
+
+    def end(self, replica: int) -> None:
+        """A call has left, answered or not."""
+        self.running[replica] -= 1
+
+    def bill(self, seconds: float, boot: float) -> Usage | None:
+        """What an answer used; None where nothing is paid by use."""
+        return None
 
 
 @backends.add("loopback_rented")
@@ -148,7 +161,7 @@ class LoopbackRented(Loopback):
         assert isinstance(options, LoopbackRentedOptions)
         self.rent = options
         self._last_used = float("-inf")
-        self._booting = 0.0
+        self._ready_at = float("-inf")
 
     @property
     def price_known(self) -> bool:
@@ -159,14 +172,52 @@ class LoopbackRented(Loopback):
         """Nothing can be asked for free."""
         return None
 
-    def boot_time(self) -> float:
-        """Seconds that a call coming now waits for the start; 0 when it is warm."""
+    def begin(self, replica: int) -> float:
+        """The first call after a pause boots it; those that come while it boots wait as long as is left."""
         now = self.kit.clock.now()
-        if self.running_calls == 0 and now - self._last_used > self.rent.idle_after:
-            return self.rent.boot
-        return 0.0
+        idle = not self.running[replica]
+        super().begin(replica)
+        if idle and now - self._last_used > self.rent.idle_after:
+            self._ready_at = now + self.rent.boot
+        return max(0.0, self._ready_at - now)
 
-    @property
-    def running_calls(self) -> int:
-        """Calls running now."""
-        return sum(self.running)
+    def end(self, replica: int) -> None:
+        """It stays warm for a while from here."""
+        super().end(replica)
+        self._last_used = self.kit.clock.now()
+
+    def bill(self, seconds: float, boot: float) -> Usage | None:
+        """The seconds this call took, start-up included."""
+        price = self.rent.price
+        usd = None if price is None else seconds * price.usd_per_second
+        return Usage(billed_s=seconds, boot_s=boot, usd=usd, instance=self.name)
+
+
+class _Exchange:
+    """One attempt: an async context manager, as `Backend.send` promises."""
+
+    def __init__(self, backend: Loopback, call: Call, replica: int) -> None:
+        self._backend = backend
+        self._call = call
+        self._replica = replica
+
+    async def __aenter__(self) -> Reply:
+        backend = self._backend
+        boot = backend.begin(self._replica)
+        started = backend.kit.clock.now()
+        try:
+            body = await self._call.body.read(MOST_BYTES)
+            await asyncio.sleep(boot + backend.delay())
+            reply = backend.outcome(body)
+        except BaseException:
+            backend.end(self._replica)
+            raise
+        reply.usage = backend.bill(backend.kit.clock.now() - started, boot)
+        if boot:
+            reply.start = Start.COLD
+        return reply
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._backend.end(self._replica)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from backends.base import BackendOptions, Kit, backends
 from backends.elastic import ColdStart, Elastic, ElasticOptions, PricePerSecond, start_by_boot
-from backends.envelope import encoded_size, from_result, overhead, to_event
+from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Instances, Ticket, take_boot
 from backends.runpod_job import CONTROL_S, Job, JobRun, RunPodApi
 from gateway.errors import BackendBroke, BackendError
@@ -193,7 +193,7 @@ class RunPod(Elastic):
             raise BackendBroke(f"{self.name}: the job ended as {job.status}" + (f": {why}" if why else ""))
         if self.options.envelope == "raw":
             return 200, [(b"content-type", b"application/json")], bytes(job.output)
-        return from_result(msgspec.json.decode(job.output))
+        return self.unpack(msgspec.json.decode(job.output))
 
     def _judge(
         self, job: Job, boot: Boot | None, now: float, elapsed: float

@@ -1,7 +1,8 @@
 """OpenAI requests for a Triton server without an OpenAI front end: translated to `generate` and back.
 
-Its streams are translated by `triton_openai_stream.py`. Knows the leaves only, and is pure: bytes in, bytes out; ids and times are arguments. What cannot be
-said in Triton's words (tools, images, several answers) is refused, never dropped silently.
+Knows the leaves only, and is pure: bytes in, bytes out; ids and times are arguments. Its streams are
+translated by `triton_openai_stream.py`. What cannot be said in Triton's words (tools, images, several
+answers) is refused, never dropped silently.
 
     chat, completions   generate or generate_stream: text_input -> text_output
     embeddings          infer: one BYTES tensor of texts -> the first floating-point output
@@ -245,8 +246,7 @@ class Generated(msgspec.Struct):
 
 class _Output(msgspec.Struct):
     datatype: str
-    shape: list[int]
-    data: list[Any] = []
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class _Inferred(msgspec.Struct):
@@ -256,6 +256,7 @@ class _Inferred(msgspec.Struct):
 
 generated_decoder = msgspec.json.Decoder(Generated)
 _inferred = msgspec.json.Decoder(_Inferred)
+_numbers = msgspec.json.Decoder(list[float])
 
 
 def refusal(error: Untranslatable) -> tuple[int, Headers, bytes]:
@@ -300,28 +301,24 @@ def _whole(asked: Plan, text: str, identifier: str, created: int) -> dict[str, A
 
 
 def _embedding_list(asked: Plan, outputs: list[_Output]) -> dict[str, Any]:
-    for output in outputs:
-        if output.datatype in {"FP32", "FP64"} and len(output.data) % asked.inputs == 0:
-            width = len(output.data) // asked.inputs
-            rows = [output.data[start : start + width] for start in range(0, len(output.data), width or 1)]
-            if len(rows) == asked.inputs:
-                data = [
-                    {
-                        "object": "embedding",
-                        "index": index,
-                        "embedding": _as_base64(row) if asked.as_base64 else row,
-                    }
-                    for index, row in enumerate(rows)
-                ]
-                return {"object": "list", "data": data, "model": asked.model}
-    raise ValueError("no output has one row of numbers per text")
+    output = next((each for each in outputs if each.datatype in {"FP32", "FP64"}), None)
+    numbers = _numbers.decode(output.data) if output else []
+    width, rest = divmod(len(numbers), asked.inputs)
+    if rest or not width:
+        raise ValueError("no output has one row of numbers per text")
+    data = []
+    for index in range(asked.inputs):
+        row = numbers[index * width : (index + 1) * width]
+        shown = _as_base64(row) if asked.as_base64 else row
+        data.append({"object": "embedding", "index": index, "embedding": shown})
+    return {"object": "list", "data": data, "model": asked.model}
 
 
-def _as_base64(row: list[Any]) -> str:
+def _as_base64(row: list[float]) -> str:
     try:
         return base64.b64encode(struct.pack(f"<{len(row)}f", *row)).decode("ascii")
-    except struct.error as error:
-        raise ValueError(str(error)) from None
+    except OverflowError:  # an FP64 beyond what the 32 bits of this encoding hold
+        raise ValueError("a number is too large") from None
 
 
 def error_object(status: int, message: str) -> dict[str, Any]:

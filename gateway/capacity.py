@@ -60,9 +60,9 @@ class Slot:
     answered_at:  when the answer's head came; None before that
     """
 
-    __slots__ = ("_supply", "_ticket", "answered_at", "queued_s", "reason", "state", "taken_at")
+    __slots__ = ("_supply", "answered_at", "queued_s", "reason", "state", "taken_at", "ticket")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one is made for every call, by `Capacity` only
         self,
         supply: "Capacity",
         state: ReplicaState,
@@ -72,7 +72,7 @@ class Slot:
         queued_s: float,
     ) -> None:
         self._supply = supply
-        self._ticket = ticket  # the breaker's, or one of the two words below
+        self.ticket = ticket  # the breaker's, or one of the two below zero
         self.state = state
         self.taken_at = now
         self.reason = reason
@@ -89,18 +89,13 @@ class Slot:
         """Index of the replica."""
         return self.state.index
 
-    @property
-    def counted(self) -> bool:
-        """False for the place of a question, which takes no slot."""
-        return self._ticket != _QUESTION
-
     def answered(self, now: float) -> None:
         """The answer's head is here: what came before it is the replica's latency."""
         self.answered_at = now
 
     def give_back(self, verdict: Verdict, now: float) -> None:
         """End of the attempt. Exactly once; RuntimeError the second time."""
-        ticket, self._ticket = self._ticket, _RETURNED
+        ticket, self.ticket = self.ticket, _RETURNED
         if ticket >= 0:
             self._supply.take_back(self, ticket, verdict, now)
         elif ticket == _RETURNED:
@@ -231,8 +226,11 @@ class Capacity:
         if count <= 1:
             return among[0] if among else None
         first = int(self._chance.random() * count)
-        second = int(self._chance.random() * (count - 1))
-        a, b = among[first], among[second + (second >= first)]
+        second = 1 - first
+        if count > 2:
+            second = int(self._chance.random() * (count - 1))
+            second += second >= first
+        a, b = among[first], among[second]
         load_a, load_b = a.slots.in_flight + 1, b.slots.in_flight + 1
         if a.latency is None or b.latency is None:
             # An unknown replica counts as fast as its rival: it gets its share, never the whole herd.
@@ -254,7 +252,10 @@ class Capacity:
             self.held_s = held if self.held_s is None else self.held_s + 0.1 * (held - self.held_s)
         if replica.breaker.note(verdict, ticket, now):
             self._arm(replica)
-        self._changed(replica, now)
+        if self._subscribers:
+            self._changed(replica, now)
+        else:
+            self._update(replica, now)
 
     def note_ready(self, index: int, answer: bool | None, now: float) -> None:
         """A probe's answer: True, False, or None where there is no such question."""

@@ -110,7 +110,6 @@ class Lease:
 
     # Set when it asks (`since`) and when it joins the queue (the others).
     since: float
-    error: Exception | None
     order: tuple[float, int]
     timer: Timer | None
     wake_at: float
@@ -123,6 +122,7 @@ class Lease:
         self.tried = attempt.tried
         self.deadline = call.deadline
         self.slot: Slot | None = None
+        self.error: Exception | None = None
         self.waiting = False
         self._lot: float | None = None
         self._carries: dict[str, bool] | None = None  # only while it waits
@@ -138,17 +138,16 @@ class Lease:
 
     def may_use(self, backend: str) -> bool:
         """False for a backend of which every replica failed this call, or that could not carry it."""
-        if self._carries is None:
-            return self._could_use(backend)
-        if backend not in self._carries:
-            self._carries[backend] = self._could_use(backend)
-        return self._carries[backend]
-
-    def _could_use(self, backend: str) -> bool:
+        known = self._carries
+        if known is not None and backend in known:
+            return known[backend]
         supply = self._pool.supplies[backend]
+        may = supply.backend.cannot_carry(self.call) is None
         if self.tried and supply.exhausted(self.tried):
-            return False
-        return supply.backend.cannot_carry(self.call) is None
+            may = False
+        if known is not None:
+            known[backend] = may
+        return may
 
     def free_on(self, tier: TierView) -> bool:
         """True when this call could take a slot of that tier now."""
@@ -159,7 +158,8 @@ class Lease:
     # -- for the pipeline ----------------------------------------------------------------------
 
     async def __aenter__(self) -> Slot:
-        slot = self.ask()
+        self.since = now = self._pool.clock.now()
+        slot = self._pool.arrive(self, now)
         if slot is not None:
             return slot
         settled: Future[None] = get_running_loop().create_future()
@@ -191,7 +191,6 @@ class Lease:
         """It has entered the queue."""
         self.waiting = True
         self.order = order
-        self.error = None
         self.timer = None
         self.wake_at = inf
         self._carries = {}

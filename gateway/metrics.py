@@ -5,7 +5,7 @@ here: a scrape costs time in proportion to the label sets that exist, and these 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -64,23 +64,29 @@ class QueueView(Protocol):
     def queue_depth(self) -> int: ...
 
 
-class GatewayCollector(Collector):
-    """Everything under `overspill_`. `capacities` and `pools` are asked anew at every scrape."""
+class Observed(Protocol):
+    """What is scraped. Asked anew each time, so it may be swapped whole."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        capacities: Callable[[], Iterable[CapacityView]],
-        pools: Callable[[], Iterable[QueueView]],
-        clock: Clock,
-        version: str,
-    ) -> None:
-        self._ledger = ledger
-        self._capacities = capacities
-        self._pools = pools
-        self._clock = clock
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def capacities(self) -> Mapping[str, CapacityView]: ...
+    @property
+    def pools(self) -> Mapping[str, QueueView]: ...
+
+
+class GatewayCollector(Collector):
+    """Everything under `overspill_`."""
+
+    def __init__(self, observed: Observed, *, version: str) -> None:
+        self._observed = observed
         self._version = version
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._observed.ledger
 
     def collect(self) -> Iterator[Metric]:
         """One pass over the counters."""
@@ -178,7 +184,7 @@ class GatewayCollector(Collector):
         )  # fmt: skip
         yield _counted(
             "latency_budget_missed",
-            "Calls answered too late or not at all, unless the client gave up or was wrong itself.", ["route"],
+            "Calls answered too late or not at all, unless the client gave up or was wrong.", ["route"],
             {(route.facts.name,): route.missed for route in routes},
         )  # fmt: skip
         yield _counted(
@@ -187,7 +193,7 @@ class GatewayCollector(Collector):
         )  # fmt: skip
 
     def _money(self) -> Iterator[Metric]:
-        now = self._clock.now()
+        now = self._observed.clock.now()
         costs: dict[tuple[str, ...], float] = {}
         unpriced: dict[tuple[str, ...], float] = {}
         for lane in self._used():
@@ -217,7 +223,7 @@ class GatewayCollector(Collector):
         )  # fmt: skip
 
     def _gauges(self) -> Iterator[Metric]:
-        capacities = list(self._capacities())
+        capacities = list(self._observed.capacities.values())
         yield _gauged(
             "in_flight", "Slots taken.", ["backend"],
             {(each.backend.name,): each.in_flight for each in capacities},
@@ -236,7 +242,7 @@ class GatewayCollector(Collector):
         )  # fmt: skip
         yield _gauged(
             "queue_depth", "Calls waiting in the gateway for a slot.", ["route"],
-            {(pool.route,): pool.queue_depth for pool in self._pools()},
+            {(pool.route,): pool.queue_depth for pool in self._observed.pools.values()},
         )  # fmt: skip
 
     def _used(self) -> Iterator[Lane]:

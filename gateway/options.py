@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-_DIGITS = r"(\d{1,15}(?:\.\d{1,15})?)"  # bounded: no text may become an infinite number
+_DIGITS = r"(\d{1,15}(?:\.\d+)?)"  # bounded: no text may become an infinite number
 _DURATION = re.compile(_DIGITS + r"(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(_DIGITS + r"\s*(B|KiB|MiB|GiB|KB|MB|GB)")

@@ -108,7 +108,7 @@ class Pool:
 
     def release(self, slot: Slot, verdict: Verdict) -> None:
         """An attempt has ended."""
-        if slot.counted:
+        if slot.ticket >= 0:  # not a question's
             self.in_flight -= 1
         slot.give_back(verdict, self.clock.now())
 

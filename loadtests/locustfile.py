@@ -17,7 +17,7 @@ from typing import Any
 from locust import HttpUser, LoadTestShape, between, events, task
 
 MODEL = os.environ.get("OVERSPILL_LOAD_MODEL", "digits")
-INPUT = os.environ.get("OVERSPILL_LOAD_INPUT", '{"name":"x","datatype":"FP32","shape":[1,64]}')
+INPUT = os.environ.get("OVERSPILL_LOAD_INPUT", '{"name":"pixels","datatype":"FP32","shape":[1,64]}')
 """The model's input as KServe v2 describes it, without `data`: that is filled with as many numbers."""
 CHAT_MODEL = os.environ.get("OVERSPILL_LOAD_CHAT_MODEL", "")
 """No chat users where it is empty."""

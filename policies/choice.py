@@ -10,7 +10,7 @@ Pure functions over the views of `policies.base`; knows no policy.
 from collections.abc import Sequence
 
 from gateway.vocab import Reason
-from policies.base import Hold, RequestView, Shed, TierView
+from policies.base import Action, Hold, RequestView, Run, Shed, TierView
 
 
 def usable(tier: TierView, request: RequestView) -> bool:
@@ -18,8 +18,8 @@ def usable(tier: TierView, request: RequestView) -> bool:
     return tier.blocked is None and request.may_use(tier.options.backend)
 
 
-def walk(tiers: Sequence[TierView], request: RequestView, now: float) -> int | Hold | Shed:
-    """The first place in `tiers` where the call may run now; else wait or shed, as `when_full` says.
+def walk(tiers: Sequence[TierView], request: RequestView, now: float, *, queued: bool) -> Action:
+    """Run on the first of `tiers` where the call may; else wait or shed, as `when_full` says.
 
     Each usable tier that is full adds its patience to the time after which the next is allowed. A
     tier that is not usable adds none and stops nothing: `when_full` speaks of full tiers.
@@ -32,7 +32,7 @@ def walk(tiers: Sequence[TierView], request: RequestView, now: float) -> int | H
         if now < opens:
             break
         if request.free_on(tier):
-            return place
+            return Run(tier.options.backend, reason(tiers, place, request, queued=queued))
         contended = True
         opens += tier.options.patience
         if tier.options.then == "shed":

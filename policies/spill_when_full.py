@@ -16,7 +16,7 @@ this call costs no waiting and stops nothing: `when_full: shed` speaks of full t
 
 from random import Random
 
-from policies.base import Action, Policy, PoolView, RequestView, Run, Take, policies
+from policies.base import Action, Policy, PoolView, RequestView, Take, policies
 from policies.choice import allowed, reason, walk
 
 
@@ -26,11 +26,11 @@ class SpillWhenFull(Policy):
 
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """The first allowed tier with a free slot, else wait as long as `when_full` says."""
-        return _answer(request, pool, now, queued=False)
+        return walk(pool.tiers, request, now, queued=False)
 
     def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """The same, for a call that has been waiting."""
-        return _answer(request, pool, now, queued=True)
+        return walk(pool.tiers, request, now, queued=True)
 
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
         """The earliest deadline among the calls that may use this tier by now."""
@@ -41,11 +41,3 @@ class SpillWhenFull(Policy):
                 if request.free_on(tiers[place]) and allowed(tiers, place, request, now):
                     return Take(request, reason(tiers, place, request, queued=True))
         return None
-
-
-def _answer(request: RequestView, pool: PoolView, now: float, *, queued: bool) -> Action:
-    tiers = pool.tiers
-    found = walk(tiers, request, now)
-    if isinstance(found, int):
-        return Run(tiers[found].options.backend, reason(tiers, found, request, queued=queued))
-    return found

@@ -37,18 +37,21 @@ class Weighted(Policy):
                 if not request.free_on(freed):
                     continue
                 drawn = _draw(pool.tiers, request)
-                if freed in drawn and allowed(drawn, place := drawn.index(freed), request, now):
-                    return Take(request, _word(pool.tiers, drawn, place, request, queued=True))
+                if freed not in drawn or not allowed(drawn, drawn.index(freed), request, now):
+                    continue
+                word = reason(drawn, drawn.index(freed), request, queued=True)
+                if word is Reason.PINNED:
+                    word = _first_word(pool.tiers, drawn, request)
+                return Take(request, word)
         return None
 
 
 def _answer(request: RequestView, pool: PoolView, now: float, *, queued: bool) -> Action:
     drawn = _draw(pool.tiers, request)
-    found = walk(drawn, request, now)
-    if isinstance(found, int):
-        word = _word(pool.tiers, drawn, found, request, queued=queued)
-        return Run(drawn[found].options.backend, word)
-    return found
+    action = walk(drawn, request, now, queued=queued)
+    if isinstance(action, Run) and action.reason is Reason.PINNED:
+        return Run(action.backend, _first_word(pool.tiers, drawn, request))
+    return action
 
 
 def _draw(tiers: Sequence[TierView], request: RequestView) -> list[TierView]:
@@ -77,20 +80,10 @@ def _draw(tiers: Sequence[TierView], request: RequestView) -> list[TierView]:
     return order + left
 
 
-def _word(
-    tiers: Sequence[TierView],
-    drawn: Sequence[TierView],
-    place: int,
-    request: RequestView,
-    *,
-    queued: bool,
-) -> Reason:
-    """The reason. A rented tier that was drawn first is a `canary`: a share sent there on purpose."""
-    tier = drawn[place]
-    if place or tier.owned or request.attempt:
-        return reason(drawn, place, request, queued=queued)
-    if len(drawn) > 1 and tier.options.weight > 0:
-        return Reason.CANARY
-    # Nothing else could be drawn: say why, as if all the others stood before it.
-    others = [other for other in tiers if other is not tier and other.blocked is not None]
-    return reason([*others, tier], len(others), request, queued=queued)
+def _first_word(tiers: Sequence[TierView], drawn: Sequence[TierView], request: RequestView) -> Reason:
+    """The reason of a rented tier that was drawn first, so that nothing in the draw stands before it."""
+    if len(drawn) > 1 and drawn[0].options.weight > 0:
+        return Reason.CANARY  # a share sent there on purpose
+    # Nothing else could be drawn: say why, as if all that is blocked stood before it.
+    blocked = [tier for tier in tiers if tier.blocked is not None]
+    return reason([*blocked, drawn[0]], len(blocked), request, queued=False)

@@ -11,7 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from aiohttp import web
 
@@ -39,6 +39,10 @@ _STATUS_TEXTS = {
 }
 
 
+App = Callable[[str, str, str, dict[str, str], bytes], tuple[int, Any, Any]]
+"""An app of the worker kit: (method, path, query, headers, body) to (status, headers, body)."""
+
+
 class Seen(NamedTuple):
     """One request as it arrived: what a test wants to know about who called."""
 
@@ -59,7 +63,7 @@ class KServeServer:
 
     def __init__(
         self,
-        app: KServeApp,
+        app: KServeApp | App,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -109,7 +113,9 @@ class KServeServer:
         application = web.Application(client_max_size=1 << 30)
         application.router.add_route("*", "/{path:.*}", self._handle)
         # Without this a client's hang-up would go unnoticed and its slot stay taken.
-        self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            application, handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+        )
         await self._runner.setup()
         await self.listen()
 
@@ -156,20 +162,18 @@ class KServeServer:
         self.requests.append(Seen(request.method, request.raw_path, headers, body))
         path = request.raw_path.partition("?")[0]
         if not KServeApp.is_inference(request.method, path):
-            return await self._send(request, self.app.answer(request.method, path, headers, body))
+            return await self._send(request, self._answer(request.method, request.raw_path, headers, body))
         self.in_flight += 1
         self.seen_in_flight_max = max(self.seen_in_flight_max, self.in_flight)
         try:
-            return await self._infer(request, path, headers, body)
+            return await self._infer(request, headers, body)
         except (asyncio.CancelledError, ConnectionResetError):
             self.hung_up += 1
             raise
         finally:
             self.in_flight -= 1
 
-    async def _infer(
-        self, request: web.Request, path: str, headers: Fields, body: bytes
-    ) -> web.StreamResponse:
+    async def _infer(self, request: web.Request, headers: Fields, body: bytes) -> web.StreamResponse:
         trouble = self._troubles.popleft() if self._troubles else None
         if isinstance(trouble, int):
             return await self._send(request, _error(trouble))
@@ -178,7 +182,7 @@ class KServeServer:
         if trouble == "stall":
             await self._released.wait()
         if self._slots is None:
-            return await self._run(request, path, headers, body, trouble)
+            return await self._run(request, headers, body, trouble)
         full = self._slots.locked()
         if full and self.queue_limit is not None and self._waiting >= self.queue_limit:
             return await self._send(request, _error(503))
@@ -188,12 +192,12 @@ class KServeServer:
         finally:
             self._waiting -= 1
         try:
-            return await self._run(request, path, headers, body, trouble)
+            return await self._run(request, headers, body, trouble)
         finally:
             self._slots.release()
 
     async def _run(
-        self, request: web.Request, path: str, headers: Fields, body: bytes, trouble: Trouble | None
+        self, request: web.Request, headers: Fields, body: bytes, trouble: Trouble | None
     ) -> web.StreamResponse:
         self.running += 1
         self.seen_running_max = max(self.seen_running_max, self.running)
@@ -201,7 +205,7 @@ class KServeServer:
         try:
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(
-                self._threads, self.app.answer, request.method, path, headers, body
+                self._threads, self._answer, request.method, request.raw_path, headers, body
             )
             if not answer.streamed:
                 await self._sleep(max(0.0, self.pace_s - (self._clock.now() - began)))
@@ -210,6 +214,15 @@ class KServeServer:
             return await self._send(request, answer, compress=self._compress)
         finally:
             self.running -= 1
+
+    def _answer(self, method: str, target: str, headers: Fields, body: bytes) -> Answer:
+        path, _, query = target.partition("?")
+        if isinstance(self.app, KServeApp):
+            return self.app.answer(method, path, headers, body)
+        status, fields, content = self.app(method, path, query, dict(headers), body)
+        pairs = list(fields.items() if isinstance(fields, dict) else fields)
+        whole = isinstance(content, bytes)
+        return Answer(status, pairs, (content,) if whole else content, streamed=not whole)
 
     async def _send(
         self, request: web.Request, answer: Answer, *, compress: bool = False

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from backends.emulators.fleet import FleetOptions, InstanceDied, MakeHandler, Phase, RanOut
+from backends.emulators.instance import FleetOptions, InstanceDied, MakeHandler, Phase, RanOut
 from backends.emulators.server import EmulatorServer, RateLimit
 from backends.emulators.tariff import PerLife
 
@@ -111,6 +111,7 @@ class RunPodEmulator(EmulatorServer):
         super().__init__(make_handler, tariff, options=options, **server)
         self.jobs: dict[str, Job] = {}
         self._rates = {name: RateLimit(most, 10.0, self.clock) for name, most in self.endpoint.rates.items()}
+        self._forget_next = 0.0
         self._counts = {"completed": 0, "failed": 0, "retried": 0}
 
     @property
@@ -270,7 +271,11 @@ class RunPodEmulator(EmulatorServer):
         )
 
     def _forget(self) -> None:
+        """Now and then, because it looks at every job."""
         now = self.clock.now()
+        if now < self._forget_next:
+            return
+        self._forget_next = now + 1.0
         for name, job in list(self.jobs.items()):
             if job.forgotten(now):
                 del self.jobs[name]
@@ -278,7 +283,8 @@ class RunPodEmulator(EmulatorServer):
                     job.task.cancel()
 
     def _find(self, request: web.Request) -> Job | None:
-        return self.jobs.get(request.match_info["job"])
+        job = self.jobs.get(request.match_info["job"])
+        return None if job is None or job.forgotten(self.clock.now()) else job
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)

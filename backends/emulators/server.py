@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from backends.emulators.cues import FLEET_CUES, FRONT_CUES, Cues
-from backends.emulators.fleet import FleetOptions, MakeHandler, ServerlessFleet
+from backends.emulators.fleet import ServerlessFleet
+from backends.emulators.instance import FleetOptions, MakeHandler
 from backends.emulators.tariff import Bill, Tariff
 from gateway.clock import Clock, SystemClock
 
@@ -58,6 +59,9 @@ class EmulatorServer(ABC):
 
     PROVIDER_CUES: ClassVar[Iterable[str]] = ()
     """Failures beyond those that every emulator knows."""
+
+    HANDLER_CANCELLATION: ClassVar[bool] = False
+    """Whether a client's hang-up is noticed."""
 
     def __init__(
         self,
@@ -109,9 +113,11 @@ class EmulatorServer(ABC):
         application = web.Application(client_max_size=1 << 30)
         application.router.add_routes(self._admin_routes())
         application.router.add_routes(self.routes())
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(
+            application, access_log=None, handler_cancellation=self.HANDLER_CANCELLATION, shutdown_timeout=1.0
+        )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, self._host, self._port)
         await site.start()
         self._port = int(self._runner.addresses[0][1])
 

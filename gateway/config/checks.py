@@ -125,7 +125,7 @@ def _check_matches(tree: Tree) -> None:
             for other_protocol, other, first in seen.get(pattern, ()):
                 if protocol == other_protocol:
                     line = tree.at_value(first).line
-                    where = "twice in this route" if other == route else f"by route {quoted(other)}"
+                    where = "in this route" if other == route else f"by route {quoted(other)}"
                     tree.problem(
                         tree.at_value(path),
                         path,

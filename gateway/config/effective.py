@@ -78,12 +78,12 @@ def _with_unit(value: float, unit: object) -> str | float:
                 return f"{int(value) // size}{name}"
         return value
     if unit is parse_share:
-        text = f"{_decimal(value * 100)}%"
+        text = f"{_decimal(round(value * 100, 12))}%"
         return text if parse_share(text) == value else value
     for name, seconds in (("h", 3600), ("m", 60)):
         if value and value % seconds == 0:
             return f"{int(value) // seconds}{name}"
-    text = f"{_decimal(value * 1000)}ms"
+    text = f"{_decimal(round(value * 1000, 12))}ms"
     return text if value < 1 and parse_duration(text) == value else f"{_decimal(value)}s"
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config.problems import Path, quoted, suggestion, tidy
+from gateway.config.problems import Path, quoted, suggestion
 from gateway.config.schema import NAME
 from gateway.config.tree import ABSENT, Tree, step
 from gateway.options import SecretRef
@@ -98,7 +98,7 @@ def found(tree: Tree, path: Path) -> str:
         return "is a mapping"
     if isinstance(value, list):
         return "is a list"
-    if is_sensitive(path):
+    if is_sensitive(path) or path[-1:] == ("headers",):
         return "is a single value"
     raw = quoted(tree.raw.get(path, str(value)))
     if isinstance(value, bool):
@@ -123,13 +123,19 @@ class _Explainer:
             if self._tree.is_spoiled(located.path):
                 continue
             if secret := self._secret_around(located.path):
-                self._say(secret, SECRET_RULE)
+                self._say(secret, self._wrong_reference(secret))
             elif site is None:
                 self._tell(located)
             else:
                 unions.setdefault(site, {}).setdefault(branch, []).append(located)
         for site, branches in unions.items():
             self._tell_union(site, branches)
+
+    def _wrong_reference(self, path: Path) -> str:
+        """Nothing of what stands here is repeated, keys included: any of it may be the secret."""
+        value = self._tree.get(path)
+        is_reference = isinstance(value, dict) and value.keys() <= {"env", "file"}
+        return "give exactly one of {env: NAME} and {file: PATH}" if is_reference else SECRET_RULE
 
     def _locate(self, details: ErrorDetails) -> tuple[_Found, Path | None, str]:
         """Where in the file it is. What pydantic adds to the path of its own names a branch of a union."""
@@ -168,7 +174,7 @@ class _Explainer:
             self._say(path, self._wrong(item))
 
     def _say(self, path: Path, message: str) -> None:
-        self._tree.problem(self._tree.at_value(path), path, tidy(message))
+        self._tree.problem(self._tree.at_value(path), path, message)
 
     def _tell_unknown_key(self, path: Path) -> None:
         key = str(path[-1])
@@ -177,7 +183,7 @@ class _Explainer:
         else:
             known = {name for node in self._nodes(path[:-1]) for name in node.get("properties", ())}
             message = f"{quoted(key)} is not a key here; {suggestion(key, known, 'keys')}"
-        self._tree.problem(self._tree.at_key(path), path, tidy(message))
+        self._tree.problem(self._tree.at_key(path), path, message)
 
     def _wrong(self, item: _Found) -> str:
         """What is wrong with the value at a place, and what would be right."""
@@ -189,6 +195,8 @@ class _Explainer:
         if kind in _BOUNDS:
             name, text = _BOUNDS[kind]
             return text.format(f"{context.get(name):g}")
+        if kind == "string_pattern_mismatch":
+            return f"{found(self._tree, path)}; it must match {context.get('pattern')}"
         if expected := self._expected(item):
             return f"{found(self._tree, path)}; it must be {expected}{self._hint(item)}"
         return item.error["msg"].replace("Input should", "must").replace("Value error, ", "")

@@ -26,7 +26,8 @@ def json_schema(backends: Registry[Backend], policies: Registry[Policy]) -> dict
         [(model, "validation") for model in dict.fromkeys(models)], ref_template=_REF + "{model}"
     )
     shapes: dict[str, Any] = schema["$defs"]
-    shapes[SecretRef.__name__] = _secret(shapes.get(SecretRef.__name__, {}))
+    if SecretRef.__name__ in shapes:
+        shapes[SecretRef.__name__] = _secret(shapes[SecretRef.__name__])
     at = {model: ref["$ref"].removeprefix(_REF) for (model, _), ref in refs.items()}
     document = shapes.pop(at[Document])
     _put_backends(document, {name: shapes[at[model]] for name, model in backend_options.items()})
@@ -47,7 +48,10 @@ def _secret(shape: dict[str, Any]) -> dict[str, Any]:
         "title": SecretRef.__name__,
         "description": shape.get("description", ""),
         "type": "object",
-        "properties": {"env": {"type": "string"}, "file": {"type": "string"}},
+        "properties": {
+            name: {"type": "string", "description": shape["properties"][name]["description"]}
+            for name in ("env", "file")
+        },
         "additionalProperties": False,
         "oneOf": [{"required": ["env"]}, {"required": ["file"]}],
     }

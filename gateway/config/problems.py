@@ -18,7 +18,6 @@ FILE = "(file)"
 """The path of a problem with the file as a whole."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
-_CONTROL = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 USER_IN_URL = re.compile(r"://[^/?#\s@]+@")
 _LONGEST_QUOTE = 60
 _LONGEST_MESSAGE = 600
@@ -77,7 +76,7 @@ def quoted(text: str) -> str:
 def printable(text: str) -> str:
     """One line without control characters and without credentials in URLs, whatever the file held."""
     shown = USER_IN_URL.sub("://…@", text)
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", shown)
+    return "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in shown)
 
 
 def tidy(message: str) -> str:

@@ -181,7 +181,7 @@ class _File(Options):
     listen: Listen = Listen()
     """The ports."""
     limits: Limits = Limits()
-    """What one client may ask of the gateway."""
+    """How much one client may ask."""
     access_log: AccessLog | None = None
     """One JSON line for each call; absent: none is written."""
     drain_timeout: Period = 30.0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from gateway.config.problems import Path, Problem, dotted, quoted
+from gateway.config.problems import Path, Problem, dotted, quoted, tidy
 
 MOST_CHARACTERS = 2**21
 MOST_DEPTH = 50
@@ -80,7 +80,7 @@ class Tree:
 
     def problem(self, place: Place, path: Path, message: str) -> None:
         """Note a problem."""
-        self.problems.append(Problem(self.file, place.line, place.column, dotted(path), message))
+        self.problems.append(Problem(self.file, place.line, place.column, dotted(path), tidy(message)))
 
     def is_spoiled(self, path: Path) -> bool:
         """True when this piece, or one around it, has had its problem told."""
@@ -114,7 +114,7 @@ def read_tree(text: str, file: str) -> Tree:
         _bound_depth(text)
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
-        raise _not_yaml(error) from None
+        raise _not_yaml(error, text) from None
     except yaml.YAMLError:
         raise NotYaml(Place(1, 1), "is not YAML") from None
     tree = Tree(file)
@@ -142,7 +142,7 @@ def _bound_depth(text: str) -> None:
             depth -= 1
 
 
-def _not_yaml(error: yaml.MarkedYAMLError) -> NotYaml:
+def _not_yaml(error: yaml.MarkedYAMLError, text: str) -> NotYaml:
     """The parser's complaint, without the names it quotes: `*abc` may be a secret without its quotes."""
     mark = error.problem_mark or error.context_mark
     what = error.problem or error.context or "cannot be read"
@@ -152,12 +152,12 @@ def _not_yaml(error: yaml.MarkedYAMLError) -> NotYaml:
         what = "an unknown tag (`!name`); put text that begins with ! in quotes"
     elif "anchor" in what:
         what = "the same anchor (`&name`) twice; put text that begins with & in quotes"
-    elif "single document" in what:
+    elif "another document" in what:
         what = "a second YAML document begins here; a configuration is one document"
-    elif "\\t" in what or "'\t'" in what:
+    elif mark is not None and text[mark.index : mark.index + 1] == "\t":
         what = "a tab; YAML indents with spaces"
-    elif error.context and error.context != what:
-        what = f"{what} ({error.context})"
+    elif error.context and error.context_mark is not None:
+        what = f"{what} ({error.context} that begins in line {error.context_mark.line + 1})"
     return NotYaml(_place(mark), f"is not YAML: {what}")
 
 

@@ -57,6 +57,15 @@ class Figures(NamedTuple):
             names[name] = names.get(name, 0.0) + usd
         return names
 
+    def with_tails(self, later: "Figures", owned: str) -> "Figures":
+        """These figures, with what rented backends cost taken from a later reading.
+
+        Their idle tails fall due after the last request; the fleet's own time must not go on counting.
+        """
+        name = "overspill_cost_usd_total"
+        tails = {labels: usd for labels, usd in later.sums.get(name, {}).items() if labels[0] != owned}
+        return Figures({**self.sums, name: {**self.sums.get(name, {}), **tails}})
+
     def since(self, earlier: "Figures") -> "Figures":
         """What was added between two readings of the counters; gauges are those of the later one."""
         return Figures(

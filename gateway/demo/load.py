@@ -32,6 +32,7 @@ class Sample(NamedTuple):
     reason: str
     start: str
     wrong: bool
+    problem: str = ""  # why there is no answer, or what an answer that is not the model's says
 
     @property
     def latency(self) -> float:
@@ -97,8 +98,8 @@ async def drive(
 
         async def one(intended: float, question: Question) -> None:
             watch.left()
-            status, headers, wrong = await _ask(session, target, question)
-            sample = _sample(intended, clock.now() - began, status, headers, wrong=wrong)
+            status, headers, problem = await _ask(session, target, question)
+            sample = _sample(intended, clock.now() - began, status, headers, problem)
             samples.append(sample)
             watch.ended(sample)
 
@@ -112,28 +113,30 @@ async def drive(
 
 async def _ask(
     session: aiohttp.ClientSession, target: str, question: Question
-) -> tuple[int, Mapping[str, str], bool]:
-    """One request: (status, header fields, whether an answer differs from the model's own)."""
+) -> tuple[int, Mapping[str, str], str]:
+    """One request: (status, header fields, what is wrong with it)."""
     try:
         async with session.post(
             target, data=question.message.body, headers=question.message.headers
         ) as reply:
             body = await reply.read()
             headers = {name.lower(): value for name, value in reply.headers.items()}
-            return reply.status, headers, reply.status == 200 and _differs(question.answer, headers, body)
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return 0, {}, False
+            if reply.status != 200:
+                return reply.status, headers, f"{reply.status}: {body[:200].decode('utf-8', 'replace')}"
+            return 200, headers, _difference(question.answer, headers, body)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return 0, {}, f"{type(error).__name__}: {error}"
 
 
-def _differs(expected: Answer, headers: Mapping[str, str], body: bytes) -> bool:
+def _difference(expected: Answer, headers: Mapping[str, str], body: bytes) -> str:
     try:
-        return not same(decode_answer(headers, body), expected)
-    except BadTensors:
-        return True
+        return "" if same(decode_answer(headers, body), expected) else "another answer than the model's own"
+    except BadTensors as error:
+        return str(error)
 
 
 def _sample(
-    intended: float, finished: float, status: int, headers: Mapping[str, str], *, wrong: bool
+    intended: float, finished: float, status: int, headers: Mapping[str, str], problem: str
 ) -> Sample:
     return Sample(
         intended,
@@ -143,5 +146,6 @@ def _sample(
         headers.get("x-overspill-reason", ""),
         headers.get("x-overspill-start", Start.UNKNOWN.value),
         # An error that is not the gateway's own "no" is not what the model would have said either.
-        wrong or (status not in SHED and status not in (0, 200)),
+        wrong=bool(problem) and status != 0 and status not in SHED,
+        problem=problem,
     )

@@ -26,15 +26,15 @@ class Rented(NamedTuple):
 
 # Public list prices, as of 2026-11. The fleet's is an on-demand L4 by the hour. RunPod: flex workers of
 # the 24 GB class (L4, A5000, 3090). Modal: an L4, without the CPU and memory that come on top. AWS
-# Lambda: x86 in us-east-1, per GB-second and per million requests, here with 2 GB of memory.
+# Lambda: x86 in us-east-1, per GB-second and per request ($0.20 per million), here with 2 GB of memory.
 FLEET_USD_PER_HOUR = 0.79
 LAMBDA_GB = 2
 LAMBDA_USD_PER_GB_SECOND = 0.0000166667
-LAMBDA_USD_PER_MILLION = 0.20
+LAMBDA_USD_PER_REQUEST = 0.0000002
 RENTED = (
     Rented("runpod", 3, 1.5, 0.00019, 1.0),
     Rented("modal", 3, 1.5, 0.000222, 0.0),
-    Rented("aws_lambda", 96, 1.5, LAMBDA_USD_PER_GB_SECOND * LAMBDA_GB, 0.001),
+    Rented("aws_lambda", 150, 1.5, LAMBDA_USD_PER_GB_SECOND * LAMBDA_GB, 0.001),
 )
 
 BACKENDS = (FLEET, *(rented.name for rented in RENTED))

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -88,6 +89,18 @@ class Child:
                     self.ready = json.loads(line)
                     return self.ready
 
+    def wait_answer(self, url: str, seconds: float, *, clock: Clock | None = None) -> None:
+        """Return when `url` answers 200. Raises CannotStart after `seconds`, or when the child ends."""
+        clock = clock or SystemClock()
+        give_up = clock.now() + seconds
+        while not _answers(url):
+            if not self.alive:
+                tail = self.stderr_tail()
+                raise CannotStart(_sentence(self.name, f"ended with exit code {self.stop()}", tail))
+            if clock.now() > give_up:
+                raise CannotStart(self.explain(f"did not answer at {url} within {seconds:g} s"))
+            self._reader.join(0.05)
+
     def explain(self, what: str) -> str:
         """One sentence about this child, with the end of what it wrote to standard error."""
         return _sentence(self.name, what, self.stderr_tail())
@@ -131,6 +144,14 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1.0) as reply:  # noqa: S310 - an address of our own
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 def _sentence(name: str, what: str, tail: str) -> str:

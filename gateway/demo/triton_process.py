@@ -65,12 +65,16 @@ def _library_folder() -> Path | None:
     return None
 
 
-def _show_libpython() -> None:
-    """Let Triton's Python backend find the libpython that belongs to this interpreter.
+def _prepare_environment() -> None:
+    """Two things that Triton only takes from the environment that it is started in.
 
-    Its stub names the library only, so the loader would take the system's: another patch release,
-    whose C half does not fit this interpreter's standard library.
+    The stub of its Python backend names libpython without a folder, so the loader would take the
+    system's: another patch release, whose C half does not fit this interpreter's standard library.
+
+    The instances of a model are loaded one after another: the wheel's others wait one second for the
+    first to be up, and fail for good when it is not, which a busy machine makes likely.
     """
+    os.environ["TRITON_PARALLEL_INSTANCE_LOADING"] = "0"
     folder = _library_folder()
     if folder is not None:
         known = os.environ.get("LD_LIBRARY_PATH")
@@ -211,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reason is not None:
         sys.stderr.write(f"{reason}\n")
         return EXIT_CANNOT
-    _show_libpython()
+    _prepare_environment()
     out = sys.stdout
 
     def tell(line: str) -> None:

@@ -1,6 +1,7 @@
 """`python -m loadtests.bench`: read the options, measure, print the table.
 
-Exit code 0: measured, whatever the figures say. 2: a tool is missing. 130: stopped.
+Exit code 0: measured, whatever the figures say. 1: a peer that is installed did not serve. 2: a tool is
+missing. 130: stopped.
 """
 
 import argparse
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.markdown:
         options.markdown.write_text(text)
     print(text)
-    return 0
+    return 1 if measured.failed or (startup and startup.trouble) else 0
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ class Run:
     @property
     def limit(self) -> Limit:
         """Whose limit this run shows."""
-        if self.peer_share is None:
-            return Limit.REFERENCE
         if self.foreign_share > DISTURBED:
             return Limit.DISTURBED
+        if self.peer_share is None:
+            return Limit.REFERENCE
         if self.connections <= LATENCY_CONNECTIONS:
             return Limit.LATENCY
         if self.peer_share >= SATURATED:

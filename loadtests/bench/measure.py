@@ -52,6 +52,8 @@ class Measured:
 
     runs: list[Run] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Peers that are here but did not serve, and why."""
     versions: dict[str, str] = field(default_factory=dict)
     rss_mib: dict[str, dict[str, float]] = field(default_factory=dict)
     """By peer: `idle`, before the load, and `after_load`."""
@@ -103,7 +105,7 @@ class _Usage(NamedTuple):
             load_core=procfs.core_seconds(cores.load),
         )
 
-    def shares_since(self, before: "_Usage", *, shared_core: bool) -> _Shares:
+    def shares_since(self, before: "_Usage", *, nobody_between: bool, shared_core: bool) -> _Shares:
         wall = self.at - before.at
         peer, load = (self.peer - before.peer) / wall, (self.load - before.load) / wall
         work, interrupts = _rate(before.gateway_core, self.gateway_core, wall)
@@ -113,6 +115,8 @@ class _Usage(NamedTuple):
             return _Shares(peer=peer_share - load, other_side=load, foreign=foreign)
         peer_share, foreign = attribute(work, interrupts, peer)
         other_side, load_foreign = attribute(load_work, load_interrupts, load)
+        if nobody_between:  # then nobody was in the way on the other core
+            return _Shares(peer=0.0, other_side=other_side, foreign=load_foreign)
         return _Shares(peer=peer_share, other_side=other_side, foreign=max(foreign, load_foreign))
 
 
@@ -160,8 +164,8 @@ def measure(settings: Settings, tell: Tell) -> Measured:
             try:
                 contestants.append(_start(plan, place, settings, stack))
             except NotAnswering as error:
-                tell(f"{name}: skipped, {error}")
-                measured.skipped.append(Skipped(name=name, why=str(error), install=""))
+                tell(f"{name}: did not start, {error}")
+                measured.failed[name] = str(error)
         for each in contestants:
             measured.versions[each.plan.name] = each.plan.version
             _warm_up(each, settings, script)
@@ -225,7 +229,7 @@ def _run(
     elif (wrong := verify(each.plan.port, settings.workload)) is not None:
         faults.append(f"after the load: {wrong}")
     requests = figures.requests if figures else 0
-    shares = after.shares_since(before, shared_core=settings.cores.shared)
+    shares = after.shares_since(before, nobody_between=each.server is None, shared_core=settings.cores.shared)
     peer_cpu = after.peer - before.peer
     return Run(
         peer=each.plan.name,

@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from loadtests.bench import procfs
 from loadtests.bench.figures import Spread
@@ -31,6 +32,8 @@ class Startup:
     """Empty lists mean: not measured."""
 
     ready_s: list[float] = field(default_factory=list)
+    ready_cpu_s: list[float] = field(default_factory=list)
+    """CPU time until then: what is left of the seconds on a busy machine when others are taken out."""
     idle_rss_mib: list[float] = field(default_factory=list)
     heavy_imports: list[str] | None = None
     trouble: str | None = None
@@ -39,6 +42,11 @@ class Startup:
     def ready(self) -> Spread | None:
         """Seconds from the start of the process to the first 200."""
         return Spread.of(self.ready_s)
+
+    @property
+    def ready_cpu(self) -> Spread | None:
+        """CPU seconds until the first 200."""
+        return Spread.of(self.ready_cpu_s)
 
     @property
     def idle_rss(self) -> Spread | None:
@@ -61,11 +69,12 @@ def measure_startup(settings: Settings, tell: Tell) -> Startup:
         up = stack.enter_context(upstream(settings, root / "upstream"))
         try:
             for number in range(_STARTS + 1):
-                ready_s, rss = _start_once(_plan(settings, up, root / f"start-{number}"), settings, root)
+                start = _start_once(_plan(settings, up, root / f"start-{number}"), settings, root)
                 if number:
-                    found.ready_s.append(ready_s)
-                    found.idle_rss_mib.append(rss)
-                    tell(f"start {number}  ready after {ready_s:.2f} s, {rss:.0f} MiB when idle")
+                    found.ready_s.append(start.ready_s)
+                    found.ready_cpu_s.append(start.cpu_s)
+                    found.idle_rss_mib.append(start.idle_rss_mib)
+                    tell(f"start {number}  {start.line}")
             plan = _plan(settings, up, root / "imports")
             plan.argv[1:1] = ["-X", "importtime"]
             _start_once(plan, settings, root)
@@ -83,8 +92,21 @@ def _plan(settings: Settings, up: Upstream, directory: Path) -> Plan:
     return plan
 
 
-def _start_once(plan: Plan, settings: Settings, root: Path) -> tuple[float, float]:
-    """Seconds until ready, and idle memory in MiB. Raises NotAnswering."""
+class _Start(NamedTuple):
+    ready_s: float
+    cpu_s: float
+    idle_rss_mib: float
+
+    @property
+    def line(self) -> str:
+        return (
+            f"ready after {self.ready_s:.2f} s ({self.cpu_s:.2f} s of CPU), "
+            f"{self.idle_rss_mib:.0f} MiB when idle"
+        )
+
+
+def _start_once(plan: Plan, settings: Settings, root: Path) -> _Start:
+    """One start and stop. Raises NotAnswering."""
     assert plan.admin_port is not None
     began = time.perf_counter()
     with Server(plan.argv, core=settings.cores.gateway, log=root / "output", env=plan.env) as server:
@@ -95,8 +117,9 @@ def _start_once(plan: Plan, settings: Settings, root: Path) -> tuple[float, floa
                 raise server.trouble(f"not ready after {_GIVE_UP_S:.0f} s")
             time.sleep(0.005)
         ready_s = time.perf_counter() - began
+        cpu_s = procfs.tree_cpu_seconds(server.pid)
         time.sleep(_SETTLE_S)
-        return ready_s, procfs.tree_rss_mib(server.pid)
+        return _Start(ready_s, cpu_s, procfs.tree_rss_mib(server.pid))
 
 
 def _alive(port: int) -> bool:

@@ -23,6 +23,7 @@ GOOD = Run(
         ({"connections": 1, "peer_share": 0.4}, Limit.LATENCY),
         ({"connections": 1, "peer_share": 0.4, "foreign_share": 0.3}, Limit.DISTURBED),
         ({"peer_share": None, "cpu_us_per_request": None}, Limit.REFERENCE),
+        ({"peer_share": None, "cpu_us_per_request": None, "foreign_share": 0.2}, Limit.DISTURBED),
     ],
 )
 def test_a_run_shows_whose_limit_it_met(change: dict[str, float | None], limit: Limit) -> None:

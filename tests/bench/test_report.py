@@ -23,7 +23,7 @@ def runs(overspill_rate: float) -> list[Run]:
 
 
 def quick(**change: object) -> Startup:
-    startup = Startup(ready_s=[1.2, 0.9, 1.0], idle_rss_mib=[60.0], heavy_imports=[])
+    startup = Startup(ready_s=[1.2, 0.9, 1.0], ready_cpu_s=[0.8], idle_rss_mib=[60.0], heavy_imports=[])
     return replace(startup, **change)  # type: ignore[arg-type]
 
 
@@ -39,6 +39,13 @@ def test_all_targets_met() -> None:
 def test_each_target_can_be_missed() -> None:
     late = quick(ready_s=[1.6, 1.5, 1.5], idle_rss_mib=[81.0], heavy_imports=["botocore"])
     assert met(6_900.0, late) == [False, False, False, False]
+
+
+def test_rounds_that_are_not_valid_show_no_target() -> None:
+    noisy = [replace(run, foreign_share=0.5) for run in runs(9_000.0)]
+    [beside, *_] = as_json(Measured(runs=noisy), None, MACHINE, {})["targets"]
+    assert beside["met"] is None
+    assert beside["got"] == "0.90, from rounds that are not valid"
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:

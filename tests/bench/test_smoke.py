@@ -64,6 +64,22 @@ def test_ctrl_c_ends_everything_that_was_started() -> None:
         gone(member.pid)
 
 
+@needs_tools
+def test_a_peer_that_crashes_at_its_start_is_told_and_fails_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "envoy"
+    broken.write_text("#!/bin/sh\necho no such option >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv(peers.ENVOY_VARIABLE, str(broken))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert bench.main([*TINY, "--peers", "envoy"]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert "it ended before it answered; its output ends with: no such option" in capsys.readouterr().out
+
+
 def test_without_a_load_generator_it_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

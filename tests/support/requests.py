@@ -73,3 +73,27 @@ class FakeRequest:
         self.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         self.arrived = arrived
         self.max_body = max_body
+
+
+class FakeFleet:
+    """What a protocol asks the gateway about its backends, set by the test."""
+
+    def __init__(
+        self, *, live: bool = True, ready: bool = True, models: Iterable[tuple[str, str]] = (), sole: str = ""
+    ) -> None:
+        self._live = live
+        self._ready = ready
+        self._models = set(models)
+        self._sole = sole
+
+    def live(self) -> bool:
+        return self._live
+
+    def ready(self) -> bool:
+        return self._ready
+
+    def model_ready(self, model: str, version: str) -> bool:
+        return (model, version) in self._models
+
+    def sole_route(self) -> str:
+        return self._sole

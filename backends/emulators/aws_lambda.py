@@ -1,0 +1,306 @@
+"""AWS Lambda's Invoke API on a local port.
+
+Must never know a gateway or its client of this API: it is written from the service model in botocore and
+AWS's documentation so that the two check each other. Left out: response streaming, function URLs,
+tenants, durable functions, provisioned concurrency, JSON logs.
+"""
+
+import base64
+import inspect
+import json
+import math
+import re
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from backends.emulators.fleet import Slot
+from backends.emulators.instance import BootFailed, FleetFull, FleetOptions, Handler, InstanceDied, RanOut
+from backends.emulators.server import EmulatorServer
+from backends.emulators.sigv4 import BadSignature, Keys, SignedRequest, verify
+from backends.emulators.tariff import PerInvocation
+
+_LOG_TAIL = 4096
+_SYNC_LIMIT = 6 * 1024 * 1024
+_EVENT_LIMIT = 1024 * 1024
+_ARN = re.compile(r"(?:arn:aws:lambda:[a-z0-9-]+:)?(?:\d{12}:)?(?:function:)?([A-Za-z0-9_-]+)(?::([^:]+))?")
+_STATUSES = {
+    "InvalidRequestContentException": 400,
+    "InvalidParameterValueException": 400,
+    "MissingAuthenticationTokenException": 403,
+    "IncompleteSignatureException": 403,
+    "UnrecognizedClientException": 403,
+    "InvalidSignatureException": 403,
+    "ResourceNotFoundException": 404,
+    "RequestTooLargeException": 413,
+    "TooManyRequestsException": 429,
+    "ServiceException": 500,
+}
+
+
+class LambdaOptions(NamedTuple):
+    """The function; prices are those of x86 in us-east-1.
+
+    versions:   qualifiers that exist beside $LATEST (versions and aliases)
+    timeout_s:  after which an invocation is cut off and its environment is gone
+    """
+
+    function: str = "emulated"
+    region: str = "us-east-1"
+    account: str = "123456789012"
+    versions: tuple[str, ...] = ()
+    memory_mb: int = 1024
+    timeout_s: float = 30.0
+    keys: Keys = Keys("AKIAEMULATED", "emulated-secret")
+    usd_per_gb_second: float = 0.0000166667
+    usd_per_request: float = 0.0000002
+
+
+class Context:
+    """What a handler gets as its second argument."""
+
+    def __init__(self, options: LambdaOptions, request_id: str, version: str) -> None:
+        self.function_name = options.function
+        self.function_version = version
+        self.memory_limit_in_mb = str(options.memory_mb)
+        self.aws_request_id = request_id
+        self.invoked_function_arn = _arn(options)
+
+
+class Refusal(Exception):
+    """An error of the service itself, by its type name."""
+
+    def __init__(self, kind: str, text: str, **more: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.more = more
+
+
+class Result(NamedTuple):
+    """How one invocation ended."""
+
+    payload: bytes
+    error: str | None
+    log: str
+    version: str
+
+
+class LambdaEmulator(EmulatorServer):
+    """One function. `make_handler` returns what Lambda calls: a function of event and context."""
+
+    PROVIDER_CUES = ("rate",)
+    """rate: throttled for the caller's rate, not for concurrency"""
+
+    def __init__(
+        self,
+        make_handler: Callable[[str], Callable[[Any, Any], Any]],
+        *,
+        options: FleetOptions,
+        function: LambdaOptions | None = None,
+        **server: Any,
+    ) -> None:
+        self.function = function or LambdaOptions()
+        tariff = PerInvocation(
+            memory_mb=self.function.memory_mb,
+            usd_per_gb_second=self.function.usd_per_gb_second,
+            usd_per_request=self.function.usd_per_request,
+        )
+        super().__init__(lambda name: _of_one_argument(make_handler(name)), tariff, options=options, **server)
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """Invoke."""
+        return [web.post("/2015-03-31/functions/{name:[^/]+}/invocations", self._invoke)]
+
+    async def _invoke(self, request: web.Request) -> web.StreamResponse:
+        request_id = self.new_uuid()
+        if (failure := self.front_failure(request)) is not None:
+            return failure
+        try:
+            response = await self._checked(request, request_id)
+        except Refusal as refusal:
+            response = _refused(refusal)
+        response.headers["x-amzn-RequestId"] = request_id
+        return response
+
+    async def _checked(self, request: web.Request, request_id: str) -> web.Response:
+        body = await request.read()
+        self._authenticate(request, body)
+        version = self._find(request)
+        kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
+        if kind not in ("RequestResponse", "Event", "DryRun"):
+            raise Refusal("InvalidParameterValueException", f"unknown invocation type {kind}")
+        limit = _EVENT_LIMIT if kind == "Event" else _SYNC_LIMIT
+        if len(body) > limit:
+            text = f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
+            raise Refusal("RequestTooLargeException", text)
+        try:
+            event = json.loads(body) if body else {}
+        except ValueError as error:
+            text = f"Could not parse request body into json: {error}"
+            raise Refusal("InvalidRequestContentException", text) from None
+        if kind == "DryRun":
+            return web.Response(status=204)
+        self._throttle_on_cue()
+        context = Context(self.function, request_id, version)
+        if kind == "Event":
+            self.spawn(self._in_background(event, context))
+            return web.Response(status=202)
+        return self._answer(request, await self._run(event, context))
+
+    def _authenticate(self, request: web.Request, body: bytes) -> None:
+        client_id = request.headers.get("x-amzn-requestid")
+        if client_id is not None and not _is_uuid(client_id):
+            raise Refusal("InvalidParameterValueException", "x-amzn-RequestId must be a UUID")
+        path, _, query = request.raw_path.partition("?")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        signed = SignedRequest(request.method, path, query, headers, body)
+        options = self.function
+        try:
+            verify(signed, options.keys, region=options.region, service="lambda", wall=self.clock.wall())
+        except BadSignature as error:
+            raise Refusal(error.kind, str(error)) from None
+
+    def _find(self, request: web.Request) -> str:
+        """The version that is meant."""
+        name = unquote(request.match_info["name"])
+        match = _ARN.fullmatch(name)
+        qualifier = request.query.get("Qualifier") or (match[2] if match else None) or "$LATEST"
+        known = match is not None and match[1] == self.function.function
+        if not known or qualifier not in ("$LATEST", *self.function.versions):
+            arn = _arn(self.function, name=match[1] if match else name)
+            suffix = "" if qualifier == "$LATEST" else f":{qualifier}"
+            raise Refusal("ResourceNotFoundException", f"Function not found: {arn}{suffix}")
+        return qualifier
+
+    def _throttle_on_cue(self) -> None:
+        if self.cues.take("throttle"):
+            raise _throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
+        if self.cues.take("rate"):
+            raise _throttled("CallerRateLimitExceeded")
+
+    async def _run(self, event: Any, context: Context) -> Result:
+        try:
+            async with self.fleet.slot(wait=False) as slot:
+                payload, error = await self._in_slot(slot, event, context)
+                return Result(payload, error, self._log(slot, context, error), context.function_version)
+        except FleetFull:
+            raise _throttled("ReservedFunctionConcurrentInvocationLimitExceeded") from None
+        except BootFailed as failed:
+            self.fleet.charge(failed.boot_s, 0.0)
+            text = f"RequestId: {context.aws_request_id} Error: Runtime exited with error: exit status 1"
+            payload = _json({"errorType": "Runtime.ExitError", "errorMessage": text})
+            return Result(payload, "Unhandled", "INIT_REPORT Phase: init Status: error\n", "$LATEST")
+
+    async def _in_slot(self, slot: Slot, event: Any, context: Context) -> tuple[bytes, str | None]:
+        """Payload and the kind of function error. A function's failure is an answer like any other."""
+        named = f"RequestId: {context.aws_request_id} Error:"
+        try:
+            output = await slot.run((event, context), timeout_s=self.function.timeout_s)
+        except RanOut:
+            text = f"{named} Task timed out after {self.function.timeout_s:.2f} seconds"
+            return _json({"errorType": "Sandbox.Timedout", "errorMessage": text}), "Unhandled"
+        except InstanceDied:
+            text = f"{named} Runtime exited with error: signal: killed"
+            return _json({"errorType": "Runtime.ExitError", "errorMessage": text}), "Unhandled"
+        except Exception as error:
+            return _function_error(error, context), "Unhandled"
+        try:
+            payload = _json(output)
+        except (TypeError, ValueError) as error:
+            text = f"Unable to marshal response: {error}"
+            document = {"errorMessage": text, "errorType": "Runtime.MarshalError"}
+            return _json(document | {"requestId": context.aws_request_id, "stackTrace": []}), "Unhandled"
+        if len(payload) > _SYNC_LIMIT:
+            text = f"Response payload size exceeded maximum allowed payload size ({_SYNC_LIMIT} bytes)."
+            document = {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": text}
+            return _json(document), "Unhandled"
+        return payload, None
+
+    async def _in_background(self, event: Any, context: Context) -> None:
+        try:
+            await self._run(event, context)
+        except Refusal:
+            # AWS would try again for hours; an emulated fleet that is full drops the event.
+            return
+
+    def _log(self, slot: Slot, context: Context, error: str | None) -> str:
+        """The lines that Lambda itself writes; REPORT is the one that matters."""
+        request_id = context.aws_request_id
+        run_ms = slot.run_s * 1000
+        lines = [
+            f"START RequestId: {request_id} Version: {context.function_version}",
+            f"END RequestId: {request_id}",
+            f"REPORT RequestId: {request_id}\tDuration: {run_ms:.2f} ms\t"
+            f"Billed Duration: {math.floor(slot.billed_s * 1000 + 0.5)} ms\t"
+            f"Memory Size: {self.function.memory_mb} MB\t"
+            f"Max Memory Used: {min(90, self.function.memory_mb)} MB\t",
+        ]
+        if slot.cold:
+            lines.insert(0, "INIT_START Runtime Version: python:3.11.v100\tRuntime Version ARN: emulated")
+            lines[-1] += f"Init Duration: {slot.init_s * 1000:.2f} ms\t"
+        if error is not None and slot.run_s >= self.function.timeout_s:
+            lines[-1] += "Status: timeout\t"
+        return "\n".join(lines) + "\n"
+
+    def _answer(self, request: web.Request, result: Result) -> web.Response:
+        headers = {"X-Amz-Executed-Version": result.version, "Content-Type": "application/json"}
+        if result.error is not None:
+            headers["X-Amz-Function-Error"] = result.error
+        if request.headers.get("x-amz-log-type") == "Tail":
+            tail = result.log.encode()[-_LOG_TAIL:]
+            headers["X-Amz-Log-Result"] = base64.b64encode(tail).decode()
+        return web.Response(status=200, headers=headers, body=result.payload)
+
+
+def _of_one_argument(handler: Callable[[Any, Any], Any]) -> Handler:
+    if inspect.iscoroutinefunction(handler):
+
+        async def waiting(event: tuple[Any, Context]) -> Any:
+            return await handler(*event)
+
+        return waiting
+    return lambda event: handler(*event)
+
+
+def _throttled(reason: str) -> Refusal:
+    return Refusal("TooManyRequestsException", "Rate Exceeded.", Reason=reason)
+
+
+def _refused(refusal: Refusal) -> web.Response:
+    message = "Message" if refusal.kind == "ResourceNotFoundException" else "message"
+    document: Mapping[str, str] = {**refusal.more, "Type": "User", message: str(refusal)}
+    headers = {"x-amzn-ErrorType": refusal.kind, "Content-Type": "application/json"}
+    if refusal.kind == "TooManyRequestsException":
+        headers["Retry-After"] = "1"
+    return web.Response(status=_STATUSES[refusal.kind], headers=headers, body=_json(document))
+
+
+def _function_error(error: Exception, context: Context) -> bytes:
+    return _json(
+        {
+            "errorMessage": str(error),
+            "errorType": type(error).__name__,
+            "requestId": context.aws_request_id,
+            "stackTrace": traceback.format_tb(error.__traceback__),
+        }
+    )
+
+
+def _arn(options: LambdaOptions, *, name: str | None = None) -> str:
+    return f"arn:aws:lambda:{options.region}:{options.account}:function:{name or options.function}"
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,164 @@
+"""The admin port: metrics, health and the state of routes and backends, read-only.
+
+    /metrics          Prometheus text, or OpenMetrics where `accept` asks for it
+    /livez            200 while the process can answer
+    /readyz           200 while some route can be served; 503 with the reasons, also while draining
+    /admin/config     the running configuration, secrets by reference
+    /admin/routes     what each route was asked, where it went, how fast, at what cost
+    /admin/backends   slots, readiness, breakers and instances of each backend
+
+It stands beside the data plane on the same event loop: what it does takes milliseconds at most between
+two turns of the loop. It never changes anything and never shows a secret, a header or a body. It asks
+nobody who they are, so it belongs on a private address.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+from gateway import __version__
+from gateway.metrics import GatewayCollector, Observed, build_registry
+from gateway.reports import not_served, report_backends, report_routes
+
+log = logging.getLogger("overspill.admin")
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_OPENMETRICS_END = b"# EOF\n"
+
+
+class AdminState(Observed, Protocol):
+    """What the admin port looks at."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    def effective_config(self) -> str:
+        """The running configuration as YAML, secrets by reference."""
+        ...
+
+
+class Admin:
+    """The admin server."""
+
+    def __init__(self, state: AdminState) -> None:
+        self._state = state
+        self.registry = build_registry(GatewayCollector(state, version=__version__))
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address, whose port the system chose if `port` is 0. Raises OSError."""
+        app = web.Application(middlewares=[_errors_as_json])
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/admin/config", self._config)
+        app.router.add_get("/admin/routes", self._routes)
+        app.router.add_get("/admin/backends", self._backends)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+        address = runner.addresses[0]
+        return address[0], address[1]
+
+    async def stop(self) -> None:
+        """Close the port and every connection to it. Stopping twice does nothing."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = await expose(self.registry, request.headers.get("accept", ""))
+        return web.Response(body=body, headers={"content-type": content_type})
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return _json({"status": "alive"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        health = judge(self._state)
+        return _json(health._asdict(), status=200 if health.status == "ready" else 503)
+
+    async def _config(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._state.effective_config(), content_type="text/plain", charset="utf-8")
+
+    async def _routes(self, _: web.Request) -> web.Response:
+        state = self._state
+        routes = report_routes(state.ledger, state.capacities, state.pools, state.clock.now())
+        return _json({"routes": routes})
+
+    async def _backends(self, _: web.Request) -> web.Response:
+        state = self._state
+        return _json({"backends": report_backends(state.ledger, state.capacities, state.clock.now())})
+
+
+class Health(NamedTuple):
+    """Can the gateway be sent traffic? `reasons` names the routes that nothing can serve, and why."""
+
+    status: str  # ready, not_ready or draining
+    reasons: Mapping[str, Mapping[str, str]]
+
+
+def judge(state: AdminState) -> Health:
+    """Ready as long as one route can be served: the others answer 503 for themselves."""
+    reasons = not_served(state.ledger, state.capacities)
+    if state.draining:
+        return Health("draining", reasons)
+    return Health("ready" if any(name not in reasons for name in state.pools) else "not_ready", reasons)
+
+
+class _Single:
+    """One metric where a whole registry is expected."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> list[Metric]:
+        return [self._metric]
+
+
+async def expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The metrics as text, and its content type, as `accept` asks for.
+
+    Counted in one go, written family by family: requests are served in between.
+    """
+    encode, content_type = choose_encoder(accept)
+    parts = []
+    for metric in list(registry.collect()):
+        parts.append(encode(_Single(metric)).removesuffix(_OPENMETRICS_END))
+        await asyncio.sleep(0)
+    if content_type.startswith("application/openmetrics-text"):
+        parts.append(_OPENMETRICS_END)
+    return b"".join(parts), content_type
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        headers = {"allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        response = _json({"error": error.reason, "path": request.path}, status=error.status, headers=headers)
+    except Exception:
+        log.exception("admin request %s failed", request.path)
+        response = _json({"error": "Internal Server Error", "path": request.path}, status=500)
+    response.headers["cache-control"] = "no-store"
+    return response
+
+
+_dumps = partial(json.dumps, separators=(",", ":"), allow_nan=False)
+
+
+def _json(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response(value, status=status, headers=headers, dumps=_dumps)

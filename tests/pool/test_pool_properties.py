@@ -1,0 +1,186 @@
+"""Whatever happens, in whatever order: no slot is lost, no call is lost, nobody waits beside a free slot."""
+
+import asyncio
+from random import Random
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.capacity import Capacity
+from gateway.errors import BackendBroke, BackendFull, ClientGone, Contended, DeadlinePassed, NoCapacity
+from gateway.pool import Pool
+from gateway.vocab import Call
+from policies.base import Hold, PolicyOptions, PoolView, Take
+from policies.spill_when_full import SpillWhenFull
+from tests.pool.parts import Attempt, Rig, call
+from tests.support.timers import CountedTimers
+from tests.support.virtual_time import LoopClock, VirtualLoop
+
+ENDINGS: tuple[type[Exception] | None, ...] = (None, None, None, BackendBroke, BackendFull, ClientGone, KeyError)
+
+arrivals = st.tuples(
+    st.just("arrive"),
+    st.integers(0, 1),  # which pool
+    st.sampled_from([0.0, 0.02, 0.3, 5.0]),  # seconds until its deadline
+    st.sampled_from([0.0, 0.01, 0.2, 3.0]),  # seconds it runs
+    st.sampled_from(range(len(ENDINGS))),
+    st.sampled_from([(), (("fleet", 0),), (("fleet", 0), ("fleet", 1)), (("burst", 0),)]),
+    st.booleans(),  # inference
+)
+steps = st.one_of(
+    arrivals,
+    arrivals,
+    arrivals,
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+    st.tuples(st.just("probe"), st.integers(0, 1), st.booleans()),
+    st.tuples(st.just("tick"), st.integers(1, 3)),
+    st.tuples(st.just("pass"), st.sampled_from([0.005, 0.01, 0.04, 0.2, 1.1])),
+)
+patience = st.sampled_from(["spill", "shed", {"queue": "10ms"}, {"queue": "40ms", "then": "shed"}, {"queue": "1s"}])
+
+
+class _Watched(SpillWhenFull):
+    """The policy, checked against the plain statement of its rule for freed slots."""
+
+    def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
+        take = super().slot_freed(backend, pool, now, chance)
+        if take is not None:
+            ahead = [r for r in pool.waiting if r.deadline < take.request.deadline]
+            for earlier in ahead:
+                alone = _Alone(pool, earlier)
+                assert super().slot_freed(backend, alone, now, chance) is None, "served out of order"
+        return take
+
+
+class _Alone:
+    def __init__(self, pool: PoolView, request: Any) -> None:
+        self.tiers = pool.tiers
+        self.waiting = (request,)
+
+
+class _World:
+    """Two pools on two backends, and everything that happened to the calls."""
+
+    def __init__(self, fleet_full: object, burst_full: object) -> None:
+        self.timers = CountedTimers(asyncio.get_running_loop())
+        self.rig = Rig(
+            fleet_slots=1, fleet_replicas=2, burst_slots=2, fleet_full=fleet_full, burst_full=burst_full,
+            rule=_Watched(PolicyOptions()), clock=LoopClock(), timers=self.timers,
+        )  # fmt: skip
+        self.pools = [self.rig.pool, self.rig.another("chat", _Watched(PolicyOptions()))]
+        self.running: dict[tuple[str, int], int] = {}
+        self.tasks: list[asyncio.Task[str]] = []
+
+    async def live(self, pool: Pool, made: Call, attempt: Attempt, seconds: float, ending: int) -> str:
+        """One call from start to end; the word for how it ended."""
+        try:
+            async with pool.slot(made, attempt) as slot:
+                assert LoopClock().now() < made.deadline, "served after its deadline"
+                assert slot.state.ready is not False
+                place = (slot.backend.name, slot.replica)
+                assert place not in attempt.tried
+                if made.inference:
+                    self.count(place, +1)
+                try:
+                    await asyncio.sleep(seconds)
+                    slot.answered(LoopClock().now())
+                    error = ENDINGS[ending]
+                    if error is not None:
+                        raise error("as planned")
+                finally:
+                    if made.inference:
+                        self.count(place, -1)
+        except (Contended, NoCapacity, DeadlinePassed) as shed:
+            return shed.word
+        except (BackendBroke, BackendFull, ClientGone, KeyError):
+            return "failed"
+        return "ok"
+
+    def count(self, place: tuple[str, int], change: int) -> None:
+        self.running[place] = self.running.get(place, 0) + change
+        assert 0 <= self.running[place] <= (1 if place[0] == "fleet" else 2), "more calls than slots"
+
+    def check(self) -> None:
+        """What must hold whenever nothing is about to happen."""
+        now = LoopClock().now()
+        for supply in (self.rig.fleet, self.rig.burst):
+            self.check_counts(supply)
+            if not supply.free():
+                continue
+            for pool in self.pools:
+                freed = pool.policy.slot_freed(supply.name, pool, now, self.rig.chance)
+                assert freed is None, f"{supply!r} is idle beside {pool!r}"
+        for pool in self.pools:
+            for lease in pool.waiting:
+                answer = pool.policy.recheck(lease, pool, now, self.rig.chance)
+                assert isinstance(answer, Hold), f"a call waits that need not: {answer}"
+                assert lease.wake_at <= answer.until
+            order = [lease.deadline for lease in pool.waiting]
+            assert order == sorted(order)
+
+    def check_counts(self, supply: Capacity) -> None:
+        """The running totals say what the replicas say."""
+        now = LoopClock().now()
+        assert 0 <= supply.in_flight <= supply.capacity
+        assert sum(pool.in_flight for pool in self.pools) == self.rig.fleet.in_flight + self.rig.burst.in_flight
+        room = 0
+        for replica in supply.replicas:
+            usable = replica.ready is not False and replica.breaker.allows(now)
+            here = replica.slots.free if usable else 0
+            room += here if replica.breaker.closed else min(1, here)
+        assert supply.free() == room
+        assert (supply.blocked is None) is any(
+            replica.ready is not False and replica.breaker.allows(now) for replica in supply.replicas
+        )
+
+    async def settle(self) -> None:
+        """Let everything run that can run now."""
+        for _ in range(12):
+            await asyncio.sleep(0)
+
+    async def do(self, step: tuple[Any, ...]) -> None:
+        kind, *rest = step
+        if kind == "arrive":
+            which, until, seconds, ending, tried, inference = rest
+            made = call(deadline=LoopClock().now() + until, inference=inference)
+            attempt = Attempt(1 if tried else 0, frozenset(tried))
+            work = self.live(self.pools[which], made, attempt, seconds, ending)
+            self.tasks.append(asyncio.get_running_loop().create_task(work))
+        elif kind == "cancel" and self.tasks:
+            self.tasks[rest[0] % len(self.tasks)].cancel()
+        elif kind == "probe":
+            self.rig.fleet.note_ready(rest[0], rest[1], LoopClock().now())
+        elif kind == "tick":
+            for _ in range(rest[0]):
+                await asyncio.sleep(0)
+        elif kind == "pass":
+            await asyncio.sleep(rest[0])
+            await self.settle()
+            self.check()
+
+
+async def _history(script: list[tuple[Any, ...]], fleet_full: object, burst_full: object) -> None:
+    world = _World(fleet_full, burst_full)
+    for step in script:
+        await world.do(step)
+    ends = await asyncio.gather(*world.tasks, return_exceptions=True)
+    for end in ends:
+        assert isinstance(end, str | asyncio.CancelledError), end
+    for pool in world.pools:
+        assert (pool.in_flight, pool.queue_depth) == (0, 0)
+    for supply in (world.rig.fleet, world.rig.burst):
+        assert supply.in_flight == 0
+        world.check_counts(supply)
+        supply.close()
+    assert not world.timers.live, "a timer is left"
+    assert not any(world.running.values())
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(script=st.lists(steps, max_size=60), fleet_full=patience, burst_full=patience)
+def test_slots_calls_and_timers_add_up_whatever_happens(
+    script: list[tuple[Any, ...]], fleet_full: object, burst_full: object
+) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(_history(script, fleet_full, burst_full))
