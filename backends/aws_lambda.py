@@ -24,7 +24,7 @@ from backends.aws_report import Report, read_log_result
 from backends.aws_signer import Signer
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Answer
-from backends.elastic import ColdStart, Elastic, ElasticOptions, retry_after, start_by_boot
+from backends.elastic import ColdStart, Elastic, ElasticOptions, HttpUrl, retry_after, start_by_boot
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Instances, Ticket, take_boot
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
@@ -102,7 +102,7 @@ class LambdaOptions(ElasticOptions):
     """Alias or version, where the name does not have it."""
     region: str = Field(pattern=r"^[a-z0-9-]+$")
     """Region of the function."""
-    endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+[^?#]*$")
+    endpoint_url: HttpUrl | None = None
     """Address of the API, for emulators and private endpoints."""
     credentials: AwsCredentials | None = None
     """Keys to sign with."""

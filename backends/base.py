@@ -63,6 +63,9 @@ class Backend(ABC):
     """One entry of the `backends` section. Constructed offline; `open` is called on the event loop."""
 
     Options: ClassVar[type[BackendOptions]]
+    EXAMPLE: ClassVar[Mapping[str, Any]]
+    """Example options of a backend that has no server's address among them."""
+
     owned: ClassVar[bool] = False
     """True when it is paid for whether used or not: its requests are never called spilled."""
 
@@ -76,9 +79,9 @@ class Backend(ABC):
         """Options, as in the file, of a backend of this kind whose one server is at `url`.
 
         The conformance suite builds every registered backend with them. Secrets in them are
-        `{env: OVERSPILL_EXAMPLE_SECRET}`.
+        `{env: OVERSPILL_EXAMPLE_SECRET}`. `EXAMPLE`, unless overridden.
         """
-        raise NotImplementedError
+        return cls.EXAMPLE
 
     @property
     def replicas(self) -> Sequence[str]:

@@ -7,6 +7,9 @@ import contextlib
 import email.utils
 import re
 from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+from pydantic import Field
 
 from backends.base import Backend, BackendOptions, Kit
 from backends.client import HttpClient
@@ -21,6 +24,10 @@ _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 BOOT_SLACK_S = 0.05
 """Ages and elapsed times come from two clocks' worth of rounding; smaller differences say nothing."""
+
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")]
+"""An address to which paths are appended: no user, no query."""
 
 
 class ColdStart(Options):

@@ -15,12 +15,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
 from yarl import URL
 
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Exchange, Upload, join_url
-from backends.elastic import ColdStart, Elastic, ElasticOptions, PricePerSecond, retry_after, start_by_boot
+from backends.elastic import (
+    ColdStart,
+    Elastic,
+    ElasticOptions,
+    HttpUrl,
+    PricePerSecond,
+    retry_after,
+    start_by_boot,
+)
 from backends.envelope import carried
 from backends.instances import Boot, Instances, Ticket, take_boot
 from gateway.errors import BackendBroke, BackendDenied, BackendDown, BackendError, BackendFull, OverspillError
@@ -48,7 +55,7 @@ class ModalOptions(ElasticOptions):
 
     type: Literal["modal"]
     """Kind of backend."""
-    url: str = Field(pattern=r"^https?://[^/?#@]+[^?#]*$")
+    url: HttpUrl
     """URL of the function; the path of each request is appended to it."""
     proxy_auth: ProxyAuth | None = None
     """Token for a function that requires proxy authorization."""

@@ -16,7 +16,7 @@ import msgspec
 from pydantic import Field
 
 from backends.base import BackendOptions, Kit, backends
-from backends.elastic import ColdStart, Elastic, ElasticOptions, PricePerSecond, start_by_boot
+from backends.elastic import ColdStart, Elastic, ElasticOptions, HttpUrl, PricePerSecond, start_by_boot
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Instances, Ticket, take_boot
 from backends.runpod_job import CONTROL_S, Job, JobRun, RunPodApi
@@ -61,7 +61,7 @@ class RunPodOptions(ElasticOptions):
     """Id of the endpoint, as in its URL."""
     api_key: SecretRef
     """API key of the account, by reference."""
-    base_url: str = Field(default="https://api.runpod.ai/v2", pattern=r"^https?://[^/?#@]+[^?#]*$")
+    base_url: HttpUrl = "https://api.runpod.ai/v2"
     """Address of the API, without the endpoint id."""
     envelope: Literal["event", "raw"] = "event"
     """`event` carries the whole HTTP request to the worker kit; `raw` sends the JSON body as `input`

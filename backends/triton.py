@@ -14,13 +14,16 @@ Wire facts, observed on Triton 2.51 and read in its HTTP server's source:
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from backends.base import Backend, BackendOptions, Kit, backends
 from backends.http1 import Attempt, ReplicaConnections
+from backends.triton_translated import GenerateOptions, TranslatedAttempt
 from gateway.errors import BackendBroke, BackendError, BackendFull, BackendUnready
 from gateway.options import Duration, Options, SecretRef, Usd
 from gateway.vocab import Call, Headers, Reply, Start, WholeBody
@@ -48,6 +51,10 @@ class TritonOptions(BackendOptions):
     """How long an unused connection is kept; keep it below the server's own limit."""
     probe_every: Duration = 2.0
     """Time between readiness checks of each replica."""
+
+    openai: Literal["passthrough"] | GenerateOptions = "passthrough"
+    """How OpenAI calls are carried: `passthrough` to servers that have an OpenAI front end, or translated
+    to Triton's generate API, as `{chat_template: plain}`."""
 
     @field_validator("replicas")
     @classmethod
@@ -128,8 +135,15 @@ class Triton(Backend):
         for connections in self._replicas:
             connections.close()
 
-    def send(self, call: Call, replica: int) -> "TritonAttempt":
-        """Pass the call to one replica as it is."""
+    def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
+        """Pass the call to one replica: as it is, or in the words of Triton's generate API."""
+        openai = self.options.openai
+        if call.protocol == "openai" and isinstance(openai, GenerateOptions):
+            created = int(self.kit.clock.wall())
+            return TranslatedAttempt(call, openai, partial(self._attempt, replica), created=created)
+        return self._attempt(replica, call)
+
+    def _attempt(self, replica: int, call: Call) -> "TritonAttempt":
         connections = self._replicas[replica]
         return TritonAttempt(
             connections,

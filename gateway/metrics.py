@@ -118,7 +118,7 @@ class GatewayCollector(Collector):
             requests[route, backend, tally.outcome] += tally.count
             if tally.reason is not None:
                 decisions[route, tally.reason] += tally.count
-            if tally.start is not None and backend != NONE:
+            if tally.start is not None:
                 starts[route, backend, tally.start] += tally.count
         yield _counted(
             "requests", "Calls that ended, by how they ended for their client.",

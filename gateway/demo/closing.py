@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway.demo.plan import FLEET, FLEET_USD_PER_HOUR, RENTED, Plan
+from gateway.demo.plan import FLEET, RENTED, USD_PER_GPU_HOUR, Plan
 from gateway.demo.screen import dollars, share
 from gateway.demo.summary import Report
 
@@ -17,7 +17,7 @@ def closing(console: Console, plan: Plan, result: Report) -> None:
     """Print everything a reader wants to know about the run."""
     console.print()
     console.print(_where(result))
-    console.print(_money(result))
+    console.print(_money(plan, result))
     latency, attained = result["latency_ms"], result["budget_attained"]
     reasons = "  ".join(f"{reason} {count}" for reason, count in result["reasons"].items())
     console.print(f"reasons          {reasons or '-'}", highlight=False)
@@ -35,10 +35,10 @@ def closing(console: Console, plan: Plan, result: Report) -> None:
     )
     console.print(_elsewhere(plan, result))
     console.print(
-        "The last two rows are modelled from this run's own arrivals and measured service times:"
-        f" a first-come-first-served queue over {plan.slots} slots per replica, sized until"
-        f" {100 * plan.objective:g} % stay within the budget; and {RENTED[0].name} instances that boot when"
-        " none is idle, priced from boot to the end of their idle time.",
+        "The last two rows are modelled from this run's own arrivals and measured service times: the fewest"
+        f" GPUs behind one first-come-first-served queue that keep {100 * plan.objective:g} % within the"
+        f" budget; and the cheapest limit of {RENTED[0].name} instances that does, each priced from its"
+        " boot to the end of its idle time.",
         style="dim",
         soft_wrap=True,
     )
@@ -58,14 +58,14 @@ def _where(result: Report) -> Table:
     return table
 
 
-def _money(result: Report) -> Table:
+def _money(plan: Plan, result: Report) -> Table:
     table = Table(title="what it cost", title_justify="left")
     table.add_column("kind")
     table.add_column("cost", justify="right")
     table.add_column("", style="dim")
     notes = {
-        "fleet": f"slots in use, at ${FLEET_USD_PER_HOUR} per replica-hour",
-        "fleet_idle": "the same replica while its slots were empty",
+        "fleet": f"its slots in use; {plan.slots} L4 at ${USD_PER_GPU_HOUR} per hour",
+        "fleet_idle": "the same while its slots were empty",
         "spill": "rented seconds: boots, work and idle tails",
         "retry": "attempts that failed and ran elsewhere",
     }
@@ -88,7 +88,7 @@ def _elsewhere(plan: Plan, result: Report) -> Table:
         table.add_column(column, justify="left" if column in ("way", "") else "right")
     rows = (
         ("this run", result["cost_usd"], result["budget_attained"], f"{FLEET} first, burst spilled"),
-        ("all warm", other["all_warm_usd"], other["all_warm_attained"], _replicas(other)),
+        ("all warm", other["all_warm_usd"], other["all_warm_attained"], _gpus(other)),
         ("all serverless", other["all_serverless_usd"], other["all_serverless_attained"], _boots(other)),
     )
     for way, usd, attained, note in rows:
@@ -98,13 +98,15 @@ def _elsewhere(plan: Plan, result: Report) -> Table:
     return table
 
 
-def _replicas(other: dict[str, Any]) -> str:
-    count = other["all_warm_replicas"]
+def _gpus(other: dict[str, Any]) -> str:
+    count = other["all_warm_gpus"]
     if count is None:
         return "no fleet of any size meets the objective"
-    return f"{count} replica{'' if count == 1 else 's'} for the whole time (modelled)"
+    return f"{count} GPUs all the time (modelled)"
 
 
 def _boots(other: dict[str, Any]) -> str:
-    count = other["all_serverless_cold_starts"]
-    return "not modelled" if count is None else f"{count} cold starts (modelled)"
+    if other["all_serverless_usd"] is None:
+        return "not modelled"
+    most, cold = other["all_serverless_instances"], other["all_serverless_cold_starts"]
+    return f"up to {most} instances, {cold} cold starts (modelled)"

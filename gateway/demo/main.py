@@ -21,6 +21,10 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 
+PLAIN_WIDTH = 110
+"""Columns of the tables where nobody says how wide the paper is."""
+
+
 def run(seconds: int = 60, json_path: Path | None = None, *, quiet: bool = False) -> int:
     """Run the demo; the load lasts `seconds`. Exit status 0 when it showed everything it is meant to.
 
@@ -28,6 +32,8 @@ def run(seconds: int = 60, json_path: Path | None = None, *, quiet: bool = False
     cost something. Otherwise 1, with a sentence that says what is missing. Nothing keeps running.
     """
     console = Console(quiet=quiet)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
     lacking = [name for name in ("numpy", "sklearn") if importlib.util.find_spec(name) is None]
     if lacking:
         Console(stderr=True).print(

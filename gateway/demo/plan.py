@@ -24,10 +24,11 @@ class Rented(NamedTuple):
     billed_in: float  # seconds that an instance's life is rounded up to
 
 
-# Public list prices, as of 2026-11. The fleet's is an on-demand L4 by the hour. RunPod: flex workers of
-# the 24 GB class (L4, A5000, 3090). Modal: an L4, without the CPU and memory that come on top. AWS
-# Lambda: x86 in us-east-1, per GB-second and per request ($0.20 per million), here with 2 GB of memory.
-FLEET_USD_PER_HOUR = 0.79
+# Public list prices, as of 2026-11. The fleet's is an on-demand L4 by the hour; its one replica is a
+# machine with one L4 per slot, so that a slot here and a rented instance are the same thing. RunPod:
+# flex workers of the 24 GB class (L4, A5000, 3090). Modal: an L4, without the CPU and memory that come
+# on top. AWS Lambda: x86 in us-east-1, per GB-second and per request ($0.20 per million), with 2 GB.
+USD_PER_GPU_HOUR = 0.79
 LAMBDA_GB = 2
 LAMBDA_USD_PER_GB_SECOND = 0.0000166667
 LAMBDA_USD_PER_REQUEST = 0.0000002
@@ -53,10 +54,15 @@ class Plan(NamedTuple):
     seed: int = 2026
     slots: int = 4
     pace: float = 0.040
-    calm_rps: float = 20.0
+    calm_rps: float = 40.0
     burst_rps: float = 170.0
     within: float = 0.6
     objective: float = 0.95
+
+    @property
+    def usd_per_replica_hour(self) -> float:
+        """What the fleet's one machine costs."""
+        return round(self.slots * USD_PER_GPU_HOUR, 6)
 
     def boot(self, chance: Random) -> float:
         """One boot time, as the emulators draw it."""

@@ -6,12 +6,12 @@ from gateway.demo.models import DIGITS
 from gateway.demo.plan import (
     FAST_BOOT,
     FLEET,
-    FLEET_USD_PER_HOUR,
     LAMBDA_GB,
     LAMBDA_USD_PER_GB_SECOND,
     LAMBDA_USD_PER_REQUEST,
     RENTED,
     ROUTE,
+    USD_PER_GPU_HOUR,
     Plan,
     Rented,
 )
@@ -44,7 +44,8 @@ backends:                        # list prices as of 2026-11
     type: triton
     replicas: [{triton}]
     max_in_flight: {plan.slots}          # slots per replica: Triton runs so many requests at once
-    price: {{usd_per_replica_hour: {FLEET_USD_PER_HOUR}}}  # an on-demand L4, paid whether used or not
+    # One machine with {plan.slots} L4, at ${USD_PER_GPU_HOUR} an hour each: paid whether used or not.
+    price: {{usd_per_replica_hour: {plan.usd_per_replica_hour:g}}}
 
   # Rented by use; boot and idle times are a tenth of real ones.
 {rented}

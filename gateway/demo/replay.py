@@ -77,20 +77,23 @@ def all_warm(
 class AllServerless(NamedTuple):
     """The same arrivals on rented instances alone."""
 
+    cap: int  # instances allowed at once
     attained: float
     cold: int  # instances that were started
     billed_s: float
     usd: float
 
 
-_FREED = 0
-_GONE = 1
+_BOOTED, _FREED, _GONE = range(3)
 
 
 class _Instances:
     """Instances that run one call at a time, open on demand, and end after an idle time."""
 
-    def __init__(self, boot: Callable[[], float], idle_after: float, billed_in: float) -> None:
+    def __init__(self, cap: int, boot: Callable[[], float], idle_after: float, billed_in: float) -> None:
+        self._cap = cap
+        self._alive = 0
+        self._booting = 0
         self._boot = boot
         self._idle_after = idle_after
         self._billed_in = billed_in
@@ -113,8 +116,7 @@ class _Instances:
             return
         # One more instance for one more call that finds none: the call runs on whichever is free first.
         self._waiting.append((at, service))
-        heapq.heappush(self._events, (at + self._boot(), _FREED, len(self._opened), 0.0))
-        self._opened.append(at)
+        self._scale(at)
 
     def advance(self, until: float) -> None:
         """Everything that happens up to and including `until`."""
@@ -124,13 +126,23 @@ class _Instances:
                 # An end that was due before the instance was used again is not its end.
                 if self._idle.get(instance) == since:
                     del self._idle[instance]
+                    self._alive -= 1
                     self._bill(now - self._opened[instance])
-            elif self._waiting:
+                continue
+            self._booting -= what == _BOOTED
+            if self._waiting:
                 arrival, service = self._waiting.popleft()
                 self._run(now, service, arrival, instance)
             else:
                 self._idle[instance] = now
                 heapq.heappush(self._events, (now + self._idle_after, _GONE, instance, now))
+
+    def _scale(self, now: float) -> None:
+        while self._alive < self._cap and self._booting < len(self._waiting):
+            heapq.heappush(self._events, (now + self._boot(), _BOOTED, len(self._opened), 0.0))
+            self._opened.append(now)
+            self._alive += 1
+            self._booting += 1
 
     def _bill(self, lived: float) -> None:
         # Rounding up must not turn 2.0000000001 s, which is 2 s and a rounding error, into 3 s.
@@ -151,9 +163,10 @@ def all_serverless(
     idle_after: float,
     usd_per_second: float,
     within: float,
+    cap: int,
     billed_in: float = 0.0,
 ) -> AllServerless | None:
-    """Replay these arrivals on instances that boot when none is idle. None without service times.
+    """Replay these arrivals on at most `cap` instances that boot on demand. None without service times.
 
     Billed from the start of the boot to the end of the idle time, as RunPod and Modal do: the last
     idle tail is owed even where it outlives the run. With `billed_in` every instance's life is
@@ -161,10 +174,21 @@ def all_serverless(
     """
     if not services:
         return None
-    instances = _Instances(boot, idle_after, billed_in)
+    instances = _Instances(cap, boot, idle_after, billed_in)
     for place, arrival in enumerate(arrivals):
         instances.arrive(arrival, services[place % len(services)])
     instances.advance(math.inf)
     share = attained(instances.latencies, within)
     billed = instances.billed_s
-    return AllServerless(share, instances.cold, billed, billed * usd_per_second)
+    return AllServerless(cap, share, instances.cold, billed, billed * usd_per_second)
+
+
+def cheapest_serverless(
+    replay: Callable[[int], AllServerless | None], objective: float, caps: Sequence[int] = range(1, 65)
+) -> AllServerless | None:
+    """The cheapest limit of instances that meets the objective; the one that comes nearest if none does."""
+    tried = [rented for cap in caps if (rented := replay(cap)) is not None]
+    good = [rented for rented in tried if rented.attained >= objective]
+    if good:
+        return min(good, key=lambda rented: rented.usd)
+    return max(tried, key=lambda rented: rented.attained, default=None)

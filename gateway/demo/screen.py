@@ -69,7 +69,7 @@ class Screen:
         cells = self._cells(money)
         reasons = " ".join(f"{reason} {count}" for reason, count in self._tally.reasons.most_common())
         return (
-            f"{moment.elapsed:5.0f} s  {moment.phase:<10}  {cells['rps']:>4} rps  p50 {cells['p50']}"
+            f"{int(moment.elapsed):4d} s  {moment.phase:<10}  {cells['rps']:>4} rps  p50 {cells['p50']}"
             f"  p95 {cells['p95']} of {cells['budget']}  warm {cells['warm']}  cold {cells['cold']}"
             f"  spill {cells['spill']}  $/1,000 {cells['price']}  {reasons}"
         )

@@ -11,8 +11,15 @@ from typing import Any
 
 from gateway.demo.figures import Figures
 from gateway.demo.load import Sample
-from gateway.demo.plan import BACKENDS, FLEET, FLEET_USD_PER_HOUR, RENTED, Plan
-from gateway.demo.replay import AllServerless, AllWarm, all_serverless, all_warm, percentile
+from gateway.demo.plan import BACKENDS, FLEET, RENTED, USD_PER_GPU_HOUR, Plan
+from gateway.demo.replay import (
+    AllServerless,
+    AllWarm,
+    all_serverless,
+    all_warm,
+    cheapest_serverless,
+    percentile,
+)
 from gateway.vocab import Reason, Start
 
 Report = dict[str, Any]
@@ -49,11 +56,12 @@ def report(plan: Plan, samples: Sequence[Sample], money: Figures, *, seconds: fl
         "budget_attained": len(kept) / len(samples) if samples else 0.0,
         "counterfactual": {
             "all_warm_usd": warm.usd if warm else None,
-            "all_warm_replicas": warm.replicas if warm else None,
+            "all_warm_gpus": warm.replicas if warm else None,
             "all_warm_attained": warm.attained if warm else None,
             "all_serverless_usd": rented.usd if rented else None,
             "all_serverless_attained": rented.attained if rented else None,
             "all_serverless_cold_starts": rented.cold if rented else None,
+            "all_serverless_instances": rented.cap if rented else None,
         },
         "seconds": round(seconds, 3),
         "triton": triton,
@@ -106,24 +114,29 @@ def _elsewhere(
         for sample in samples
         if sample.status == 200 and sample.backend == cheapest.name and sample.start == Start.WARM
     ]
-    chance = Random(plan.seed)  # noqa: S311 - a seeded model, not a secret
-    return (
-        all_warm(
-            arrivals,
-            straight,
-            slots=plan.slots,
-            within=plan.within,
-            objective=plan.objective,
-            seconds=seconds,
-            usd_per_replica_hour=FLEET_USD_PER_HOUR,
-        ),
-        all_serverless(
+
+    def replay(cap: int) -> AllServerless | None:
+        chance = Random(plan.seed)  # noqa: S311 - a seeded model, not a secret
+        return all_serverless(
             arrivals,
             rented or straight,
             boot=lambda: plan.boot(chance),
             idle_after=cheapest.idle_after,
             usd_per_second=cheapest.usd_per_second,
             within=plan.within,
+            cap=cap,
             billed_in=cheapest.billed_in,
+        )
+
+    return (
+        all_warm(
+            arrivals,
+            straight,
+            slots=1,  # sized by the GPU, so that no machine's size favours one way
+            within=plan.within,
+            objective=plan.objective,
+            seconds=seconds,
+            usd_per_replica_hour=USD_PER_GPU_HOUR,
         ),
+        cheapest_serverless(replay, plan.objective),
     )

@@ -27,7 +27,7 @@ from gateway.protocols.base import (
     header_int,
     parse_target,
     remember,
-)  # fmt: skip
+)
 from gateway.vocab import Call, Headers
 
 _LENGTH_FIELD = b"inference-header-content-length"

@@ -24,7 +24,7 @@ from gateway.protocols.base import (
     error_text,
     parse_target,
     remember,
-)  # fmt: skip
+)
 from gateway.vocab import Call, Headers
 
 _OPERATIONS = {

@@ -19,7 +19,7 @@ from gateway.protocols.base import (
     error_text,
     parse_target,
     remember,
-)  # fmt: skip
+)
 from gateway.vocab import Call, Headers
 
 _NEVER = frozenset((b"CONNECT", b"TRACE"))  # a tunnel, and an echo of what the gateway adds

@@ -16,7 +16,7 @@ BAD = """\
 version: 1
 backends:
   fleet: {type: triton, replicas: [http://127.0.0.1:1], max_in_flight: 1, prise: {}}
-  burst: {type: triton, replicas: [http://127.0.0.1:2], max_in_flight: planted-secret-value}
+  burst: {type: triton, replicas: [http://127.0.0.1:2], max_in_flight: many}
 routes:
   embed: {tiers: [{backend: flet}]}
 """
@@ -60,7 +60,7 @@ def test_a_bad_file_ends_with_2_and_one_line_for_each_problem(command: str, bad:
     ]
     assert places == [
         (bad, 3, 75, "backends.fleet.prise"),
-        (bad, 4, 78, "backends.burst.max_in_flight"),
+        (bad, 4, 72, "backends.burst.max_in_flight"),
         (bad, 6, 29, "routes.embed.tiers[0].backend"),
     ]
     assert "did you mean `price`?" in done.stderr

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.demo.replay import all_serverless, all_warm, attained, fifo_latencies, percentile
+from gateway.demo.replay import (
+    AllServerless,
+    all_serverless,
+    all_warm,
+    attained,
+    cheapest_serverless,
+    fifo_latencies,
+    percentile,
+)
 
 MOMENTS = st.lists(st.floats(0, 100), min_size=1, max_size=60).map(sorted)
 
@@ -80,11 +88,16 @@ def test_without_a_measured_service_time_nothing_is_modelled() -> None:
     assert (
         all_warm([0.0], [], slots=1, within=1, objective=0.9, seconds=1.0, usd_per_replica_hour=1.0) is None
     )
-    assert all_serverless([0.0], [], boot=lambda: 1.0, idle_after=1.0, usd_per_second=1.0, within=1.0) is None
+    assert (
+        all_serverless([0.0], [], boot=lambda: 1.0, idle_after=1.0, usd_per_second=1.0, within=1.0, cap=99)
+        is None
+    )
 
 
 def test_one_call_pays_for_boot_service_and_idle_tail() -> None:
-    rented = all_serverless([5.0], [1.0], boot=lambda: 2.0, idle_after=3.0, usd_per_second=0.5, within=3.0)
+    rented = all_serverless(
+        [5.0], [1.0], boot=lambda: 2.0, idle_after=3.0, usd_per_second=0.5, within=3.0, cap=99
+    )
     assert rented is not None
     assert rented.cold == 1
     assert rented.billed_s == pytest.approx(6.0)
@@ -100,6 +113,7 @@ def test_the_life_of_every_instance_is_rounded_up_as_the_provider_does() -> None
         idle_after=3.0,
         usd_per_second=1.0,
         within=9.0,
+        cap=99,
         billed_in=1.0,
     )
     assert rented is not None
@@ -108,7 +122,7 @@ def test_the_life_of_every_instance_is_rounded_up_as_the_provider_does() -> None
 
 def test_a_call_inside_the_idle_time_is_warm_and_moves_the_end() -> None:
     rented = all_serverless(
-        [0.0, 5.0], [1.0], boot=lambda: 2.0, idle_after=3.0, usd_per_second=1.0, within=1.0
+        [0.0, 5.0], [1.0], boot=lambda: 2.0, idle_after=3.0, usd_per_second=1.0, within=1.0, cap=99
     )
     assert rented is not None
     # Open at 0, ready at 2, busy to 3, idle to 5 when the second call comes, busy to 6, idle to 9.
@@ -119,7 +133,7 @@ def test_a_call_inside_the_idle_time_is_warm_and_moves_the_end() -> None:
 
 def test_a_call_after_the_idle_time_starts_a_new_instance() -> None:
     rented = all_serverless(
-        [0.0, 6.5], [1.0], boot=lambda: 2.0, idle_after=3.0, usd_per_second=1.0, within=1.0
+        [0.0, 6.5], [1.0], boot=lambda: 2.0, idle_after=3.0, usd_per_second=1.0, within=1.0, cap=99
     )
     assert rented is not None
     assert rented.cold == 2
@@ -129,7 +143,7 @@ def test_a_call_after_the_idle_time_starts_a_new_instance() -> None:
 def test_a_waiting_call_runs_on_whichever_instance_is_free_first() -> None:
     boots = iter([1.0, 10.0])
     rented = all_serverless(
-        [0.0, 0.5], [1.0], boot=lambda: next(boots), idle_after=1.0, usd_per_second=1.0, within=2.5
+        [0.0, 0.5], [1.0], boot=lambda: next(boots), idle_after=1.0, usd_per_second=1.0, within=2.5, cap=99
     )
     assert rented is not None
     # The first instance is done at 2 and takes the second call, long before the second one has booted.
@@ -141,10 +155,47 @@ def test_a_waiting_call_runs_on_whichever_instance_is_free_first() -> None:
 def test_every_call_is_answered_and_all_service_is_billed(moments: list[float], seed: int) -> None:
     chance = Random(seed)
     rented = all_serverless(
-        moments, [0.5], boot=lambda: chance.uniform(0.1, 2), idle_after=1.0, usd_per_second=1.0, within=1e9
+        moments,
+        [0.5],
+        boot=lambda: chance.uniform(0.1, 2),
+        idle_after=1.0,
+        usd_per_second=1.0,
+        within=1e9,
+        cap=99,
     )
     assert rented is not None
     assert rented.attained == 1.0
     assert 1 <= rented.cold <= len(moments)
     least = 0.5 * len(moments) + rented.cold * (0.1 + 1.0)
     assert rented.billed_s >= least - 1e-6
+
+
+def test_a_cap_makes_calls_wait_instead_of_opening_more() -> None:
+    rented = all_serverless(
+        [0.0, 0.0, 0.0], [1.0], boot=lambda: 1.0, idle_after=1.0, usd_per_second=1.0, within=3.0, cap=1
+    )
+    assert rented is not None
+    assert rented.cold == 1
+    assert rented.billed_s == pytest.approx(1 + 3 + 1)
+    assert rented.attained == pytest.approx(2 / 3)  # done after 2, 3 and 4 s
+
+
+@given(MOMENTS, st.integers(1, 5))
+def test_there_are_never_more_instances_than_the_cap(moments: list[float], cap: int) -> None:
+    rented = all_serverless(
+        moments, [0.5], boot=lambda: 0.3, idle_after=1e9, usd_per_second=1.0, within=1e9, cap=cap
+    )
+    assert rented is not None
+    assert rented.cold <= cap  # none ends before the last call, so all that were started live at once
+
+
+def test_the_cheapest_cap_that_meets_the_objective_is_taken() -> None:
+    table = {
+        1: AllServerless(1, 0.5, 1, 1.0, 1.0),
+        2: AllServerless(2, 0.95, 2, 3.0, 3.0),
+        3: AllServerless(3, 0.99, 3, 2.0, 2.0),
+    }
+    assert cheapest_serverless(table.__getitem__, 0.9, [1, 2, 3]) == table[3]
+    assert cheapest_serverless(table.__getitem__, 0.4, [1, 2, 3]) == table[1]
+    assert cheapest_serverless(table.__getitem__, 1.0, [1, 2, 3]) == table[3]
+    assert cheapest_serverless(lambda _: None, 0.9, [1]) is None

@@ -38,6 +38,17 @@ class Same(Model):
         return inputs
 
 
+class Echo(Model):
+    """One string in, the same out."""
+
+    name = "echo"
+    inputs = (TensorSpec("text", "BYTES", (1,)),)
+    outputs = (TensorSpec("out", "BYTES", (1,)),)
+
+    def infer(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {"out": inputs["text"]}
+
+
 class Fragile(Model):
     """Raises."""
 
@@ -82,7 +93,7 @@ class Gate:
 
 def models() -> KServeApp:
     """The app that most tests serve."""
-    return KServeApp([Double(), Same(), Fragile(), Writer()])
+    return KServeApp([Double(), Same(), Echo(), Fragile(), Writer()])
 
 
 def echo(

@@ -9,7 +9,7 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.access_log import BACKLOG_BYTES, FLUSH_BYTES, FLUSH_SECONDS, AccessLog, Line
@@ -92,9 +92,12 @@ def test_what_is_not_known_is_null(path: Path) -> None:
     assert (line["status"], line["error"], line["reason"]) == (429, "contended", "shed_full")
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(exclude_categories=()), max_size=300), st.text(max_size=300), st.text(max_size=60)
 )
+@example("half \ud800 a pair", "infer\udfff", "")
+@example('"quoted",\n{"model":"forged"}\u2028', "\x00", TRACE)
 def test_no_name_breaks_a_line(model: str, operation: str, trace: str) -> None:
     reader, writer = os.pipe()
     try:
@@ -117,6 +120,7 @@ def test_no_name_breaks_a_line(model: str, operation: str, trace: str) -> None:
     assert log.lost == 0
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=2e9), st.floats(min_value=0, max_value=1e5))
 def test_time_stamps_are_the_arrival(wall: float, ago: float) -> None:
     reader, writer = os.pipe()

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.histogram import GENERAL_EDGES, Histogram, budget_edges, merged, quantile
@@ -7,6 +7,7 @@ from gateway.histogram import GENERAL_EDGES, Histogram, budget_edges, merged, qu
 SECONDS = st.floats(min_value=0.0, max_value=100.0)
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0.001, max_value=600.0))
 def test_the_budget_itself_is_an_edge_and_edges_rise(within: float) -> None:
     edges = budget_edges(within)
@@ -20,6 +21,7 @@ def test_without_a_budget_the_edges_are_general() -> None:
     assert budget_edges(None) == GENERAL_EDGES
 
 
+@settings(deadline=None)
 @given(st.lists(SECONDS))
 def test_every_value_is_counted_once_and_edges_are_inclusive(values: list[float]) -> None:
     histogram = Histogram(budget_edges(0.25))
@@ -30,6 +32,7 @@ def test_every_value_is_counted_once_and_edges_are_inclusive(values: list[float]
         assert count == sum(value <= edge for value in values)
 
 
+@settings(deadline=None)
 @given(st.lists(SECONDS, min_size=1), st.floats(min_value=0.0, max_value=1.0))
 def test_a_quantile_lies_in_the_bucket_of_the_exact_one(values: list[float], share: float) -> None:
     edges = budget_edges(0.25)
@@ -56,6 +59,7 @@ def test_quantiles_are_linear_inside_a_bucket() -> None:
         quantile(histogram, 1.5)
 
 
+@settings(deadline=None)
 @given(st.lists(SECONDS), st.lists(SECONDS))
 def test_adding_histograms_is_counting_all_values_in_one(left: list[float], right: list[float]) -> None:
     parts, whole = [Histogram((0.5, 5.0)) for _ in range(2)], Histogram((0.5, 5.0))

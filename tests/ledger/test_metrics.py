@@ -202,7 +202,7 @@ def test_slots_taken_are_in_flight() -> None:
 NAMES = st.text(max_size=8) | st.sampled_from(("embed", "fleet", "burst", "other", "none"))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -98,9 +98,7 @@ class Rig:
     def another(self, route: str, rule: Policy | None = None) -> Pool:
         """One more pool on the same two backends."""
         rule = rule or policy("spill_when_full")
-        return Pool(
-            route, rule, self.tiers, clock=self.clock, chance=self.chance, timers=self.timers
-        )
+        return Pool(route, rule, self.tiers, clock=self.clock, chance=self.chance, timers=self.timers)
 
     def unready(self, supply: Capacity) -> None:
         """Two failed probes on every replica."""

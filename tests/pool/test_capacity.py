@@ -215,7 +215,14 @@ def test_one_failed_probe_is_forgiven_two_in_a_row_are_not_one_success_is_enough
     supply = bench.supply
     assert supply.ready(0) is None
     assert supply.blocked is None, "unknown counts as usable"
-    for answer, ready in [(False, None), (True, True), (False, True), (None, True), (False, False), (True, True)]:
+    for answer, ready in [
+        (False, None),
+        (True, True),
+        (False, True),
+        (None, True),
+        (False, False),
+        (True, True),
+    ]:
         supply.note_ready(0, answer, NOW)
         assert supply.ready(0) is ready
 
@@ -277,7 +284,7 @@ def test_a_question_takes_no_slot_and_teaches_nothing() -> None:
 
 def test_a_shared_source_that_ran_dry_is_believed_at_once() -> None:
     source = LeakySource()
-    bench = Bench(source=source)  # type: ignore[arg-type]
+    bench = Bench(source=source)
     assert bench.supply.free() == 2
     source.taken_elsewhere = True
     assert bench.take() is None
@@ -304,9 +311,7 @@ class _Probed:
     def __init__(self) -> None:
         clock, chance = LoopClock(), Random(3)
         self.backend = fleet("fleet", replicas=2, clock=clock, chance=chance)
-        self.supply = Capacity(
-            self.backend, clock=clock, chance=chance, timers=asyncio.get_running_loop()
-        )
+        self.supply = Capacity(self.backend, clock=clock, chance=chance, timers=asyncio.get_running_loop())
 
 
 @pytest.mark.virtual_time

@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from random import Random
 
@@ -6,12 +8,26 @@ import pytest
 
 from gateway.breaker import State
 from gateway.errors import (
-    BackendBroke, BackendFull, ClientGone, Contended, DeadlinePassed, NoCapacity, OverspillError,
+    BackendBroke,
+    BackendFull,
+    ClientGone,
+    Contended,
+    DeadlinePassed,
+    NoCapacity,
+    OverspillError,
 )  # fmt: skip
 from gateway.pool import Lease, Pool, Slot
 from gateway.vocab import Reason, Verdict
 from policies.base import (
-    Action, Hold, Policy, PolicyOptions, PoolView, RequestView, Run, Shed, Take,
+    Action,
+    Hold,
+    Policy,
+    PolicyOptions,
+    PoolView,
+    RequestView,
+    Run,
+    Shed,
+    Take,
 )  # fmt: skip
 from policies.spill_when_full import SpillWhenFull
 from tests.pool.parts import FIRST, NOW, Attempt, Rig, call
@@ -182,6 +198,7 @@ def test_a_slot_that_frees_late_is_not_given_to_a_call_whose_deadline_is_over() 
     expired, alive = ask(rig.pool, deadline=NOW + 1), ask(rig.pool, deadline=NOW + 5)
     rig.fake.advance(2.0)  # the timer that should have rung is late
     holder.release(Verdict.SUCCESS)
+    assert expired.slot is None
     with pytest.raises(DeadlinePassed):
         expired.result()
     assert alive.result().backend.name == "fleet"
@@ -304,6 +321,30 @@ def test_a_waiting_call_gets_the_trial_when_a_breaker_cools_down_with_nobody_els
     assert waiting.result().backend.name == "fleet"
     waiting.release(Verdict.SUCCESS)
     assert rig.fleet.breaker_state(0) is State.CLOSED
+
+
+def test_looking_again_replaces_the_timer_and_an_empty_queue_has_none() -> None:
+    rig = Rig(fleet_full={"queue": "10s", "then": "shed"})
+    holder, waiting = ask(rig.pool), ask(rig.pool)
+    for _ in range(3):
+        rig.pool.reconsider(rig.fake.now())
+    assert rig.manual.live == [NOW + 10]
+    waiting.abandon()
+    assert rig.manual.live == []
+    holder.release(Verdict.SUCCESS)
+
+
+def test_a_backend_forgets_a_pool_in_which_nobody_waits() -> None:
+    rig = Rig(fleet_full={"queue": "10s"})
+    other = rig.another("retired")
+    holder = ask(rig.pool)
+    waiting = ask(other)
+    holder.release(Verdict.SUCCESS)
+    waiting.release(Verdict.SUCCESS)
+    gone = weakref.ref(other)
+    del other, waiting
+    gc.collect()
+    assert gone() is None
 
 
 # -- several attempts, several pools ---------------------------------------------------------------
@@ -453,8 +494,13 @@ def test_a_policy_that_names_an_unknown_backend_takes_nothing() -> None:
 
 
 def test_a_policy_that_promises_the_past_is_not_asked_without_pause() -> None:
-    asked = []
-    rig = Rig(rule=_Scripted(lambda request, pool, now: asked.append(now) or Hold(now - 1)))  # type: ignore[func-returns-value]
+    asked: list[float] = []
+
+    def answer(request: RequestView, pool: PoolView, now: float) -> Action:
+        asked.append(now)
+        return Hold(now - 1)
+
+    rig = Rig(rule=_Scripted(answer))
     ask(rig.pool)
     rig.manual.advance(0.1)
     assert 2 < len(asked) <= 102
@@ -488,7 +534,10 @@ def test_an_error_in_a_policy_while_a_call_waits_ends_that_call() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "kind"),
-    [(Shed(Reason.SHED_BUDGET, contended=True), Contended), (Shed(Reason.SHED_BUDGET, contended=False), NoCapacity)],
+    [
+        (Shed(Reason.SHED_BUDGET, contended=True), Contended),
+        (Shed(Reason.SHED_BUDGET, contended=False), NoCapacity),
+    ],
 )
 def test_the_reason_of_a_policy_that_sheds_is_on_the_error(answer: Shed, kind: type[OverspillError]) -> None:
     rig = Rig(rule=_Scripted(lambda *_: answer))

@@ -17,7 +17,15 @@ from tests.pool.parts import Attempt, Rig, call
 from tests.support.timers import CountedTimers
 from tests.support.virtual_time import LoopClock, VirtualLoop
 
-ENDINGS: tuple[type[Exception] | None, ...] = (None, None, None, BackendBroke, BackendFull, ClientGone, KeyError)
+ENDINGS: tuple[type[Exception] | None, ...] = (
+    None,
+    None,
+    None,
+    BackendBroke,
+    BackendFull,
+    ClientGone,
+    KeyError,
+)
 
 arrivals = st.tuples(
     st.just("arrive"),
@@ -37,7 +45,9 @@ steps = st.one_of(
     st.tuples(st.just("tick"), st.integers(1, 3)),
     st.tuples(st.just("pass"), st.sampled_from([0.005, 0.01, 0.04, 0.2, 1.1])),
 )
-patience = st.sampled_from(["spill", "shed", {"queue": "10ms"}, {"queue": "40ms", "then": "shed"}, {"queue": "1s"}])
+patience = st.sampled_from(
+    ["spill", "shed", {"queue": "10ms"}, {"queue": "40ms", "then": "shed"}, {"queue": "1s"}]
+)
 
 
 class _Watched(SpillWhenFull):
@@ -123,7 +133,9 @@ class _World:
         """The running totals say what the replicas say."""
         now = LoopClock().now()
         assert 0 <= supply.in_flight <= supply.capacity
-        assert sum(pool.in_flight for pool in self.pools) == self.rig.fleet.in_flight + self.rig.burst.in_flight
+        assert (
+            sum(pool.in_flight for pool in self.pools) == self.rig.fleet.in_flight + self.rig.burst.in_flight
+        )
         room = 0
         for replica in supply.replicas:
             usable = replica.ready is not False and replica.breaker.allows(now)

@@ -11,7 +11,7 @@ from gateway.errors import (
     OverspillError,
     Refused,
     UnknownRoute,
-)  # fmt: skip
+)
 from gateway.protocols.base import Answer
 from gateway.protocols.kserve import Kserve
 from gateway.vocab import Body, Call, Headers

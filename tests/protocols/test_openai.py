@@ -19,7 +19,7 @@ from gateway.errors import (
     Refused,
     Unauthorised,
     UnknownRoute,
-)  # fmt: skip
+)
 from gateway.protocols.base import Answer
 from gateway.protocols.openai import OpenAI
 from gateway.vocab import Body, Call, Headers

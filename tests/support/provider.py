@@ -74,6 +74,7 @@ class Provider:
         self.url = ""
         self.seen: list[Received] = []
         self.connections = 0
+        self.busy = 0  # requests that are being answered
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +87,11 @@ class Provider:
                 while True:
                     request = await _receive(reader)
                     self.seen.append(request)
-                    await self.behaviour(request, Wire(reader, writer))
+                    self.busy += 1
+                    try:
+                        await self.behaviour(request, Wire(reader, writer))
+                    finally:
+                        self.busy -= 1
                     if writer.is_closing():
                         break
         finally:

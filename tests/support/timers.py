@@ -5,44 +5,43 @@ from collections.abc import Callable
 from gateway.clock import FakeClock, Timer, TimerHost
 
 
-class ManualTimer:
-    """One appointment."""
-
-    def __init__(self, when: float, callback: Callable[[], object]) -> None:
-        self.when = when
-        self.callback = callback
-        self.live = True
-
-    def cancel(self) -> None:
-        self.live = False
-
-
 class ManualTimers:
     """A TimerHost that only rings from `advance`."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
-        self._set: list[ManualTimer] = []
+        self._set: list[_Manual] = []
 
-    def call_at(self, when: float, callback: Callable[[], object], /) -> ManualTimer:
-        timer = ManualTimer(when, callback)
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer:
+        timer = _Manual(self._set, when, callback)
         self._set.append(timer)
         return timer
 
     @property
     def live(self) -> list[float]:
         """When the timers that are still set will ring."""
-        return sorted(timer.when for timer in self._set if timer.live)
+        return sorted(timer.when for timer in self._set)
 
     def advance(self, seconds: float) -> None:
         """Move the clock, ringing on the way whatever is due, at its moment."""
         end = self._clock.now() + seconds
-        while due := [timer for timer in self._set if timer.live and timer.when <= end]:
+        while due := [timer for timer in self._set if timer.when <= end]:
             first = min(due, key=lambda timer: timer.when)
             self._clock.advance(max(0.0, first.when - self._clock.now()))
-            first.live = False
+            first.cancel()
             first.callback()
         self._clock.advance(max(0.0, end - self._clock.now()))
+
+
+class _Manual:
+    def __init__(self, all_set: "list[_Manual]", when: float, callback: Callable[[], object]) -> None:
+        self._all_set = all_set
+        self.when = when
+        self.callback = callback
+
+    def cancel(self) -> None:
+        if self in self._all_set:
+            self._all_set.remove(self)
 
 
 class CountedTimers:
