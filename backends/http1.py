@@ -195,9 +195,7 @@ class UpstreamConnection(asyncio.Protocol):
             await self._news("in the middle of its answer")
         if self._complete:
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            if self._is_head and self._length is not None:
-                self.headers.append((b"content-length", b"%d" % self._length))
-            return Reply(self.status, self.headers, body)
+            return Reply(self.status, self.headers, body, length=self._length)
         return Reply(self.status, self.headers, stream=self._stream(), length=self._length)
 
     def close(self) -> None:

@@ -83,7 +83,11 @@ class Attempt:
             return False
         name = slot.backend.name
         self._record.tried(
-            name, error.usage, self._clock.now() - slot.taken_at, slot.backend.replicas[slot.replica]
+            name,
+            error.usage,
+            self._clock.now() - slot.taken_at,
+            slot.backend.replicas[slot.replica],
+            error.work,
         )
         self.tried |= {(name, slot.replica)}
         self.number += 1

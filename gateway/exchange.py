@@ -72,14 +72,20 @@ class Exchange:
         self._chunked = False
         self._left: int | None = None
 
-    def send(self, status: int, headers: Headers, extra: bytes, body: bytes) -> None:
-        """A whole answer in one write. `extra` holds ready header lines, each ended by CRLF."""
+    def send(
+        self, status: int, headers: Headers, extra: bytes, body: bytes, *, length: int | None = None
+    ) -> None:
+        """A whole answer in one write. `extra` holds ready header lines, each ended by CRLF.
+
+        `length` is for answers to HEAD only: the size that the body of GET would have.
+        """
         self.began = True
         head = self._head(status, headers, extra)
         if status in {204, 304} or status < 200:
             head += b"\r\n"
         elif self.method == b"HEAD":
-            head += self._head_length(headers, body)
+            # The answer to HEAD tells the length that GET would have, and has no body (RFC 9110, 9.3.2).
+            head += b"content-length: %d\r\n\r\n" % (len(body) if length is None else length)
         else:
             head += b"content-length: %d\r\n\r\n" % len(body)
             self.bytes_out = len(body)
@@ -152,13 +158,6 @@ class Exchange:
         if not headers:
             return line + extra
         return line + b"\r\n".join([name + b": " + value for name, value in headers]) + b"\r\n" + extra
-
-    def _head_length(self, headers: Headers, body: bytes) -> bytes:
-        # The answer to HEAD tells the length that GET would have, and carries no body (RFC 9110, 9.3.2).
-        for name, value in headers:
-            if name == b"content-length":
-                return b"\r\n" if value else b""
-        return b"content-length: %d\r\n\r\n" % len(body)
 
     def _finish(self) -> None:
         self.ended = True

@@ -10,19 +10,18 @@ from gateway.clock import Clock
 from gateway.errors import AnswerTruncated, BackendError, ClientGone
 from gateway.exchange import Exchange
 from gateway.record import Record
-from gateway.vocab import Headers, Outcome, Reply
+from gateway.vocab import HOP_BY_HOP, Headers, Outcome, Reply
 
-_STAMPED = frozenset(
-    (
-        b"x-request-id",
-        b"x-overspill-route",
-        b"x-overspill-backend",
-        b"x-overspill-reason",
-        b"x-overspill-start",
-        b"x-overspill-cost-usd",
-        b"server-timing",
-    )
-)
+_NOT_PASSED_ON = HOP_BY_HOP | {
+    b"content-length",  # framing is the exchange's, whatever a backend passes on
+    b"x-request-id",
+    b"x-overspill-route",
+    b"x-overspill-backend",
+    b"x-overspill-reason",
+    b"x-overspill-start",
+    b"x-overspill-cost-usd",
+    b"server-timing",
+}
 
 
 class Relay:
@@ -44,13 +43,13 @@ class Relay:
         record.status = status = reply.status
         record.usage = reply.usage
         headers = reply.headers
-        if any(name in _STAMPED for name, _ in headers):
-            headers = [field for field in headers if field[0] not in _STAMPED]
+        if not _NOT_PASSED_ON.isdisjoint([name for name, _ in headers]):
+            headers = [field for field in headers if field[0] not in _NOT_PASSED_ON]
         extra = self.stamp(record, usd)
         record.outcome = _outcome(status)
         if reply.body is not None:
             record.first_byte_at = self._clock.now()
-            exchange.send(status, headers, extra, reply.body)
+            exchange.send(status, headers, extra, reply.body, length=reply.length)
         else:
             exchange.begin(status, headers, extra, reply.length)
             await self._stream(reply, exchange, record, stall_timeout)

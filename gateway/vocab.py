@@ -243,7 +243,8 @@ class Reply:
     """A backend's answer. Either `body` is all of it, or `stream` yields the rest as it arrives.
 
     `usage` and `start` may still change until the stream is exhausted: some providers only tell at
-    the end. `length` is the declared size of a streamed body, None when it is not known ahead.
+    the end. `length` is the declared size of the body (of an answer to HEAD: of the body that GET would
+    have), None when it is not known ahead. Framing fields among `headers` are not passed on.
     """
 
     __slots__ = ("body", "headers", "length", "start", "status", "stream", "usage")

@@ -11,11 +11,11 @@ import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from aiohttp import web
 
-from backends.emulators.kserve_app import Answer, KServeApp
+from backends.emulators.kserve_app import Answer, App, FunctionApp, KServeApp
 from backends.emulators.kserve_infer import HEADER_LENGTH, Fields, InferRequest, Model, TensorSpec
 from backends.emulators.tensors import Tensor, TritonError
 from gateway.clock import Clock, SystemClock
@@ -37,10 +37,6 @@ _STATUS_TEXTS = {
     404: "Request for unknown model: 'model' is not found",
     429: "Too many requests",
 }
-
-
-App = Callable[[str, str, str, dict[str, str], bytes], tuple[int, Any, Any]]
-"""An app of the worker kit: (method, path, query, headers, body) to (status, headers, body)."""
 
 
 class Seen(NamedTuple):
@@ -74,7 +70,7 @@ class KServeServer:
         clock: Clock | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.app = app
+        self.app = app if isinstance(app, KServeApp) else FunctionApp(app)
         self.pace_s = pace_s
         self.queue_limit = queue_limit
         self.in_flight = 0
@@ -162,7 +158,7 @@ class KServeServer:
         self.requests.append(Seen(request.method, request.raw_path, headers, body))
         path = request.raw_path.partition("?")[0]
         if not KServeApp.is_inference(request.method, path):
-            return await self._send(request, self._answer(request.method, request.raw_path, headers, body))
+            return await self._send(request, self.app.answer(request.method, request.raw_path, headers, body))
         self.in_flight += 1
         self.seen_in_flight_max = max(self.seen_in_flight_max, self.in_flight)
         try:
@@ -205,7 +201,7 @@ class KServeServer:
         try:
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(
-                self._threads, self._answer, request.method, request.raw_path, headers, body
+                self._threads, self.app.answer, request.method, request.raw_path, headers, body
             )
             if not answer.streamed:
                 await self._sleep(max(0.0, self.pace_s - (self._clock.now() - began)))
@@ -214,15 +210,6 @@ class KServeServer:
             return await self._send(request, answer, compress=self._compress)
         finally:
             self.running -= 1
-
-    def _answer(self, method: str, target: str, headers: Fields, body: bytes) -> Answer:
-        path, _, query = target.partition("?")
-        if isinstance(self.app, KServeApp):
-            return self.app.answer(method, path, headers, body)
-        status, fields, content = self.app(method, path, query, dict(headers), body)
-        pairs = list(fields.items() if isinstance(fields, dict) else fields)
-        whole = isinstance(content, bytes)
-        return Answer(status, pairs, (content,) if whole else content, streamed=not whole)
 
     async def _send(
         self, request: web.Request, answer: Answer, *, compress: bool = False

@@ -6,7 +6,7 @@ same object. URL grammar from Triton's http_server.cc, answers as tritonserver 2
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from backends.emulators import kserve_infer, triton_json
@@ -29,6 +29,10 @@ _ONE_RESPONSE = (
 
 HeaderFields = Mapping[str, str] | Iterable[tuple[str, str]]
 """Request header fields, names in any case."""
+
+
+App = Callable[[str, str, str, dict[str, str], bytes], tuple[int, HeaderFields, bytes | Iterable[bytes]]]
+"""An app of the worker kit: (method, path, query, headers, body) to (status, headers, body)."""
 
 
 class Answer(NamedTuple):
@@ -67,8 +71,9 @@ class KServeApp:
         match = _URL.fullmatch(path)
         return method == "POST" and match is not None and match["verb"] in _INFERENCE
 
-    def answer(self, method: str, path: str, headers: HeaderFields, body: bytes) -> Answer:
-        """The answer; a streamed one computes its parts as they are taken."""
+    def answer(self, method: str, target: str, headers: HeaderFields, body: bytes) -> Answer:
+        """The answer to a request for this path and query; a streamed one computes as its parts are taken."""
+        path = target.partition("?")[0]
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         fields = {name.lower(): value for name, value in pairs}
         try:
@@ -207,6 +212,24 @@ class KServeApp:
             for name in sorted(names)
         ]
         return _json(200, {"model_stats": found})
+
+
+class FunctionApp(KServeApp):
+    """An app of the worker kit in the place of models: it answers everything itself."""
+
+    def __init__(self, function: App) -> None:
+        super().__init__(())
+        self._function = function
+
+    def answer(self, method: str, target: str, headers: HeaderFields, body: bytes) -> Answer:
+        """What the function answers; an iterator of bytes is streamed."""
+        path, _, query = target.partition("?")
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        status, fields, content = self._function(method, path, query, dict(pairs), body)
+        given = list(fields.items() if isinstance(fields, Mapping) else fields)
+        if isinstance(content, bytes):
+            return Answer(status, given, (content,))
+        return Answer(status, given, content, streamed=True)
 
 
 class _Statistics:

@@ -127,7 +127,7 @@ def _read_raw(model: Model, body: bytes) -> InferRequest:
 def _read_json(model: Model, head: bytes, blob: bytes) -> InferRequest:
     document = parse(head)
     request_id = _text(document, "id") if isinstance(document, dict) and "id" in document else ""
-    parameters = document.get("parameters", {}) if isinstance(document, dict) else {}
+    parameters = _parameters(document)
     for name in ("priority", "timeout"):
         if not _is_unsigned(parameters.get(name, 0)):
             raise _wrong_kind(name, "unsigned-integer")
@@ -158,13 +158,15 @@ def parse(raw: bytes) -> Any:
 def _read_input(model: Model, entry: Any, blob: memoryview) -> tuple[str, Tensor, int]:
     """Name, tensor, and how many bytes of the blob it took."""
     name = _text(entry, "name")
+    size = _parameters(entry).get("binary_data_size")
+    if size is None and "data" not in entry:
+        raise TritonError(400, _ONE_FIELD)
     datatype = _text(entry, "datatype")
     if datatype not in DATATYPES:
         raise TritonError(400, f"invalid datatype for input {name}")
     shape = _list(entry, "shape")
     if not all(map(_is_unsigned, shape)):
         raise _wrong_kind("shape", "unsigned-integer")
-    size = entry.get("parameters", {}).get("binary_data_size")
     if size is not None:
         if not _is_unsigned(size):
             raise _wrong_kind("binary_data_size", "unsigned-integer")
@@ -172,8 +174,6 @@ def _read_input(model: Model, entry: Any, blob: memoryview) -> tuple[str, Tensor
             text = f"unexpected size for input '{name}', expecting {size - len(blob)} additional bytes"
             raise TritonError(400, f"{text} for model '{model.name}'")
         return name, Tensor(datatype, tuple(shape), bytes(blob[:size])), size
-    if "data" not in entry:
-        raise TritonError(400, _ONE_FIELD)
     if datatype in ("FP16", "BF16"):
         text = f"receiving {datatype} data via JSON is not supported. Please use the binary data format"
         raise TritonError(400, f"{text} for input {name}")
@@ -249,7 +249,7 @@ def _read_wanted(model: Model, document: Any) -> dict[str, Wanted] | None:
         name = _text(entry, "name")
         if name not in known:
             raise TritonError(400, f"unexpected inference output '{name}' for model '{model.name}'")
-        parameters = entry.get("parameters", {})
+        parameters = _parameters(entry)
         # Naming an output at all takes it out of the reach of `binary_data_output`.
         wanted[name] = Wanted(parameters.get("binary_data") is True, parameters.get("classification", 0))
     return wanted or None
@@ -313,7 +313,7 @@ def read_generate(model: Model, body: bytes) -> InferRequest:
     request_id = _text(document, "id") if "id" in document else ""
     where = f"[request id: {request_id or '<id_unknown>'}]"
     named = {key: value for key, value in document.items() if key not in ("id", "parameters")}
-    inside = document.get("parameters", {})
+    inside = _parameters(document)
     inputs: dict[str, Tensor] = {}
     for spec in model.inputs:
         if spec.name in named and spec.name in inside:
@@ -359,6 +359,13 @@ def write_generate(model: Model, version: str, request_id: str, outputs: Mapping
             values = json_values(tensor)
             document[spec.name] = values[0] if len(values) == 1 else values
     return triton_json.dump(document)
+
+
+def _parameters(entry: Any) -> dict[str, Any]:
+    found = entry.get("parameters", {}) if isinstance(entry, dict) else {}
+    if not isinstance(found, dict):
+        raise _wrong_kind("parameters", "object")
+    return found
 
 
 def _text(entry: Any, key: str) -> str:

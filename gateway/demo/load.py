@@ -122,10 +122,10 @@ async def _ask(
             body = await reply.read()
             headers = {name.lower(): value for name, value in reply.headers.items()}
             if reply.status != 200:
-                return reply.status, headers, f"{reply.status}: {body[:200].decode('utf-8', 'replace')}"
+                return reply.status, headers, f"{reply.status}: {body[:120].decode('utf-8', 'replace')}"
             return 200, headers, _difference(question.answer, headers, body)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return 0, {}, f"{type(error).__name__}: {error}"
+        return 0, {}, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def _difference(expected: Answer, headers: Mapping[str, str], body: bytes) -> str:

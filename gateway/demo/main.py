@@ -76,7 +76,8 @@ def _run(seconds: int, json_path: Path | None, console: Console) -> int:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     clauses = missing(result)
     if clauses:
-        errors.print(f"the demo did not show what it should: {'; '.join(clauses)}", markup=False)
+        told = f"the demo did not show what it should: {'; '.join(clauses)}"
+        errors.print(told, markup=False, highlight=False, soft_wrap=True)
     return 1 if clauses else 0
 
 

@@ -42,6 +42,7 @@ def report(plan: Plan, samples: Sequence[Sample], money: Figures, *, seconds: fl
         "lost": sum(sample.lost for sample in samples),
         "wrong": sum(sample.wrong for sample in samples),
         "shed": sum(sample.shed for sample in samples),
+        "problems": dict(Counter(each.problem for each in samples if each.problem).most_common(5)),
         "backends": backends(samples),
         "reasons": dict(Counter(sample.reason for sample in samples if sample.reason).most_common()),
         "cost_usd": usd,
@@ -96,6 +97,8 @@ def missing(result: Mapping[str, Any]) -> list[str]:
         clauses.append("no cold start was seen")
     if not result["cost_usd"] > 0:
         clauses.append("the run cost nothing")
+    if clauses and result["problems"]:
+        clauses.append(f"most often: {next(iter(result['problems']))}")
     return clauses
 
 

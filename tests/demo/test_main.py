@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from gateway.demo import main
+from gateway.demo import main, stage
 from gateway.demo.triton_process import why_not
 from tests.demo.schema import REPORT
 
@@ -61,6 +61,20 @@ def still(pids: set[int]) -> set[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return alive
+
+
+def test_where_no_triton_runs_the_bundled_server_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "why_not", lambda: "there is no Triton wheel for this machine")
+    file = tmp_path / "demo.json"
+    status = main.run(10, file)
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert "there is no Triton wheel for this machine; started the bundled KServe-v2 server" in said.out
+    result = json.loads(file.read_text())
+    jsonschema.validate(result, REPORT)
+    assert result["triton"] == "bundled"
 
 
 @pytest.mark.real_triton

@@ -117,6 +117,12 @@ def test_what_is_missing_is_said_in_a_clause(result: dict[str, Any], clause: str
     assert clause in said
 
 
+def test_the_commonest_problem_is_told_with_what_is_missing() -> None:
+    refused = sample(status=0)._replace(problem="connection refused")
+    told = missing(made([*whole(), refused, refused, refused._replace(problem="timeout")]))
+    assert told == ["3 requests were never answered", "most often: connection refused"]
+
+
 @pytest.mark.parametrize("samples", [whole(), [], [sample(status=0, backend="", reason="")]])
 def test_the_last_page_can_be_drawn_for_any_run(samples: list[Sample]) -> None:
     page = io.StringIO()

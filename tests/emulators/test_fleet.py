@@ -44,9 +44,9 @@ def working(seconds: float) -> Callable[[str], Any]:
 
 
 def fleet(tariff: Tariff = RUNPOD, *, work_s: float = 1.0, seed: int = 1, **options: Any) -> ServerlessFleet:
-    options = {"boot": TWO_SECONDS, "idle_after_s": 5.0} | options
+    figures: dict[str, Any] = {"boot": TWO_SECONDS, "idle_after_s": 5.0} | options
     return ServerlessFleet(
-        working(work_s), tariff, options=FleetOptions(**options), clock=LoopClock(), chance=Random(seed)
+        working(work_s), tariff, options=FleetOptions(**figures), clock=LoopClock(), chance=Random(seed)
     )
 
 

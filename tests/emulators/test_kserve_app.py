@@ -202,6 +202,11 @@ NO_MEMBER = "Unable to parse '{0}': attempt to access non-existing object member
             {"inputs": [X | {"shape": [], "data": []}]}, 400,
             "[request id: <id_unknown>] input 'x' has no shape but model requires batch dimension for 'double'",
         ),
+        (
+            {"inputs": [X], "parameters": 1}, 500,
+            "Unable to parse 'parameters': attempt to access JSON non-object as object",
+        ),
+        ({"inputs": [1]}, 500, NO_MEMBER.format("name")),
         ({"id": 7, "inputs": [X]}, 500, "Unable to parse 'id': attempt to access JSON non-string as string"),
         (
             {"inputs": [X], "parameters": {"timeout": "x"}}, 500,

@@ -36,8 +36,8 @@ class Client:
 
     async def ask(self, method: str, target: str, **options: Any) -> Call:
         url = target if target.startswith("http") else self.server.url + target
-        options = {"headers": TOKEN, "allow_redirects": False} | options
-        async with self.session.request(method, url, **options) as answer:
+        everything: dict[str, Any] = {"headers": TOKEN, "allow_redirects": False} | options
+        async with self.session.request(method, url, **everything) as answer:
             return Call(answer.status, answer.headers, await answer.read())
 
 

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import pytest
@@ -17,7 +18,7 @@ from gateway.errors import (
     OverspillError,
 )  # fmt: skip
 from gateway.pool import Lease, Pool, Slot
-from gateway.vocab import Reason, Verdict
+from gateway.vocab import Call, Reason, Verdict
 from policies.base import (
     Action,
     Hold,
@@ -366,13 +367,15 @@ def test_a_second_attempt_goes_on_when_every_replica_failed_the_call() -> None:
 
 
 def test_a_backend_that_cannot_carry_the_call_is_passed_over_and_asked_once_per_wait() -> None:
-    asked = []
+    asked: list[str] = []
+
+    def carries(name: str, refusal: str | None, _: Call) -> str | None:
+        asked.append(name)
+        return refusal
+
     rig = Rig(burst_full={"queue": "1s", "then": "shed"})
-    for backend in (rig.fleet_backend, rig.burst_backend):
-        name = backend.name
-        backend.cannot_carry = lambda _, name=name: (  # type: ignore[method-assign,misc]
-            asked.append(name) or ("too large" if name == "fleet" else None)
-        )
+    rig.fleet_backend.cannot_carry = partial(carries, "fleet", "too large")  # type: ignore[method-assign]
+    rig.burst_backend.cannot_carry = partial(carries, "burst", None)  # type: ignore[method-assign]
     first = ask(rig.pool)
     assert first.result().reason is Reason.PINNED
     waiting = ask(rig.pool)

@@ -178,6 +178,19 @@ async def test_a_full_fleet_spills_and_says_so() -> None:
             assert first.seen_in_flight_max == 1
 
 
+async def test_an_answer_is_framed_once_whoever_gave_it() -> None:
+    async with server() as first, server() as second, running(two_tiers(first.url, second.url)) as gateway:
+        for backend in ("fleet", "reserve"):
+            peer = await Peer.connect(port_of(gateway))
+            peer.send(infer())
+            head = await peer.head()
+            assert head.count(b"content-length:") == 1
+            assert b"x-overspill-backend: %b" % backend.encode() in head
+            await first.stop()
+            gateway.capacities["fleet"].note_ready(0, False, gateway.clock.now())
+            gateway.capacities["fleet"].note_ready(0, False, gateway.clock.now())
+
+
 async def test_a_call_that_may_wait_gets_the_slot_that_comes_free() -> None:
     async with server(pace_s=0.15) as first, server() as second:
         text = two_tiers(first.url, second.url, when_full="{queue: 5s, then: spill}")
