@@ -194,7 +194,9 @@ class Modal(Elastic):
                 raise self._denied(exchange.status, body)
             return self._whole(exchange.status, headers, body, boot, ticket)
         if exchange.length is not None and exchange.length <= _WHOLE:
-            return self._whole(exchange.status, headers, await exchange.read(_WHOLE), boot, ticket)
+            reply = self._whole(exchange.status, headers, await exchange.read(_WHOLE), boot, ticket)
+            reply.length = exchange.length  # the answer to HEAD has a length and no body
+            return reply
         reply = Reply(exchange.status, headers, length=exchange.length)
         reply.start = self._start(boot, ticket)
         reply.stream = self._relayed(exchange, reply, boot, ticket)

@@ -94,13 +94,13 @@ def test_random_text(text: str) -> None:
     never_another_error(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(mutations())
 def test_a_good_file_with_mistakes(text: str) -> None:
     never_another_error(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(misplaced())
 def test_a_good_file_with_a_wrong_shape(text: str) -> None:
     never_another_error(text)

@@ -1,6 +1,8 @@
 """The shared HTTP client against a server that misbehaves: bytes untouched, every failure in our words."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -220,3 +222,9 @@ async def test_reading_slowly_pauses_the_sender() -> None:
             async for chunk in exchange.chunks():
                 size += len(chunk)
     assert size == 64 * 2**20
+
+
+def test_what_a_gateway_without_lambda_pays_no_memory_for() -> None:
+    code = "import sys, backends; print([m for m in ('botocore', 'runpod', 'modal', 'numpy') if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert output == b"[]\n"

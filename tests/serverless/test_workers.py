@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from backends.envelope import from_result, to_event
 from backends.instances import take_boot
-from backends.workers import kit, modal_app, runpod_handler
+from backends.workers import kit, lambda_handler, modal_app, runpod_handler
 from tests.support.provider import a_call
 
 
@@ -72,12 +73,9 @@ def test_the_runpod_handler_answers_a_job() -> None:
 
 def test_the_lambda_handler_answers_an_invocation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERSPILL_APP", f"{__name__}:shout")
-    monkeypatch.delitem(sys.modules, "backends.workers.lambda_handler", raising=False)
-    from backends.workers import lambda_handler
-
-    result = lambda_handler.handler(to_event(a_call(b"x"), b"x"), None)
+    cold = importlib.reload(lambda_handler)  # the module level runs once per environment
+    result = cold.handler(to_event(a_call(b"x"), b"x"), None)
     assert base64.b64decode(result["body"]) == b"X"
-    monkeypatch.delitem(sys.modules, "backends.workers.lambda_handler")
 
 
 class Asgi:
