@@ -18,7 +18,6 @@ from gateway.options import Options, SecretRef
 from gateway.registry import Registry
 from gateway.vocab import HOP_BY_HOP, Call, Charge, Reply
 
-
 _GATEWAYS_OWN = {"host", "content-length", "expect", *(name.decode() for name in HOP_BY_HOP)}
 
 FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]

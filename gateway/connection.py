@@ -88,8 +88,8 @@ class Connection(asyncio.Protocol):
     """One client connection: requests in, answers out, in order."""
 
     __slots__ = (
-        "_current", "_drained", "_fatal", "_framing", "_head_size", "_in_body", "_listener", "_parser", "_parsing",
-        "_paused", "_peer", "_queue", "_refused", "_sweep_at", "_task", "_transport", "_writable",
+        "_current", "_drained", "_fatal", "_framing", "_head_size", "_in_body", "_listener", "_parser",
+        "_parsing", "_paused", "_peer", "_queue", "_refused", "_sweep_at", "_task", "_transport", "_writable",
     )  # fmt: skip
 
     _transport: asyncio.Transport

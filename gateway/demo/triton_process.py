@@ -183,7 +183,7 @@ def _serve(options: argparse.Namespace, workspace: Path, tell: Callable[[str], N
         grpc_port=ports["grpc"],
         metrics_port=ports["metrics"],
         allow_gpu_metrics=False,
-        exit_timeout_secs=1,
+        exit_timeout_secs=6,
     )
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

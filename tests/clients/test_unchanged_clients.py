@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openai
@@ -88,8 +89,8 @@ def chat(gateway: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def asked_of(client: object, pixels: np.ndarray, *, binary: bool) -> tuple[list[object], list[object]]:
-    module = triton_aio if client is triton_aio else triton_http
+def asked_of(module: Any, pixels: "np.ndarray[Any, Any]", *, binary: bool) -> tuple[list[Any], list[Any]]:
+    """The inputs and the wanted outputs in the words of a client module."""
     given = module.InferInput("pixels", list(pixels.shape), "FP32")
     given.set_data_from_numpy(pixels, binary_data=binary)
     wanted = [module.InferRequestedOutput(name, binary_data=binary) for name in ("digit", "probabilities")]
