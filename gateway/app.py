@@ -192,14 +192,14 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> int:
     chance = Random()  # noqa: S311 - it spreads load and names requests; it guards nothing
-    gateway = Gateway(settings, clock=SystemClock(), chance=chance)
     stop = asyncio.Event()
-    with _signals(gateway, stop):
+    with ExitStack() as undo:
         try:
+            gateway = Gateway(settings, clock=SystemClock(), chance=chance)
+            undo.enter_context(_signals(gateway, stop))
             await gateway.open()
         except OSError as error:
             log.error("cannot start: %s", error)
-            await gateway.close()
             return 1
         log.info("serving on http://%s, admin on http://%s", gateway.http_address, gateway.admin_address)
         # What was built at start lives as long as the process: it need not be looked at again.

@@ -81,7 +81,7 @@ Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Options(BaseModel):
     """Base of every section: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class SecretRef(Options):

@@ -29,6 +29,9 @@ from gateway.demo.models import DIGITS, WRITER, Digits, hold_until, stream, writ
 from gateway.demo.processes import free_port
 from gateway.options import parse_duration
 
+EXIT_S = 1
+"""Seconds that tritonserver may take to unload its models; the wheel's need two for every slot."""
+
 EXIT_CANNOT = 3
 """Exit code when Triton cannot run here at all, as opposed to having failed."""
 
@@ -66,20 +69,27 @@ def _library_folder() -> Path | None:
 
 
 def _prepare_environment() -> None:
-    """Two things that Triton only takes from the environment that it is started in.
+    """Three things that Triton and the wheel only take from the environment.
 
     The stub of its Python backend names libpython without a folder, so the loader would take the
     system's: another patch release, whose C half does not fit this interpreter's standard library.
 
     The instances of a model are loaded one after another: the wheel's others wait one second for the
     first to be up, and fail for good when it is not, which a busy machine makes likely.
+
+    Tensors travel to the model inside messages: these are small, and the wheel's tensor store, one more
+    process, leaves shared memory behind when it is stopped in the middle of work.
     """
     os.environ["TRITON_PARALLEL_INSTANCE_LOADING"] = "0"
+    os.environ["PYTRITON_NO_TENSORSTORE"] = "1"
     folder = _library_folder()
     if folder is not None:
         known = os.environ.get("LD_LIBRARY_PATH")
         os.environ["LD_LIBRARY_PATH"] = f"{folder}:{known}" if known else str(folder)
 
+
+SHARED_MEMORY = "pytrtion"
+"""How the wheel begins the names of its shared memory, its process id follows (the spelling is its own)."""
 
 Tensors = dict[str, Any]
 
@@ -183,7 +193,7 @@ def _serve(options: argparse.Namespace, workspace: Path, tell: Callable[[str], N
         grpc_port=ports["grpc"],
         metrics_port=ports["metrics"],
         allow_gpu_metrics=False,
-        exit_timeout_secs=6,
+        exit_timeout_secs=EXIT_S,
     )
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -206,6 +216,13 @@ def _serve(options: argparse.Namespace, workspace: Path, tell: Callable[[str], N
         return 0
     finally:
         triton.stop()
+        _forget_shared_memory()
+
+
+def _forget_shared_memory() -> None:
+    """Remove the stubs' shared memory, which stays behind where they were cut off."""
+    for left in Path("/dev/shm").glob(f"{SHARED_MEMORY}{os.getpid()}-*"):  # noqa: S108 - Linux's, not a temporary file
+        left.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

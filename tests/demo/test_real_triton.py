@@ -13,7 +13,7 @@ import pytest
 
 from gateway.demo.models import DIGITS, WRITER, Trained, train, write
 from gateway.demo.processes import Child, start_module
-from gateway.demo.triton_process import why_not
+from gateway.demo.triton_process import SHARED_MEMORY, why_not
 
 pytestmark = [
     pytest.mark.real_triton,
@@ -118,7 +118,7 @@ def test_it_ends_when_told_and_leaves_no_process_and_no_shared_memory(
     try:
         child.wait_ready(120)
         assert len(group(child.pid)) > 2  # this process, tritonserver, and the model's own
-        ours = {f"pytrtion{child.pid}-"}  # how the wheel begins the names of its shared memory
+        ours = {f"{SHARED_MEMORY}{child.pid}-"}
         assert shared_memory(ours)
     finally:
         code = child.stop(grace=30)

@@ -103,6 +103,17 @@ async def test_a_port_that_is_taken_ends_it_with_1_and_a_sentence(tmp_path: Path
             assert "Traceback" not in said
 
 
+async def test_an_access_log_that_cannot_be_opened_ends_it_with_1_and_a_sentence(tmp_path: Path) -> None:
+    file = config(tmp_path, "http://127.0.0.1:9", free_port(), free_port())
+    file.write_text(file.read_text().replace("access.jsonl", "no/such/folder/access.jsonl"))
+    with serving(file) as child:
+        await eventually(lambda: not child.alive, "the process ends")
+        said = child.stderr_tail()
+        assert child.stop() == 1
+        assert "no/such/folder" in said
+        assert "Traceback" not in said
+
+
 async def test_serving_triton_imports_neither_botocore_nor_litellm(tmp_path: Path) -> None:
     http, admin = free_port(), free_port()
     with serving(config(tmp_path, "http://127.0.0.1:9", http, admin)) as child:
