@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gateway.capacity import Capacity, Slot
 from gateway.clock import Clock, Timer
-from gateway.errors import BackendError, DeadlinePassed
+from gateway.errors import DeadlinePassed, OverspillError
 from gateway.vocab import Call, Reason, Verdict
 from policies.base import TierOptions, TierView
 
@@ -241,7 +241,7 @@ def _verdict(error: BaseException | None) -> Verdict:
     """Only what a backend did counts for or against it; a client that left, a deadline, a bug do not."""
     if error is None:
         return Verdict.SUCCESS
-    return error.verdict if isinstance(error, BackendError) else Verdict.NEUTRAL
+    return error.verdict if isinstance(error, OverspillError) else Verdict.NEUTRAL
 
 
 def _resolve(settled: "Future[None]") -> None:

@@ -34,7 +34,9 @@ steps = st.one_of(
     arrivals,
     crowds,
     st.tuples(st.just("cancel"), st.integers(0, 30)),
-    st.tuples(st.just("cut"), st.integers(0, 30)),
+    st.tuples(st.just("cut"), st.integers(0, 30), st.booleans()),
+    st.tuples(st.just("lose")),
+    st.tuples(st.just("recover")),
     st.tuples(st.just("probe"), st.integers(0, 1), st.booleans()),
     st.tuples(st.just("tick"), st.integers(1, 3)),
     st.tuples(st.just("pass"), st.sampled_from([0.01, 0.005, 0.04, 0.2, 1.1])),
@@ -169,15 +171,22 @@ class _World:
         self.task_of[made] = task = asyncio.get_running_loop().create_task(work)
         self.tasks.append(task)
 
-    async def cut(self, which: int) -> None:
-        """A call ends, and a call that waits is cancelled in the tick in which it is served."""
+    async def cut(self, which: int, late: bool) -> None:
+        """A call ends, and a call that waits is cancelled in the tick in which it is served, or wakes late."""
         waiting = [lease for pool in self.pools for lease in pool.waiting]
         if not waiting or not self.holding:
             return
         self.holding[which % len(self.holding)].set()
         await asyncio.sleep(0)
         served = [lease for lease in waiting if lease.slot]
+        if late:
+            self.stall(0.5)
+            return
         self.task_of[(served or waiting)[0].call].cancel()
+
+    def stall(self, seconds: float) -> None:
+        """The loop is busy with something else: every timer is late."""
+        asyncio.get_running_loop()._jumping.now += seconds  # type: ignore[attr-defined]
 
     async def do(self, step: tuple[Any, ...]) -> None:
         kind, *rest = step
@@ -189,14 +198,19 @@ class _World:
         elif kind == "cancel" and self.tasks:
             self.tasks[rest[0] % len(self.tasks)].cancel()
         elif kind == "cut":
-            await self.cut(rest[0])
+            await self.cut(*rest)
+        elif kind == "lose":
+            self.rig.unready(self.rig.fleet)
+        elif kind == "recover":
+            for index in (0, 1):
+                self.rig.fleet.note_ready(index, True, LoopClock().now())
         elif kind == "probe":
             self.rig.fleet.note_ready(rest[0], rest[1], LoopClock().now())
         elif kind == "tick":
             for _ in range(rest[0]):
                 await asyncio.sleep(0)
-        elif kind == "stall":  # the loop was busy with something else: every timer is late
-            asyncio.get_running_loop()._jumping.now += rest[0]  # type: ignore[attr-defined]
+        elif kind == "stall":
+            self.stall(rest[0])
         elif kind == "pass":
             await asyncio.sleep(rest[0])
             await self.settle()
@@ -220,7 +234,7 @@ async def _history(script: list[tuple[Any, ...]], fleet_full: object, burst_full
     assert not any(world.running.values())
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=st.lists(steps, min_size=8, max_size=60), fleet_full=patience, burst_full=patience)
 def test_slots_calls_and_timers_add_up_whatever_happens(
     script: list[tuple[Any, ...]], fleet_full: object, burst_full: object

@@ -323,6 +323,19 @@ async def test_a_silent_backend_costs_the_deadline_and_no_more() -> None:
         assert outcomes(gateway) == {Outcome.DEADLINE: 2, Outcome.OK: 1}
 
 
+async def test_silence_for_a_routes_own_timeout_trips_the_breaker_but_an_impatient_client_does_not() -> None:
+    async with server() as triton:
+        text = one_tier(triton.url, route="timeout: 100ms").replace("probe_every: 50ms", "probe_every: 1h")
+        async with running(text) as gateway:
+            peer = await Peer.connect(port_of(gateway))
+            for extra, calls, state in ((b"X-Overspill-Deadline-Ms: 20\r\n", 6, "closed"), (b"", 5, "open")):
+                triton.fail_next(calls, "stall")
+                for _ in range(calls):
+                    peer.send(infer(extra))
+                    assert (await peer.answer())[0] == 504
+                assert gateway.capacities["fleet"].replicas[0].breaker.state(gateway.clock.now()) == state
+
+
 async def test_a_deadline_passes_in_the_queue_too() -> None:
     async with server(pace_s=0.6) as triton:
         async with running(one_tier(triton.url, slots=1, when_full="{queue: 10s, then: shed}")) as gateway:
