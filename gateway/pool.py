@@ -171,7 +171,7 @@ class Pool:
         elif lease.timer is not None:
             lease.timer.cancel()
         lease.timer = None
-        lease.wake_at = min(max(until, now + SHORTEST_HOLD_S), lease.deadline)
+        lease.wake_at = min(until if until > now else now + SHORTEST_HOLD_S, lease.deadline)
         if lease.wake_at < inf:
             lease.timer = self._timers.call_at(lease.wake_at, lease.due)
 

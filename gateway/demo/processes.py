@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
@@ -125,6 +126,11 @@ class Child:
             # What did not listen, and whatever a child that has ended left behind.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+                self._process.wait()
+                # They are killed, not yet gone; nobody may find them once this has returned.
+                for _ in range(100):
+                    os.killpg(self.pid, 0)
+                    time.sleep(0.01)
             self._process.wait()
         self._reader.join(grace)
         if self._process.stdout is not None:

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import sysconfig
@@ -87,6 +88,8 @@ def _prepare_environment() -> None:
         known = os.environ.get("LD_LIBRARY_PATH")
         os.environ["LD_LIBRARY_PATH"] = f"{folder}:{known}" if known else str(folder)
 
+
+GONE = "tritonserver ended by itself\n"
 
 SHARED_MEMORY = "pytrtion"
 """How the wheel begins the names of its shared memory, its process id follows (the spelling is its own)."""
@@ -195,28 +198,76 @@ def _serve(options: argparse.Namespace, workspace: Path, tell: Callable[[str], N
         allow_gpu_metrics=False,
         exit_timeout_secs=EXIT_S,
     )
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
     # An empty list lifts the wheel's own restriction, so that statistics work as on any Triton.
     triton = Triton(
         config=config, workspace=workspace, security_config=TritonSecurityConfig(restricted_endpoints=[])
     )
     _bind(triton, Digits.load(options.weights), options, SystemClock())
+    up, asked = threading.Event(), threading.Event()
+
+    def end(_number: int, _frame: object) -> None:
+        asked.set()
+        raise _Ended
+
+    _on_signals(end)
     try:
+        watching = (triton, workspace, up, asked)
+        threading.Thread(target=_watch, args=watching, name="watch", daemon=True).start()
         triton.run()
+        up.set()
         models = [DIGITS, WRITER] if options.writer else [DIGITS]
         urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items() if name != "grpc"}
         ready = {"ready": True, **urls, "grpc": f"127.0.0.1:{ports['grpc']}", "models": models}
         tell(json.dumps({**ready, "server": "triton", "slots": options.slots}))
-        while not over.wait(0.5):
-            if not triton.is_alive():
-                sys.stderr.write("tritonserver ended by itself\n")
-                return 1
+        while triton.is_alive():
+            asked.wait(0.5)
+        sys.stderr.write(GONE)
+        return 1
+    except _Ended:
         return 0
     finally:
+        _on_signals(signal.SIG_IGN)  # it is ending already
+        up.set()
         triton.stop()
         _forget_shared_memory()
+
+
+class _Ended(KeyboardInterrupt):
+    """Told to end. The wheel waits inside gevent, which hands on only what it knows, as it does Ctrl-C."""
+
+
+def _on_signals(handler: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _watch(triton: Any, workspace: Path, up: threading.Event, asked: threading.Event) -> None:
+    """While Triton starts: notice that tritonserver is gone, and that the main thread did not hear.
+
+    The wheel itself would go on asking a server that is gone for minutes, and again when it is told to
+    stop, so this process ends at once. The main thread must be the one that starts and waits: the kernel
+    ends tritonserver with the thread that started it. An exception that meets a finalizer is lost, so
+    the main thread is told to end until it has heard.
+    """
+    while not up.wait(0.2):
+        server = getattr(triton, "_triton_server", None)
+        process = getattr(getattr(server, "_tritonserver_running_cmd", None), "process", None)
+        if asked.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif process is not None and _gone(process.pid):
+            _forget_shared_memory()
+            shutil.rmtree(workspace.parent, ignore_errors=True)
+            sys.stderr.write(GONE)
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process has ended. Asks the kernel: the library that started it holds a lock meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _forget_shared_memory() -> None:

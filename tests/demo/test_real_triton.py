@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from gateway.demo.models import DIGITS, WRITER, Trained, train, write
-from gateway.demo.processes import Child, start_module
+from gateway.demo.processes import CannotStart, Child, start_module
 from gateway.demo.triton_process import SHARED_MEMORY, why_not
 
 pytestmark = [
@@ -125,6 +127,31 @@ def test_it_ends_when_told_and_leaves_no_process_and_no_shared_memory(
     assert code == 0
     assert group(child.pid) == []
     assert shared_memory(ours) == []
+
+
+def test_a_server_that_cannot_start_is_reported_at_once(trained: Trained, tmp_path: Path) -> None:
+    trained.model.save(tmp_path / "digits.npz")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        arguments = ["--weights", str(tmp_path / "digits.npz"), "--http-port", port]
+        child = start_module("triton", "gateway.demo.triton_process", *arguments)
+        with pytest.raises(CannotStart, match=r"triton ended with exit code 1(?s:.*)ended by itself"):
+            child.wait_ready(60)
+    assert group(child.pid) == []
+
+
+def test_it_can_be_ended_while_it_starts(trained: Trained, tmp_path: Path) -> None:
+    trained.model.save(tmp_path / "digits.npz")
+    child = start_module("triton", "gateway.demo.triton_process", "--weights", str(tmp_path / "digits.npz"))
+    give_up = time.monotonic() + 60
+    while len(group(child.pid)) < 2:  # until tritonserver itself has been started
+        assert child.alive
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    code = child.stop(grace=30)
+    assert code == 0
+    assert group(child.pid) == []
+    assert shared_memory({f"{SHARED_MEMORY}{child.pid}-"}) == []
 
 
 def group(leader: int) -> list[int]:

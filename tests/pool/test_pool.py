@@ -509,6 +509,12 @@ def test_a_policy_that_promises_the_past_is_not_asked_without_pause() -> None:
     assert 2 < len(asked) <= 102
 
 
+def test_a_moment_promised_is_kept_to_the_microsecond() -> None:
+    rig = Rig(rule=_Scripted(lambda _request, _pool, now: Hold(now + 1e-6)))
+    ask(rig.pool)
+    assert rig.manual.live == [NOW + 1e-6]
+
+
 def test_a_policy_may_hold_without_a_moment_and_the_deadline_still_ends_it() -> None:
     rig = Rig(rule=_Scripted(lambda *_: Hold(float("inf"))))
     waiting = ask(rig.pool)
