@@ -8,13 +8,14 @@ of models or prices. Bodies pass through untouched.
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from urllib.parse import urlsplit
 
 import httptools
 
 from gateway.clock import Clock
-from gateway.errors import AnswerTruncated, BackendBroke, BackendDown, BackendError
-from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply
+from gateway.errors import AnswerTruncated, BackendBroke, BackendDown
+from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply, Start
 
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
 _WAIT_FOR_WHOLE = 64 * 1024  # an answer declared this small is relayed in one piece
@@ -26,13 +27,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunked", "_closed", "_complete", "_drained", "_head_done", "_head_size", "_held", "_is_head",
-        "_length", "_parser", "_parts", "_paused", "_raw_close", "_reusable",
+        "_length", "_loop", "_parser", "_parts", "_paused", "_raw_close", "_reusable",
         "_transport", "_waiter", "_writable", "busy", "headers", "idle_since", "reused", "started", "status",
     )  # fmt: skip
 
     _transport: asyncio.Transport
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.busy = False
         self.reused = False
         self.idle_since = 0.0
@@ -178,7 +180,7 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 self._transport.write(chunk)
             if not self._writable:
-                self._drained = asyncio.get_running_loop().create_future()
+                self._drained = self._loop.create_future()
                 try:
                     await self._drained
                 finally:
@@ -188,11 +190,17 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def reply(self) -> Reply:
         """The answer's head, with all of its body where that is small and its length is declared."""
-        while not self._head_done:
-            await self._news("before it answered")
-        small = self._length is not None and self._length <= _WAIT_FOR_WHOLE
-        while not self._complete and small:
-            await self._news("in the middle of its answer")
+        while not self._head_done or (
+            not self._complete and self._length is not None and self._length <= _WAIT_FOR_WHOLE
+        ):
+            if self._closed:
+                when = "in the middle of its answer" if self._head_done else "before it answered"
+                raise BackendBroke(f"the backend closed the connection {when}")
+            waiter = self._waiter = self._loop.create_future()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
         if self._complete:
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             return Reply(self.status, self.headers, body, length=self._length)
@@ -219,13 +227,8 @@ class UpstreamConnection(asyncio.Protocol):
                 raise AnswerTruncated("the backend closed the connection in the middle of its answer")
             await self._wait()
 
-    async def _news(self, when: str) -> None:
-        if self._closed:
-            raise BackendBroke(f"the backend closed the connection {when}")
-        await self._wait()
-
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -255,19 +258,25 @@ class ReplicaConnections:
         """Connections that wait for work."""
         return len(self._idle)
 
-    async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
-        """A connection, the most recently used one if any is idle. Raises BackendDown."""
-        while self._idle and not fresh:
+    def reuse(self) -> UpstreamConnection | None:
+        """The most recently used idle connection, if there is one."""
+        while self._idle:
             connection = self._idle.pop()
             # The server closes idle connections too; the younger the connection, the rarer that race.
             if connection.usable and self._clock.now() - connection.idle_since < self._keep_idle:
                 connection.reused = True
                 return connection
             connection.close()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection. Raises BackendDown."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(UpstreamConnection, self.host, self.port)
+                _, connection = await loop.create_connection(
+                    partial(UpstreamConnection, loop), self.host, self.port
+                )
         except TimeoutError:
             raise BackendDown(
                 f"no connection to {self.host}:{self.port} in {self._connect_timeout:g} s"
@@ -314,53 +323,64 @@ class Attempt:
 
     async def __aenter__(self) -> Reply:
         try:
-            return await self._exchange(fresh=False)
-        except BackendBroke:
-            connection = self._connection
-            stale = connection is not None and connection.reused and not connection.started
-            await self._leave()
-            if not (stale and self._resend and self._body.repeatable):
-                raise
+            connection = self._connections.reuse() or await self._connections.connect()
+            while True:
+                self._connection = connection
+                data = self._send(connection)
+                try:
+                    reply = await connection.reply()
+                    break
+                except BackendBroke as error:
+                    self._blame_the_client(error)
+                    stale = connection.reused and not connection.started and data is not None
+                    if not (stale and self._resend):
+                        raise
+                # The server closed a kept-alive connection as we wrote to it. Nothing of an answer had
+                # come, so an idempotent request is sent once more on a connection of its own
+                # (RFC 9110, 9.2.2).
+                self._leave()
+                connection = await self._connections.connect()
+            reply.start = Start.WARM  # whatever stands behind this pool is always on
+            if reply.status >= 400:
+                await self._judge(reply)
         except BaseException:
-            await self._leave()
+            self._leave()
             raise
-        # The server closed a kept-alive connection as we wrote to it. Nothing of an answer had come, so
-        # an idempotent request is sent once more on a connection of its own (RFC 9110, 9.2.2).
-        try:
-            return await self._exchange(fresh=True)
-        except BaseException:
-            await self._leave()
-            raise
+        return reply
 
     async def __aexit__(self, *_: object) -> None:
-        await self._leave()
+        self._leave()
 
-    async def _exchange(self, *, fresh: bool) -> Reply:
-        connection = self._connection = await self._connections.acquire(fresh=fresh)
+    async def _judge(self, reply: Reply) -> None:
+        """Raise a BackendError if this answer is not the client's."""
+
+    def _send(self, connection: UpstreamConnection) -> bytes | None:
+        """Send the request; returns its body if that was all here."""
         body = self._body
         data = body.whole()
         is_head = self._method == b"HEAD"
-        if data is not None:
-            if data or self._method not in {b"GET", b"HEAD"}:
-                connection.send(
-                    b"%bcontent-length: %d\r\n\r\n%b" % (self._head, len(data), data), is_head=is_head
-                )
-            else:
-                connection.send(self._head + b"\r\n", is_head=is_head)
-            return await connection.reply()
-        if body.length is None:
-            framing = b"transfer-encoding: chunked\r\n\r\n"
+        if data:
+            connection.send(
+                b"%bcontent-length: %d\r\n\r\n%b" % (self._head, len(data), data), is_head=is_head
+            )
+        elif data is not None:
+            framing = b"\r\n" if is_head or self._method == b"GET" else b"content-length: 0\r\n\r\n"
+            connection.send(self._head + framing, is_head=is_head)
         else:
-            framing = b"content-length: %d\r\n\r\n" % body.length
-        connection.send(self._head + framing, is_head=is_head)
-        # The body goes out beside the wait for the answer: a server may answer before it has read all.
-        self._sender = asyncio.get_running_loop().create_task(self._send_body(connection))
-        try:
-            return await connection.reply()
-        except BackendError:
-            if self._sender.done() and (error := self._sender.exception()) is not None:
-                raise error from None  # the client's body failed, and that is why we closed
-            raise
+            if body.length is None:
+                framing = b"transfer-encoding: chunked\r\n\r\n"
+            else:
+                framing = b"content-length: %d\r\n\r\n" % body.length
+            connection.send(self._head + framing, is_head=is_head)
+            # It goes out beside the wait for the answer: a server may answer before it has read all.
+            self._sender = asyncio.get_running_loop().create_task(self._send_body(connection))
+        return data
+
+    def _blame_the_client(self, error: BackendBroke) -> None:
+        """Raise the error of the client's body instead, if that is why the connection was closed."""
+        sender = self._sender
+        if sender is not None and sender.done() and (cause := sender.exception()) is not None:
+            raise cause from error
 
     async def _send_body(self, connection: UpstreamConnection) -> None:
         try:
@@ -369,7 +389,7 @@ class Attempt:
             connection.close()  # a request that stops half-way must not look complete
             raise
 
-    async def _leave(self) -> None:
+    def _leave(self) -> None:
         connection, self._connection = self._connection, None
         sender, self._sender = self._sender, None
         if sender is not None:

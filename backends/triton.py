@@ -26,7 +26,7 @@ from backends.http1 import Attempt, ReplicaConnections
 from backends.triton_translated import GenerateOptions, TranslatedAttempt
 from gateway.errors import BackendBroke, BackendError, BackendFull, BackendUnready
 from gateway.options import Duration, Options, SecretRef, Usd
-from gateway.vocab import Call, Headers, Reply, Start, WholeBody
+from gateway.vocab import Call, Headers, Reply, WholeBody
 
 _ERROR_TEXT_LIMIT = 300
 
@@ -145,14 +145,7 @@ class Triton(Backend):
 
     def _attempt(self, replica: int, call: Call) -> "TritonAttempt":
         connections = self._replicas[replica]
-        return TritonAttempt(
-            connections,
-            method=call.method,
-            head=self._head(call, connections),
-            body=call.body,
-            resend=call.idempotent,
-            version_asked=bool(call.version),
-        )
+        return TritonAttempt(connections, self._head(call, connections), call)
 
     async def probe(self, replica: int) -> bool | None:
         """`/v2/health/ready`; any answer but 200, or none in time, is not ready."""
@@ -188,20 +181,9 @@ class TritonAttempt(Attempt):
 
     __slots__ = ("_version_asked",)
 
-    def __init__(self, *args: Any, version_asked: bool, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._version_asked = version_asked
-
-    async def __aenter__(self) -> Reply:
-        reply = await super().__aenter__()
-        reply.start = Start.WARM
-        if reply.status >= 400:
-            try:
-                await self._judge(reply)
-            except BaseException:
-                await self.__aexit__()
-                raise
-        return reply
+    def __init__(self, connections: ReplicaConnections, head: bytes, call: Call) -> None:
+        super().__init__(connections, method=call.method, head=head, body=call.body, resend=call.idempotent)
+        self._version_asked = call.version != ""
 
     async def _judge(self, reply: Reply) -> None:
         """Raise what this status means for another attempt; return if it is the client's own answer."""

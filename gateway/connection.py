@@ -31,6 +31,9 @@ from gateway.exchange import Exchange
 
 _FOREVER = float("inf")
 _LINGER_S = 1.0  # how long a client may go on sending after an early answer before the socket is closed
+_LOOKED_AT = frozenset(
+    (b"content-length", b"host", b"transfer-encoding", b"expect", b"x-request-id", b"traceparent")
+)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -336,7 +339,7 @@ class Connection(asyncio.Protocol):
     def _start(self, exchange: Exchange) -> None:
         self._current = exchange
         loop = self._listener.loop
-        self._task = loop.create_task(self._answer(exchange))
+        self._task = exchange.task = loop.create_task(self._answer(exchange))
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -423,6 +426,8 @@ class Connection(asyncio.Protocol):
         hosts = 0
         expects = False
         for name, value in exchange.headers:
+            if name not in _LOOKED_AT:
+                continue
             if name == b"content-length":
                 length = int(value)
             elif name == b"host":

@@ -161,7 +161,13 @@ class Sending:
     __slots__ = ("_call", "_clock", "_expired", "_record", "_sending", "_slot", "_task", "_watch")
 
     def __init__(
-        self, call: Call, slot: HeldSlot, record: Record, clock: Clock, watch: DeadlineWatch
+        self,
+        call: Call,
+        slot: HeldSlot,
+        record: Record,
+        clock: Clock,
+        watch: DeadlineWatch,
+        task: asyncio.Task[None] | None,
     ) -> None:
         self._call = call
         self._slot = slot
@@ -169,7 +175,7 @@ class Sending:
         self._clock = clock
         self._watch = watch
         self._expired = False
-        self._task: asyncio.Task[None] | None = None
+        self._task = task
         self._sending: AbstractAsyncContextManager[Reply] | None = None
 
     async def __aenter__(self) -> Reply:
@@ -182,7 +188,8 @@ class Sending:
         if remaining <= 0:
             raise DeadlinePassed("the deadline passed before the request could be sent")
         sending = backend.send(call, slot.replica)
-        self._task = asyncio.current_task()
+        if self._task is None:
+            self._task = asyncio.current_task()
         timer = self._watch.add(self, call.deadline, remaining)
         try:
             reply = await sending.__aenter__()
@@ -237,7 +244,18 @@ class Dispatch:
         while attempt.again:
             yield attempt
 
-    def send(self, call: Call, slot: HeldSlot, attempt: Attempt, record: Record) -> Sending:
-        """One attempt as a context manager around its Reply. Raises BackendError or DeadlinePassed."""
+    def send(
+        self,
+        call: Call,
+        slot: HeldSlot,
+        attempt: Attempt,
+        record: Record,
+        *,
+        task: asyncio.Task[None] | None = None,
+    ) -> Sending:
+        """One attempt as a context manager around its Reply. Raises BackendError or DeadlinePassed.
+
+        `task` is the one that runs it, where that is known: looking it up is not free.
+        """
         attempt.slot = slot
-        return Sending(call, slot, record, self._clock, self._watch)
+        return Sending(call, slot, record, self._clock, self._watch, task)

@@ -5,6 +5,7 @@ HTTP/1.0) and keeps back-pressure; it knows nothing of routes, backends or proto
 answer leaves it: a second one is a programming error, none at all breaks the connection.
 """
 
+import asyncio
 from http import HTTPStatus
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_left", "_wire", "arrived", "began", "body", "bytes_out", "ended", "headers", "http10",
-        "keep_alive", "max_body", "method", "peer", "request_id", "target", "traceparent",
+        "keep_alive", "max_body", "method", "peer", "request_id", "target", "task", "traceparent",
     )  # fmt: skip
 
     body: IncomingBody
@@ -66,6 +67,7 @@ class Exchange:
         self.keep_alive = True
         self.request_id = ""
         self.traceparent = ""
+        self.task: asyncio.Task[None] | None = None  # the one that answers
         self.began = False
         self.ended = False
         self.bytes_out = 0

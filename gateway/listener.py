@@ -18,6 +18,9 @@ from gateway.exchange import Exchange
 
 log = logging.getLogger("overspill.listener")
 
+_NOT_ZERO = 1 << 64 | 1
+"""W3C Trace Context forbids a trace id or a span id of zeros only."""
+
 
 class Listener:
     """All client connections of one port."""
@@ -76,8 +79,8 @@ class Listener:
             self._id_count += 1
             exchange.request_id = f"{self._id_prefix}{self._id_count:x}"
         if not exchange.traceparent:
-            bits = self._chance.getrandbits
-            exchange.traceparent = f"00-{bits(128) | 1:032x}-{bits(64) | 1:016x}-01"
+            ids = "%048x" % (self._chance.getrandbits(192) | _NOT_ZERO)
+            exchange.traceparent = f"00-{ids[:32]}-{ids[32:]}-01"
 
     async def drain(self, timeout: float) -> None:
         """Take no new connection, finish what is in flight for at most `timeout` seconds, then close."""

@@ -67,11 +67,14 @@ class Pipeline:
             route = self._routes.lookup(call)  # 3
             record.route = route.name
             with self._admission.enter():  # 4
-                await call.body.settle()
+                if call.body.whole() is None:
+                    await call.body.settle()
                 for attempt in self._dispatch.attempts(call, record):
                     with attempt:
                         async with route.pool.slot(call, attempt) as slot:  # 5
-                            async with self._dispatch.send(call, slot, attempt, record) as reply:  # 6
+                            async with self._dispatch.send(
+                                call, slot, attempt, record, task=exchange.task
+                            ) as reply:  # 6
                                 usd = self._ledger.cost_at_head(record, reply, self._clock.now())
                                 await self._relay.copy(  # 7
                                     reply, exchange, record, usd=usd, stall_timeout=route.stall_timeout_s
@@ -137,15 +140,16 @@ def _describe(call: Call, record: Record) -> None:
 
 def _forwarded(call: Call, peer: bytes) -> Call:
     """Say for whom the gateway calls: the client's address behind those that came with the request."""
-    earlier = b""
     headers: Headers = call.headers
+    earlier, proto = b"", False
     for name, value in headers:
         if name == b"x-forwarded-for":
             earlier += value + b", "
+        elif name == b"x-forwarded-proto":
+            proto = True
     if earlier:
-        headers = [field for field in headers if field[0] != b"x-forwarded-for"]
-        call.headers = headers
+        call.headers = headers = [field for field in headers if field[0] != b"x-forwarded-for"]
     headers.append((b"x-forwarded-for", earlier + peer))
-    if not any(name == b"x-forwarded-proto" for name, _ in headers):
+    if not proto:
         headers.append((b"x-forwarded-proto", b"http"))
     return call
