@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
@@ -20,6 +21,19 @@ from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply, Start
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
 _WAIT_FOR_WHOLE = 64 * 1024  # an answer declared this small is relayed in one piece
 _MAX_HEAD = 64 * 1024
+_MOST_KNOWN = 256
+_LONGEST_KNOWN = 2048
+
+
+class KnownHead(NamedTuple):
+    """The head of an answer that was parsed before: status, fields, and length of the body.
+
+    The key is the whole head as it came, so that a head that is found has been parsed to the byte.
+    """
+
+    status: int
+    headers: Headers
+    length: int
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -27,14 +41,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunked", "_closed", "_complete", "_drained", "_head_done", "_head_size", "_held", "_is_head",
-        "_length", "_loop", "_parser", "_parts", "_paused", "_raw_close", "_reusable",
+        "_known", "_length", "_loop", "_parser", "_parts", "_paused", "_raw_close", "_reusable",
         "_transport", "_waiter", "_writable", "busy", "headers", "idle_since", "reused", "started", "status",
     )  # fmt: skip
 
     _transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, known: dict[bytes, "KnownHead"]) -> None:
         self._loop = loop
+        self._known = known
         self.busy = False
         self.reused = False
         self.idle_since = 0.0
@@ -84,7 +99,10 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.busy:
             self._transport.abort()  # nobody asked: the connection is out of step
             return
-        self.started = True
+        if not self.started:
+            self.started = True
+            if self._recognise(data):
+                return
         if not self._head_done:
             self._head_size += len(data)
         try:
@@ -93,9 +111,33 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()
             self._closed = True
         if self._head_done or self._closed:
+            if self._complete and self._head_size == len(data):
+                self._remember(data)
             self._wake()
         elif self._head_size > _MAX_HEAD:
             self._transport.abort()
+
+    def _recognise(self, data: bytes) -> bool:
+        """Take a whole answer whose head is known to the byte; False if it has to be parsed."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._known.get(data[:end])
+        if known is None or self._is_head or len(data) - end != known.length:
+            return False
+        self.status, self.headers, self._length = known
+        if end < len(data):
+            self._parts.append(data[end:])
+        self._head_done = self._complete = self._reusable = True
+        self._wake()
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of an answer that came whole and alone; servers repeat themselves."""
+        end = data.find(b"\r\n\r\n") + 4
+        whole = self._reusable and not self._is_head and self._length == len(data) - end
+        if whole and end <= _LONGEST_KNOWN:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[data[:end]] = KnownHead(self.status, self.headers, len(data) - end)
 
     def pause_writing(self) -> None:
         """The replica reads slowly."""
@@ -252,6 +294,7 @@ class ReplicaConnections:
         self._connect_timeout = connect_timeout
         self._keep_idle = keep_idle
         self._idle: list[UpstreamConnection] = []
+        self._known: dict[bytes, KnownHead] = {}
 
     @property
     def idle(self) -> int:
@@ -275,7 +318,7 @@ class ReplicaConnections:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
-                    partial(UpstreamConnection, loop), self.host, self.port
+                    partial(UpstreamConnection, loop, self._known), self.host, self.port
                 )
         except TimeoutError:
             raise BackendDown(

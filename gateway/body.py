@@ -56,6 +56,15 @@ class IncomingBody:
         self._error: OverspillError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @classmethod
+    def arrived(cls, source: Source, data: bytes) -> "IncomingBody":
+        """A body that is all here already."""
+        body = cls(source, length=len(data), buffer=0, limit=0)
+        body._complete = True
+        if data:
+            body._parts.append(data)
+        return body
+
     # -- fed by the listener
 
     def feed(self, data: bytes) -> None:

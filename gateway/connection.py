@@ -1,13 +1,12 @@
 """Step 1, one connection: HTTP/1.1 framing, pipelining in order, limits, hang-up.
 
-It turns bytes into one Exchange after another and hands each to the pipeline, one task per request,
+It turns bytes into one Exchange after another and hands each to the pipeline, one task per connection,
 in the order in which they came. It never looks into a body and knows nothing of routes or backends.
 The grammar is llhttp's, in its strict mode; what llhttp leaves to its caller (one Host, no
 `gzip, chunked`, no transfer-encoding in HTTP/1.0, sizes) is checked here.
 """
 
 import asyncio
-import re
 import socket
 from collections import deque
 from collections.abc import Awaitable
@@ -22,20 +21,16 @@ from gateway.errors import (
     BodyTooLarge,
     ClientGone,
     HeadTooLarge,
-    NotOffered,
     OverspillError,
     SlowRequest,
     TargetTooLong,
 )
 from gateway.exchange import Exchange
+from gateway.framing import comes_again, read_framing
+from gateway.heads import Head, KnownHeads
 
 _FOREVER = float("inf")
 _LINGER_S = 1.0  # how long a client may go on sending after an early answer before the socket is closed
-_LOOKED_AT = frozenset(
-    (b"content-length", b"host", b"transfer-encoding", b"expect", b"x-request-id", b"traceparent")
-)
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
-_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class ListenerLimits(NamedTuple):
@@ -72,6 +67,7 @@ class Host(Protocol):
     clock: Clock
     handler: Handler
     draining: bool
+    heads: KnownHeads
     loop: asyncio.AbstractEventLoop
 
     def admit(self, connection: "Connection") -> bool:
@@ -91,8 +87,9 @@ class Connection(asyncio.Protocol):
     """One client connection: requests in, answers out, in order."""
 
     __slots__ = (
-        "_current", "_drained", "_fatal", "_framing", "_head_size", "_in_body", "_listener", "_parser",
-        "_parsing", "_paused", "_peer", "_queue", "_refused", "_sweep_at", "_task", "_transport", "_writable",
+        "_awaited", "_current", "_drained", "_expects", "_fatal", "_framing", "_head_size", "_in_body",
+        "_listener", "_parser", "_parsing", "_paused", "_peer", "_queue", "_refused", "_sweep_at",
+        "_task", "_transport", "_writable",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -103,7 +100,9 @@ class Connection(asyncio.Protocol):
         self._parsing: Exchange | None = None  # the request whose head or body is arriving
         self._current: Exchange | None = None  # the request being answered
         self._queue: deque[Exchange] = deque()  # pipelined requests that wait for their turn
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # answers one request after the other
+        self._awaited: asyncio.Future[None] | None = None  # set while that task waits for a request
+        self._expects = False  # does the client wait to be invited?
         self._in_body = False  # has the head of the request in `_parsing` been read?
         self._head_size = 0
         self._framing = 0  # bytes that were neither head nor body: chunk sizes, extensions, trailers
@@ -150,6 +149,9 @@ class Connection(asyncio.Protocol):
         """Bytes from the client."""
         if self._refused or self._fatal is not None:
             return
+        fresh = self._parsing is None and self._current is None and not self._queue
+        if fresh and self._recognise(data):
+            return
         self._framing += len(data)
         try:
             self._parser.feed_data(data)
@@ -164,11 +166,40 @@ class Connection(asyncio.Protocol):
         except OverspillError as error:
             self._refuse(error)
         if self._current is None and self._queue:
+            if fresh and len(self._queue) == 1 and self._parsing is None:
+                self._remember(data, self._queue[0])
             self._start(self._queue.popleft())
         # A request whose body is still on its way is started too: it may be refused by its head alone.
         parsing = self._parsing
         if parsing is not None and self._current is None and self._in_body:
             self._start(parsing)
+
+    def _recognise(self, data: bytes) -> bool:
+        """Take a whole request whose head is known to the byte; False if it has to be parsed."""
+        listener = self._listener
+        end = data.find(b"\r\n\r\n") + 4
+        head = listener.heads.get(data[:end])
+        if head is None or len(data) - end != head.length:
+            return False
+        exchange = Exchange(
+            self, peer=self._peer, arrived=listener.clock.now(), max_body=listener.limits.body
+        )
+        exchange.method, exchange.target, exchange.headers, _ = head
+        exchange.keep_alive = not listener.draining
+        exchange.body = IncomingBody.arrived(self, data[end:])
+        listener.name(exchange)
+        self._sweep_at = _FOREVER
+        self._start(exchange)
+        return True
+
+    def _remember(self, data: bytes, exchange: Exchange) -> None:
+        """Keep the head of a request that came whole and alone, and whose head may come again."""
+        end = data.find(b"\r\n\r\n") + 4
+        length = len(data) - end
+        plain = exchange.keep_alive and not exchange.http10 and exchange.body.length == length
+        if plain and comes_again(exchange.headers):
+            head = Head(exchange.method, exchange.target, exchange.headers, length)
+            self._listener.heads.remember(data[:end], head)
 
     def pause_writing(self) -> None:
         """The client reads slowly: stop taking bytes from upstream."""
@@ -219,12 +250,13 @@ class Connection(asyncio.Protocol):
         exchange.method = self._parser.get_method()
         exchange.http10 = self._parser.get_http_version() == "1.0"
         exchange.keep_alive = self._parser.should_keep_alive() and not self._listener.draining
-        length, expects = self._read_framing(exchange)
+        length, expects = read_framing(exchange)
+        self._listener.name(exchange)
         limits = self._listener.limits
         if length is not None and length > limits.body:
             raise BodyTooLarge(f"the body has {length} bytes, the limit is {limits.body}", close=True)
-        source = _Lever(self, expects=expects)
-        exchange.body = IncomingBody(source, length=length, buffer=limits.body_buffer, limit=limits.body)
+        self._expects = expects
+        exchange.body = IncomingBody(self, length=length, buffer=limits.body_buffer, limit=limits.body)
         self._in_body = True
         self._framing = 0
         if length != 0 and self._current is None:
@@ -309,6 +341,12 @@ class Connection(asyncio.Protocol):
             if self._parsing is not None and not self._refused:
                 self._sweep_at = self._listener.clock.now() + self._listener.limits.body_timeout
 
+    def invite(self) -> None:
+        """Tell a client that waits to be told (`Expect: 100-continue`) to send its body."""
+        if self._expects:
+            self._expects = False
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def sweep(self, now: float) -> None:
         """Has this connection kept us waiting too long?"""
         if now < self._sweep_at:
@@ -338,19 +376,31 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._current = exchange
-        loop = self._listener.loop
-        self._task = exchange.task = loop.create_task(self._answer(exchange))
+        if self._task is None:
+            self._task = self._listener.loop.create_task(self._answer_all())
+        elif self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+        exchange.task = self._task
 
-    async def _answer(self, exchange: Exchange) -> None:
-        try:
-            await self._listener.handler.handle(exchange)
-        finally:
-            self._task = None
-            self._current = None
-            if not exchange.ended:
-                exchange.abort()
-            if not self._refused:
-                self._next(exchange)
+    async def _answer_all(self) -> None:
+        """The task of this connection: one request after the other, as long as it lives."""
+        loop = self._listener.loop
+        while True:
+            exchange = self._current
+            assert exchange is not None
+            try:
+                await self._listener.handler.handle(exchange)
+            finally:
+                self._current = None
+                if not exchange.ended:
+                    exchange.abort()
+            if self._refused:
+                return
+            self._next(exchange)
+            if self._current is None:
+                self._awaited = loop.create_future()
+                await self._awaited
+                self._awaited = None
 
     def _next(self, exchange: Exchange) -> None:
         listener = self._listener
@@ -397,7 +447,7 @@ class Connection(asyncio.Protocol):
             broken = Exchange(self, peer=self._peer, arrived=self._listener.clock.now(), max_body=limits.body)
             self._in_body = False
         if not self._in_body:
-            broken.body = IncomingBody(_Lever(self, expects=False), length=None, buffer=1, limit=1)
+            broken.body = IncomingBody(self, length=None, buffer=1, limit=1)
         broken.keep_alive = False
         self._listener.name(broken)
         self._listener.handler.refuse(broken, error)
@@ -419,56 +469,3 @@ class Connection(asyncio.Protocol):
             raise HeadTooLarge(f"the header section is over the limit of {limits.head} bytes", close=True)
         if self._in_body and self._framing > limits.head + 65536:
             raise BadCall("the chunked body has more framing than content", close=True)
-
-    def _read_framing(self, exchange: Exchange) -> tuple[int | None, bool]:
-        """The declared body length (None: chunked) and whether the client waits to be invited."""
-        length: int | None = 0
-        hosts = 0
-        expects = False
-        for name, value in exchange.headers:
-            if name not in _LOOKED_AT:
-                continue
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding":
-                if exchange.http10:
-                    raise BadCall("HTTP/1.0 has no transfer-encoding", close=True)
-                if value.strip().lower() != b"chunked":
-                    raise NotOffered("the only transfer-encoding taken is chunked", close=True)
-                length = None
-            elif name == b"expect":
-                if value.strip().lower() != b"100-continue":
-                    raise BadCall("the only expectation understood is 100-continue", close=True)
-                expects = not exchange.http10
-            elif name == b"x-request-id":
-                if _REQUEST_ID.fullmatch(value):
-                    exchange.request_id = value.decode("ascii")
-            elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
-                exchange.traceparent = value.decode("ascii")
-        if hosts > 1 or (hosts == 0 and not exchange.http10):
-            raise BadCall("an HTTP/1.1 request has exactly one host field", close=True)
-        self._listener.name(exchange)
-        return length, expects
-
-
-class _Lever:
-    """How a body steers its connection."""
-
-    __slots__ = ("_connection", "_expects")
-
-    def __init__(self, connection: Connection, *, expects: bool) -> None:
-        self._connection = connection
-        self._expects = expects
-
-    def pause(self) -> None:
-        self._connection.pause()
-
-    def resume(self) -> None:
-        self._connection.resume()
-
-    def invite(self) -> None:
-        if self._expects:
-            self._expects = False
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")

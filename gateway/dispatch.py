@@ -1,6 +1,7 @@
 """Step 6: carry out one attempt after another until one answers, and try again only what is safe.
 
-    for attempt in dispatch.attempts(call, record):
+    attempt = dispatch.attempt(call, record)
+    while attempt.again:
         with attempt:                                   # swallows a failure that may be tried again
             async with pool.slot(call, attempt) as slot:
                 async with dispatch.send(call, slot, attempt, record) as reply:
@@ -12,7 +13,6 @@ the next attempt goes is the pool's question, which is told what has failed alre
 """
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
@@ -48,6 +48,7 @@ class HeldSlot(Protocol):
 class Attempt:
     """One try of one call.
 
+    again:   True while the call may be tried (again)
     number:  0 for the first
     tried:   (backend, replica) pairs that failed this call already
     """
@@ -60,7 +61,7 @@ class Attempt:
         self._clock = clock
         self.number = 0
         self.tried = _NOTHING_TRIED
-        self.again = False
+        self.again = True
         self.failure: BackendError | None = None
         self.slot: HeldSlot | None = None
 
@@ -167,6 +168,7 @@ class Sending:
         record: Record,
         clock: Clock,
         watch: DeadlineWatch,
+        *,
         task: asyncio.Task[None] | None,
     ) -> None:
         self._call = call
@@ -237,12 +239,9 @@ class Dispatch:
         self._clock = clock
         self._watch = DeadlineWatch(clock)
 
-    def attempts(self, call: Call, record: Record) -> Iterator[Attempt]:
-        """Yield the same Attempt again as long as the last failure may be tried again."""
-        attempt = Attempt(call, record, self._clock)
-        yield attempt
-        while attempt.again:
-            yield attempt
+    def attempt(self, call: Call, record: Record) -> Attempt:
+        """The first attempt of a call; `again` stays True as long as there may be another."""
+        return Attempt(call, record, self._clock)
 
     def send(
         self,
@@ -258,4 +257,4 @@ class Dispatch:
         `task` is the one that runs it, where that is known: looking it up is not free.
         """
         attempt.slot = slot
-        return Sending(call, slot, record, self._clock, self._watch, task)
+        return Sending(call, slot, record, self._clock, self._watch, task=task)

@@ -15,6 +15,7 @@ from typing import Any
 from gateway.clock import Clock
 from gateway.connection import Connection, Handler, ListenerLimits
 from gateway.exchange import Exchange
+from gateway.heads import KnownHeads
 
 log = logging.getLogger("overspill.listener")
 
@@ -32,6 +33,7 @@ class Listener:
         self.limits = limits
         self.clock = clock
         self.draining = False
+        self.heads = KnownHeads()
         self._chance = chance
         self._connections: set[Connection] = set()
         self._server: Any = None

@@ -1,6 +1,7 @@
 """Steps 2 to 8 of a request, in order, on one page.
 
-1 listener    has read the head and hands over an Exchange; it calls `handle`, one task per request
+1 listener    has read the head and hands over an Exchange; it calls `handle`, one request of a connection
+                  after the other
 2 protocol    bytes -> Call. First, because nothing can be decided about bytes that make no sense:
               malformed input is refused here, before it can take anything from anybody
 3 route       by model name, from an immutable table. Before admission, because limits belong to routes
@@ -69,7 +70,8 @@ class Pipeline:
             with self._admission.enter():  # 4
                 if call.body.whole() is None:
                     await call.body.settle()
-                for attempt in self._dispatch.attempts(call, record):
+                attempt = self._dispatch.attempt(call, record)
+                while attempt.again:
                     with attempt:
                         async with route.pool.slot(call, attempt) as slot:  # 5
                             async with self._dispatch.send(

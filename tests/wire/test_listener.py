@@ -422,3 +422,71 @@ async def test_a_handler_that_fails_breaks_the_connection_instead_of_leaving_it_
         peer = await Peer.connect(port)
         peer.send(GET)
         assert await peer.rest() == b""
+
+
+async def test_a_head_seen_before_is_recognised_and_means_the_same() -> None:
+    async with listening() as (port, handler, listener):
+        peer = await Peer.connect(port)
+        other = await Peer.connect(port)
+        for client, body in ((peer, b"one"), (peer, b"two"), (other, b"six"), (peer, b"longer")):
+            client.send(post(body))
+            assert (await client.answer())[2] == b"POST /p " + body
+        assert len(listener.heads) == 2  # one for each length
+        ids = [exchange.request_id for exchange in handler.seen]
+        traces = [exchange.traceparent for exchange in handler.seen]
+        assert len(set(ids)) == len(set(traces)) == 4
+        assert handler.seen[0].headers == handler.seen[1].headers
+
+
+async def test_a_known_head_with_less_or_more_than_its_body_is_parsed_as_ever() -> None:
+    async with listening() as (port, _, listener):
+        peer = await Peer.connect(port)
+        peer.send(post(b"abc"))
+        await peer.answer()
+        assert len(listener.heads) == 1
+        whole = post(b"xyz")
+        peer.send(whole[:-1])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.02)
+        peer.send(whole[-1:])
+        assert (await peer.answer())[2] == b"POST /p xyz"
+        peer.send(whole + post(b"123"))
+        assert [(await peer.answer())[2] for _ in range(2)] == [b"POST /p xyz", b"POST /p 123"]
+        peer.send(whole + b"\x00\x01")
+        assert (await peer.answer())[2] == b"POST /p xyz"
+        assert (await peer.rest()).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "extra", [b"X-Request-Id: a\r\n", b"Connection: close\r\n", b"Expect: 100-continue\r\n"]
+)
+async def test_heads_that_are_one_of_a_kind_are_not_kept(extra: bytes) -> None:
+    async with listening() as (port, _, listener):
+        peer = await Peer.connect(port)
+        peer.send(post(b"abc", extra))
+        await peer.head()
+        assert len(listener.heads) == 0
+
+
+async def test_the_table_of_known_heads_is_bounded() -> None:
+    async with listening() as (port, _, listener):
+        peer = await Peer.connect(port)
+        for number in range(1100):
+            peer.send(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+            assert (await peer.answer())[0] == 200
+        assert 0 < len(listener.heads) <= 1024
+        peer.send(b"GET /big HTTP/1.1\r\nHost: x\r\nA: %b\r\n\r\n" % (b"a" * 4000))
+        size = len(listener.heads)
+        assert (await peer.answer())[0] == 200
+        assert len(listener.heads) == size
+
+
+async def test_a_client_that_hangs_up_between_requests_leaves_nothing_behind() -> None:
+    async with listening() as (port, _, listener):
+        for _ in range(20):
+            peer = await Peer.connect(port)
+            peer.send(GET)
+            await peer.answer()
+            peer.reset()
+        await eventually(lambda: listener.connections == 0, "all are gone")
+        await eventually(lambda: len(asyncio.all_tasks()) <= 3, "and their tasks too")

@@ -382,3 +382,22 @@ async def test_a_probe_is_true_only_for_200() -> None:
         async with fleet(answering(error(status, "x"))) as (backend, server):
             assert await backend.probe(0) is ready
             assert server.received[0].line == b"GET /v2/health/ready HTTP/1.1"
+
+
+async def test_an_answers_head_seen_before_is_recognised_and_means_the_same() -> None:
+    bodies = iter([b"one", b"two", b"longer", b"six", b"end"])
+
+    async def answer(_: Received, writer: asyncio.StreamWriter) -> None:
+        body = next(bodies)
+        writer.write(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: %d\r\n\r\n" % len(body))
+        if body == b"six":  # the known head, and its body later
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        writer.write(body)
+
+    async with fleet(answer) as (backend, server):
+        for expected in (b"one", b"two", b"longer", b"six", b"end"):
+            async with backend.send(call(), 0) as reply:
+                assert (reply.status, reply.headers, reply.body) == (200, [(b"x-a", b"1")], expected)
+        assert server.connections == 1
+        assert len(backend._replicas[0]._known) == 2

@@ -1,0 +1,59 @@
+"""What a request's fields say about its framing, beyond what the parser checks: pure functions.
+
+Belongs to step 1. llhttp in its strict mode refuses two lengths, a length beside chunks, obs-fold and
+the like; it leaves to its caller that there is one Host, that the only coding is chunked, and that
+HTTP/1.0 has none. Knows no sockets.
+"""
+
+import re
+
+from gateway.errors import BadCall, NotOffered
+from gateway.exchange import Exchange
+from gateway.vocab import Headers
+
+_LOOKED_AT = frozenset(
+    (b"content-length", b"host", b"transfer-encoding", b"expect", b"x-request-id", b"traceparent")
+)
+_ONE_OF_A_KIND = frozenset((b"x-request-id", b"traceparent", b"expect", b"transfer-encoding"))
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def comes_again(headers: Headers) -> bool:
+    """May a later request have the very same head?"""
+    return _ONE_OF_A_KIND.isdisjoint([name for name, _ in headers])
+
+
+def read_framing(exchange: Exchange) -> tuple[int | None, bool]:
+    """The declared body length (None: chunked) and whether the client waits to be invited.
+
+    Takes over the request's id and trace where they are fit to be passed on. Raises BadCall, NotOffered.
+    """
+    length: int | None = 0
+    hosts = 0
+    expects = False
+    for name, value in exchange.headers:
+        if name not in _LOOKED_AT:
+            continue
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            if exchange.http10:
+                raise BadCall("HTTP/1.0 has no transfer-encoding", close=True)
+            if value.strip().lower() != b"chunked":
+                raise NotOffered("the only transfer-encoding taken is chunked", close=True)
+            length = None
+        elif name == b"expect":
+            if value.strip().lower() != b"100-continue":
+                raise BadCall("the only expectation understood is 100-continue", close=True)
+            expects = not exchange.http10
+        elif name == b"x-request-id":
+            if _REQUEST_ID.fullmatch(value):
+                exchange.request_id = value.decode("ascii")
+        elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+            exchange.traceparent = value.decode("ascii")
+    if hosts > 1 or (hosts == 0 and not exchange.http10):
+        raise BadCall("an HTTP/1.1 request has exactly one host field", close=True)
+    return length, expects
