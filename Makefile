@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NO_TRITON = $(BIN)/python -c "from gateway.demo.triton_process import why_not; print(why_not())"
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: help setup demo test check format bench lock clean
@@ -13,12 +14,15 @@ help: ## List the targets
 
 setup: $(READY) ## Create .venv with everything pinned in the lock
 
-# Debian splits `venv` off into a package of its own; it is fetched only where it is missing.
+# Debian splits `venv` and the shared library off into packages of their own. They are fetched only where they
+# are missing: without the first there is no .venv, without the second the real Triton does not start.
 $(READY): .ci/lock/dev.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || \
 	  { rm -rf $(VENV); apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null && $(PYTHON) -m venv $(VENV); }
 	$(PIP) install --require-hashes -r .ci/lock/dev.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
+	@if $(NO_TRITON) | grep -q libpython && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq libpython3.11 >/dev/null; fi || true
 	@touch $@
 
 demo: $(READY) ## A real Triton, three serverless backends that go cold, a burst, and what it cost
