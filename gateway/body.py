@@ -57,9 +57,9 @@ class IncomingBody:
         self._waiter: asyncio.Future[None] | None = None
 
     @classmethod
-    def arrived(cls, source: Source, data: bytes) -> "IncomingBody":
+    def arrived(cls, source: Source, data: bytes, *, limit: int) -> "IncomingBody":
         """A body that is all here already."""
-        body = cls(source, length=len(data), buffer=0, limit=0)
+        body = cls(source, length=len(data), buffer=0, limit=limit)
         body._complete = True
         if data:
             body._parts.append(data)

@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         )
         exchange.method, exchange.target, exchange.headers, _ = head
         exchange.keep_alive = not listener.draining
-        exchange.body = IncomingBody.arrived(self, data[end:])
+        exchange.body = IncomingBody.arrived(self, data[end:], limit=exchange.max_body)
         listener.name(exchange)
         self._sweep_at = _FOREVER
         self._start(exchange)

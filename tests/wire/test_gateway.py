@@ -114,6 +114,27 @@ async def test_the_answer_has_the_very_bytes_of_the_server() -> None:
         assert (await direct.answer())[2] == (await through.answer())[2]
 
 
+async def test_every_kind_of_request_works_again_when_its_head_is_known() -> None:
+    head = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[2],"parameters":{"binary_data_size":8}}]}'
+    tensor = (5).to_bytes(4, "little") + (6).to_bytes(4, "little")
+    binary = infer(b"Inference-Header-Content-Length: %d\r\n" % len(head), head + tensor)
+    raw = infer(b"Inference-Header-Content-Length: 0\r\n", tensor)
+    question = b"GET /v2/models/twice HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with server() as triton, running(one_tier(triton.url)) as gateway:
+        peer = await Peer.connect(port_of(gateway))
+        for request in (infer(), binary, raw, question):
+            answers = []
+            for _ in range(3):
+                peer.send(request)
+                answers.append(await peer.answer())
+            assert [status for status, _, _ in answers] == [200] * 3
+            assert len({body for _, _, body in answers}) == 1
+        assert len(gateway.listener.heads) == 4
+        bad = infer(body=BODY.replace(b"]}]}", b"]}]]"))
+        peer.send(bad)
+        assert (await peer.answer())[0] == 400  # the head is known, the body is looked at all the same
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
