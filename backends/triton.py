@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from backends.base import Backend, BackendOptions, Kit, backends
-from backends.http1 import Attempt, ReplicaConnections
+from backends.replica_connections import Attempt, ReplicaConnections
 from backends.triton_translated import GenerateOptions, TranslatedAttempt
 from gateway.errors import BackendBroke, BackendError, BackendFull, BackendUnready
 from gateway.options import Duration, Options, SecretRef, Usd

@@ -1,0 +1,185 @@
+"""The kept-alive connections to one warm replica, and one request on them as a context manager.
+
+The warm path's upstream half, on top of `http1.py`. It never chooses a replica, never retries except for a
+kept-alive connection that the server had already closed, and knows nothing of models or prices.
+"""
+
+import asyncio
+from functools import partial
+from urllib.parse import urlsplit
+
+from backends.http1 import KnownHead, UpstreamConnection
+from gateway.clock import Clock
+from gateway.errors import BackendBroke, BackendDown
+from gateway.vocab import Body, Reply, Start
+
+
+class ReplicaConnections:
+    """The connections to one replica. Its slots bound how many there are; this only reuses them."""
+
+    def __init__(self, url: str, *, clock: Clock, connect_timeout: float, keep_idle: float) -> None:
+        parts = urlsplit(url)
+        self.host = parts.hostname or ""
+        self.port = parts.port or 80
+        self.authority = parts.netloc.encode("ascii")
+        self.base = parts.path.rstrip("/").encode("ascii")
+        self._clock = clock
+        self._connect_timeout = connect_timeout
+        self._keep_idle = keep_idle
+        self._idle: list[UpstreamConnection] = []
+        self._known: dict[bytes, KnownHead] = {}
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for work."""
+        return len(self._idle)
+
+    def reuse(self) -> UpstreamConnection | None:
+        """The most recently used idle connection, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            # The server closes idle connections too; the younger the connection, the rarer that race.
+            if connection.usable and self._clock.now() - connection.idle_since < self._keep_idle:
+                connection.reused = True
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection. Raises BackendDown."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await loop.create_connection(
+                    partial(UpstreamConnection, loop, self._known), self.host, self.port
+                )
+        except TimeoutError:
+            raise BackendDown(
+                f"no connection to {self.host}:{self.port} in {self._connect_timeout:g} s"
+            ) from None
+        except OSError as error:
+            raise BackendDown(
+                f"cannot connect to {self.host}:{self.port}: {error.strerror or error}"
+            ) from None
+        return connection
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Take a connection back: kept if its exchange ended cleanly, closed if not."""
+        connection.busy = False
+        if connection.clean and connection.usable:
+            connection.idle_since = self._clock.now()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class Attempt:
+    """One request to one replica, as a context manager around its answer.
+
+    head:  request line and fields, up to and without the empty line, without body framing
+    """
+
+    __slots__ = ("_body", "_connection", "_connections", "_head", "_method", "_resend", "_sender")
+
+    def __init__(
+        self, connections: ReplicaConnections, *, method: bytes, head: bytes, body: Body, resend: bool
+    ) -> None:
+        self._connections = connections
+        self._method = method
+        self._head = head
+        self._body = body
+        self._resend = resend
+        self._connection: UpstreamConnection | None = None
+        self._sender: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Reply:
+        try:
+            connection = self._connections.reuse() or await self._connections.connect()
+            while True:
+                self._connection = connection
+                data = self._send(connection)
+                try:
+                    reply = await connection.reply()
+                    break
+                except BackendBroke as error:
+                    self._blame_the_client(error)
+                    stale = connection.reused and not connection.started and data is not None
+                    if not (stale and self._resend):
+                        raise
+                # The server closed a kept-alive connection as we wrote to it. Nothing of an answer had
+                # come, so an idempotent request is sent once more on a connection of its own
+                # (RFC 9110, 9.2.2).
+                self._leave()
+                connection = await self._connections.connect()
+            reply.start = Start.WARM  # whatever stands behind this pool is always on
+            if reply.status >= 400:
+                await self._judge(reply)
+        except BaseException:
+            self._leave()
+            raise
+        return reply
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    async def _judge(self, reply: Reply) -> None:
+        """Raise a BackendError if this answer is not the client's."""
+
+    def _send(self, connection: UpstreamConnection) -> bytes | None:
+        """Send the request; returns its body if that was all here."""
+        body = self._body
+        data = body.whole()
+        is_head = self._method == b"HEAD"
+        if data:
+            connection.send(
+                b"%bcontent-length: %d\r\n\r\n%b" % (self._head, len(data), data), is_head=is_head
+            )
+        elif data is not None:
+            framing = b"\r\n" if is_head or self._method == b"GET" else b"content-length: 0\r\n\r\n"
+            connection.send(self._head + framing, is_head=is_head)
+        else:
+            if body.length is None:
+                framing = b"transfer-encoding: chunked\r\n\r\n"
+            else:
+                framing = b"content-length: %d\r\n\r\n" % body.length
+            connection.send(self._head + framing, is_head=is_head)
+            # It goes out beside the wait for the answer: a server may answer before it has read all.
+            self._sender = asyncio.get_running_loop().create_task(self._send_body(connection))
+        return data
+
+    def _blame_the_client(self, error: BackendBroke) -> None:
+        """Raise the error of the client's body instead, if that is why the connection was closed."""
+        sender = self._sender
+        if sender is not None and sender.done() and (cause := sender.exception()) is not None:
+            raise cause from error
+
+    async def _send_body(self, connection: UpstreamConnection) -> None:
+        try:
+            await connection.send_body(self._body)
+        except BaseException:
+            connection.close()  # a request that stops half-way must not look complete
+            raise
+
+    def _leave(self) -> None:
+        connection, self._connection = self._connection, None
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            finished = sender.done() and not sender.cancelled() and sender.exception() is None
+            if not finished:
+                if connection is not None:
+                    connection.close()
+                sender.add_done_callback(_look_at)
+                sender.cancel()
+        if connection is not None:
+            self._connections.release(connection)
+
+
+def _look_at(sender: asyncio.Task[None]) -> None:
+    """The sender's error was told by the attempt already; asyncio only wants to know that it was seen."""
+    if not sender.cancelled():
+        sender.exception()
