@@ -5,6 +5,7 @@ Lambda that keeps a bill of its own, without knowing the gateway.
 """
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,7 @@ BOOT_S, IDLE_S, HOURLY = 0.3, 0.4, 3600.0
 def twice(
     method: str, path: str, query: str, headers: dict[str, str], body: bytes
 ) -> tuple[int, dict[str, str], bytes]:
+    time.sleep(0.2)  # the work: each instance that boots finds a call to serve
     assert (method, path, body) == ("POST", "/v2/models/twice/infer", BODY)
     return 200, {"content-type": "application/json"}, b'{"spilled":true}'
 
