@@ -47,7 +47,7 @@ COMPILE := $(VENV)-lock/bin/uv pip compile -q pyproject.toml --python-version 3.
   --no-header --no-emit-index-url --no-annotate
 lock: ## Resolve the dependencies anew
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip -q install uv
-	$(COMPILE) --extra demo --extra grpc --extra test -o .ci/lock/dev.txt
+	$(COMPILE) --extra demo --extra grpc --extra simulate --extra test -o .ci/lock/dev.txt
 	$(COMPILE) -c .ci/lock/dev.txt -o .ci/lock/run.txt
 	$(COMPILE) --extra load -c .ci/lock/dev.txt -o .ci/lock/load.txt
 	$(COMPILE) --extra grpc --extra llm -c .ci/lock/run.txt -o .ci/lock/llm.txt

@@ -19,6 +19,7 @@ from gateway.config.json_schema import json_schema
 from gateway.config.load import Loaded, load
 from gateway.config.problems import ConfigProblems, Problem
 from gateway.errors import ConfigError
+from gateway.simulator import command as options
 
 BAD_CONFIG = 2
 """Exit status for a configuration that cannot be used; also what a wrong option gives."""
@@ -146,6 +147,50 @@ def demo(
     from gateway.demo.main import run  # noqa: PLC0415 - optional extras, seconds to import
 
     raise typer.Exit(run(seconds, json_path))
+
+
+@command.command()
+def simulate(
+    trace: options.Traces,
+    config: options.ConfigFile = None,
+    *,
+    route: options.Route = None,
+    service: options.Service = None,
+    budget: options.Budget = None,
+    objective: options.Objective = None,
+    cold: options.Cold = None,
+    idle: options.Idle = None,
+    premium: options.Premium = None,
+    fleet_price: options.FleetPrice = 1.0,
+    replicas: options.Replicas = "auto",
+    policy: options.PolicyNames = None,
+    seed: options.Seed = 0,
+    unit: options.CostUnit = options.Unit.USD,
+    as_json: options.AsJson = False,
+) -> None:
+    """Replay a trace on virtual time: what each policy attains, what it costs, how far that is from the best.
+
+    The queue, the slots and the policies are the gateway's own; only time and the backends are simulated. An
+    instance of the endpoint serves one request at a time, and all of its life is paid for: booting, serving,
+    idling. The lower bound is a cost that nobody could undercut who knew every request ahead.
+    """
+    from gateway.simulator.main import Wanted  # noqa: PLC0415 - not a part of what serves requests
+    from gateway.simulator.show import show  # noqa: PLC0415 - the same, and it draws tables
+
+    wanted = Wanted(
+        service=service, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
+        fleet_price=fleet_price, replicas=replicas, policies=tuple(policy or ()), route=route, seed=seed,
+        unit=unit.value,
+    )  # fmt: skip
+    try:
+        settings = _load(config, resolve_secrets=False).settings if config is not None else None
+        show(trace, wanted, app.registries(), settings, unit=unit.value, as_json=as_json)
+    except ConfigProblems as error:
+        _print(error.problems)
+        raise typer.Exit(BAD_CONFIG) from None
+    except (ValueError, OSError) as error:
+        typer.echo(f"overspill simulate: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
 
 
 def _load(config: Path, *, resolve_secrets: bool = True) -> Loaded:

@@ -1,5 +1,8 @@
 """The policies that ship. Importing this package registers them; one line per policy."""
 
+from policies import fleet_only as fleet_only
+from policies import queue_threshold as queue_threshold
+from policies import serverless_only as serverless_only
 from policies import spill_when_full as spill_when_full
 from policies import weighted as weighted
 from policies.base import policies

@@ -1,0 +1,109 @@
+"""The options of `overspill simulate`, each with its help. Nothing else: what they do is in `main.py`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Unit(StrEnum):
+    """What costs are told in."""
+
+    USD = "usd"
+    SLOT_SECONDS = "slot_seconds"
+
+
+Traces = Annotated[
+    list[str],
+    typer.Option(
+        "--trace",
+        metavar="T",
+        help="When the requests come: a file, plain or gzip (the published LLM and function traces, a CSV "
+        "with t_s, counts per second or minute, this gateway's access log), poisson:RATE:SECONDS, or "
+        "burst:CALM:PEAK:SECONDS. May be given several times.",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Take the slots, prices, idle times, cold starts and latency budget of a route from this file; "
+        "options that are given go before it. Without it the options describe one fleet and one endpoint.",
+    ),
+]
+Route = Annotated[
+    str | None,
+    typer.Option("--route", metavar="NAME", help="The route of the file, if it has several."),
+]
+Service = Annotated[
+    str | None,
+    typer.Option(
+        "--service",
+        metavar="EXPR|DIST",
+        help="How long a slot serves a request: seconds as arithmetic over the trace's columns "
+        "(0.15+0.0002*input_tokens+0.012*output_tokens), or a distribution (lognormal:MEDIAN:SIGMA, "
+        "exponential:MEAN, constant:T, empirical:FILE). Default: the durations in the trace, if any.",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", metavar="T", help="Longest time from arrival to the end of the answer. Default: 15s."
+    ),
+]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        "--objective", metavar="SHARE", help="Share of the requests to answer within it. Default: 0.99."
+    ),
+]
+Cold = Annotated[
+    str | None,
+    typer.Option("--cold", metavar="DIST", help="How long an instance boots. Default: lognormal:6s:0.4."),
+]
+Idle = Annotated[
+    str | None,
+    typer.Option(
+        "--idle", metavar="T", help="How long an idle instance stays, and is paid for. Default: 5s."
+    ),
+]
+Premium = Annotated[
+    float | None,
+    typer.Option(
+        "--premium", min=0, help="Price of an instance, as a multiple of a fleet slot's. Default: 1.5."
+    ),
+]
+FleetPrice = Annotated[
+    float,
+    typer.Option("--fleet-price", min=0, help="Dollars per hour of a fleet slot, where no file says it."),
+]
+Replicas = Annotated[
+    str,
+    typer.Option(
+        "--replicas",
+        metavar="auto|N",
+        help="Replicas of the fleet. auto: for each policy, as many as attain the objective at least cost.",
+    ),
+]
+PolicyNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="A policy to simulate; may be given several times. Default: fleet_only, serverless_only, "
+        "queue_threshold, spill_when_full, and the route's own.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")]
+CostUnit = Annotated[
+    Unit, typer.Option("--unit", help="What costs are told in: dollars, or seconds of one fleet slot.")
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON on standard output: an object, a list for several traces."
+    ),
+]

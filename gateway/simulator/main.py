@@ -1,0 +1,235 @@
+"""`overspill simulate`: from what was asked on the command line to the figures, in its JSON form.
+
+The registries and the reader of the configuration file are handed in: it knows no plugin. It prints
+nothing; what goes on is told to whoever listens.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import Any, Literal
+
+from backends.base import Backend
+from gateway.config.schema import Settings
+from gateway.options import parse_duration, parse_share
+from gateway.pricing import per_second
+from gateway.registry import Registry
+from gateway.simulator import from_file
+from gateway.simulator.bound import Bound, SolverMissing, lower_bound
+from gateway.simulator.distributions import draws, is_distribution, parse, stream
+from gateway.simulator.expression import compile_expression
+from gateway.simulator.generators import open_trace
+from gateway.simulator.run import Outcome, simulate
+from gateway.simulator.scenario import Endpoint, Fleet, Scenario, Workload
+from gateway.simulator.search import cheapest
+from gateway.simulator.traces import Trace
+from policies.base import Policy, TierOptions
+
+BASELINES = ("fleet_only", "serverless_only", "queue_threshold", "spill_when_full")
+"""The policies that are simulated when none is named."""
+MEASURED = ("upstream", "duration")
+"""Columns of a trace that are service times in seconds, for when no service is described."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What was asked for, as it was written; None: not said."""
+
+    service: str | None = None
+    budget: str | None = None
+    objective: str | None = None
+    cold: str | None = None
+    idle: str | None = None
+    premium: float | None = None
+    fleet_price: float = 1.0
+    replicas: str = "auto"
+    policies: tuple[str, ...] = ()
+    route: str | None = None
+    seed: int = 0
+    unit: Literal["usd", "slot_seconds"] = "usd"
+
+
+def simulation(
+    wanted: Wanted,
+    backends: Registry[Backend],
+    policies: Registry[Policy],
+    settings: Settings | None = None,
+    *,
+    tell: Tell,
+    warn: Tell,
+) -> Callable[[str], dict[str, Any]]:
+    """Check what was asked for; the result simulates one trace. Both raise ValueError, with what is wrong."""
+    scenario = _described(wanted) if settings is None else _written(wanted, settings, backends)
+    if wanted.unit == "slot_seconds" and (scenario.fleet is None or not scenario.fleet.usd_per_second):
+        raise ValueError("slot-seconds of a fleet need a fleet that has a price; use --unit usd")
+    replicas = _replicas(wanted.replicas)
+    chosen = _policies(wanted, policies, settings, scenario)
+
+    def run(text: str) -> dict[str, Any]:
+        trace = open_trace(text, seed=wanted.seed)
+        workload = Workload(trace.name, trace.arrivals, _services(trace, wanted))
+        outcomes = {}
+        for name, policy in chosen.items():
+            tell_of = partial(_tell_of, tell, f"{trace.name}: {name}")
+            outcomes[name] = _outcome(workload, scenario, policy, replicas, tell_of)
+        tell(f"{trace.name}: lower bound")
+        return _result(workload, scenario, outcomes, wanted, warn)
+
+    return run
+
+
+def _outcome(
+    workload: Workload, scenario: Scenario, policy: Policy, replicas: int | None, tell: Callable[[int], None]
+) -> Outcome:
+    def run(replicas: int, *, may_miss: float = inf) -> Outcome:
+        tell(replicas)
+        return simulate(workload, scenario, policy, replicas, may_miss=may_miss)
+
+    return cheapest(workload, scenario, run) if replicas is None else run(replicas)
+
+
+def _tell_of(tell: Tell, what: str, replicas: int) -> None:
+    tell(f"{what}, replicas: {replicas}")
+
+
+def _result(
+    workload: Workload, scenario: Scenario, outcomes: Mapping[str, Outcome], wanted: Wanted, warn: Tell
+) -> dict[str, Any]:
+    """The JSON of the command."""
+    fleet = scenario.fleet
+    slot_usd = fleet.usd_per_second / fleet.slots if fleet is not None else 1.0
+    unit = slot_usd if wanted.unit == "slot_seconds" else 1.0
+    bound: dict[str, float] | None = None
+    ratios: dict[str, float] = {}
+    if fleet is not None and slot_usd and scenario.endpoints:
+        try:
+            at_objective = _bound(
+                workload, scenario, min(scenario.objective, workload.possible(scenario.budget_s))
+            )
+            bound = {
+                "cost": at_objective.cost * slot_usd / unit,
+                "replicas": at_objective.replicas / fleet.slots,
+            }
+            for name, outcome in outcomes.items():
+                cost = _bound(workload, scenario, outcome.attained).cost * slot_usd
+                if cost > 0:
+                    ratios[name] = outcome.cost / cost
+        except (SolverMissing, ArithmeticError) as error:
+            warn(f"no lower bound: {error}")
+            bound, ratios = None, {}
+    else:
+        warn("no lower bound: it needs a fleet with a price and a rented backend")
+    return {
+        "trace": workload.name,
+        "policies": {name: outcome.as_json(unit) for name, outcome in outcomes.items()},
+        "bound": bound,
+        "ratio_to_bound": ratios,
+        "seed": wanted.seed,
+    }
+
+
+def _bound(workload: Workload, scenario: Scenario, attained: float) -> Bound:
+    """Of several endpoints, one that is as good as the best of them in everything: still a bound."""
+    fleet, endpoints = scenario.fleet, scenario.endpoints
+    assert fleet is not None
+    return lower_bound(
+        workload.arrivals,
+        workload.services,
+        budget=scenario.budget_s,
+        attained=attained,
+        premium=min(endpoint.usd_per_second for endpoint in endpoints) * fleet.slots / fleet.usd_per_second,
+        cold_mean=min(endpoint.cold.mean() for endpoint in endpoints),
+        idle=min(endpoint.idle_s for endpoint in endpoints),
+        duration=workload.span,
+    )
+
+
+def _described(wanted: Wanted) -> Scenario:
+    """One route, one fleet and one endpoint, from the options alone."""
+    slot_usd = per_second(wanted.fleet_price)
+    premium = 1.5 if wanted.premium is None else wanted.premium
+    cold = parse(wanted.cold or "lognormal:6s:0.4")
+    return Scenario(
+        fleet=Fleet(usd_per_second=slot_usd),
+        endpoints=(Endpoint("endpoint", premium * slot_usd, _seconds("--idle", wanted.idle or "5s"), cold),),
+        tiers=(TierOptions(backend="fleet"), TierOptions(backend="endpoint")),
+        budget_s=_seconds("--budget", wanted.budget or "15s"),
+        objective=_share("--objective", wanted.objective or "0.99"),
+        seed=wanted.seed,
+    )
+
+
+def _written(wanted: Wanted, settings: Settings, backends: Registry[Backend]) -> Scenario:
+    """A route of the file, with what was said on the command line in place of what it says."""
+    return from_file.scenario(
+        settings,
+        wanted.route,
+        backends,
+        budget_s=None if wanted.budget is None else _seconds("--budget", wanted.budget),
+        objective=None if wanted.objective is None else _share("--objective", wanted.objective),
+        cold=None if wanted.cold is None else parse(wanted.cold),
+        idle_s=None if wanted.idle is None else _seconds("--idle", wanted.idle),
+        premium=wanted.premium,
+        seed=wanted.seed,
+    )
+
+
+def _policies(
+    wanted: Wanted, policies: Registry[Policy], settings: Settings | None, scenario: Scenario
+) -> dict[str, Policy]:
+    """By name; the route's own policy has the options of the file, every other one its defaults."""
+    own = from_file.route_of(settings, wanted.route)[1].policy if settings is not None else None
+    names = wanted.policies
+    if not names:
+        impossible = {"fleet_only"} if scenario.fleet is None else set()
+        impossible |= set() if scenario.endpoints else {"serverless_only"}
+        names = (*(name for name in BASELINES if name not in impossible), *([own.type] if own else []))
+    chosen = {}
+    for name in names:
+        if name not in policies:
+            raise ValueError(f"there is no policy {name!r}; there are {', '.join(policies)}")
+        cls = policies.get(name)
+        chosen[name] = cls(own.options if own is not None and own.type == name else cls.Options())
+    return chosen
+
+
+def _services(trace: Trace, wanted: Wanted) -> Any:
+    service = wanted.service or next((name for name in MEASURED if name in trace.sizes), None)
+    if service is None:
+        raise ValueError(
+            f"{trace.name} does not say how long its requests take; give --service, "
+            "like lognormal:600ms:0.4 or 0.15+0.012*output_tokens"
+        )
+    if is_distribution(service):
+        return draws(parse(service), stream(wanted.seed, "service"), len(trace))
+    return compile_expression(service)(trace)
+
+
+def _replicas(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or len(text) > 6:
+        raise ValueError(f"--replicas is {text!r}; it must be auto or a whole number")
+    return int(text)
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+    assert isinstance(seconds, float)
+    return seconds
+
+
+def _share(option: str, text: str) -> float:
+    try:
+        share = parse_share(text if text.endswith("%") else float(text))
+    except ValueError:
+        share = 0.0
+    if not isinstance(share, float) or not share:
+        raise ValueError(f"{option} is {text!r}; it must be a share above 0, like 0.99 or 99%")
+    return share

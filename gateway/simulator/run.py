@@ -1,0 +1,238 @@
+"""One run: every request of a workload through the live pool, on virtual time, under one policy.
+
+The queue, the slots and the policy are the gateway's own objects; only time and the backends are
+simulated. Knows no concrete policy, and neither searches nor prints.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import fsum, inf, isnan, nan
+from operator import add
+from random import Random
+from typing import cast
+
+from backends.base import Kit
+from gateway.capacity import Capacity, Slot
+from gateway.errors import OverspillError
+from gateway.lease import Lease, Tier
+from gateway.pool import Pool
+from gateway.simulator.engine import VirtualTime
+from gateway.simulator.scenario import Scenario, Workload
+from gateway.simulator.world import Simulated, SimulatedEndpoint, SimulatedFleet, no_background
+from gateway.vocab import Call, Verdict
+from policies.base import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run came to. Costs are in the unit of the scenario's prices.
+
+    replicas:     of the fleet
+    answers:      seconds from arrival to the end of service of each request; nan for a lost one
+    attained:     share of all requests that were answered within the budget
+    spilled:      requests that a rented instance served
+    activations:  instances that were booted
+    endpoints:    the rented backends as they were at the end, for whoever wants to see every instance
+    duration:     seconds from the first arrival to the end of the last service
+    """
+
+    replicas: int
+    requests: int
+    answers: Sequence[float]
+    attained: float
+    lost: int
+    spilled: int
+    activations: int
+    duration: float
+    cost_split: dict[str, float]
+    endpoints: tuple[SimulatedEndpoint, ...]
+
+    @property
+    def cost(self) -> float:
+        """All of it."""
+        return fsum(self.cost_split.values())
+
+    def as_json(self, unit: float = 1.0) -> dict[str, object]:
+        """The figures of `simulate --json`; costs are divided by `unit`."""
+        return {
+            "replicas": self.replicas,
+            "attained": self.attained,
+            "cost": self.cost / unit,
+            "cost_split": {kind: cost / unit for kind, cost in self.cost_split.items()},
+            "spill_ratio": self.spilled / self.requests,
+            "cold_ratio": self.activations / self.spilled if self.spilled else 0.0,
+            "activations": self.activations,
+            "requests": self.requests,
+            "lost": self.lost,
+        }
+
+
+ROUNDING_S = 1e-9
+"""Adding a service time to the time of day rounds: an answer that is later by less is in time."""
+
+
+class TooManyMissed(Exception):
+    """More requests than allowed were late or lost, so that the rest of the run says nothing more."""
+
+
+class _First:
+    """Every attempt is the first: simulated backends do not fail."""
+
+    number = 0
+    tried: Sequence[tuple[str, int]] = ()
+
+
+_FIRST = _First()
+
+
+class _Visit(Lease):
+    """One request on its way through the pool and its service."""
+
+    __slots__ = ("_backend", "_run", "index")
+
+    _backend: Simulated
+
+    def __init__(self, run: "_Run", index: int, call: Call) -> None:
+        super().__init__(run.pool, call, _FIRST)
+        self._run = run
+        self.index = index
+
+    def arrive(self) -> None:
+        """Ask the pool. A call that is shed is lost: it never gets an answer."""
+        try:
+            slot = self.ask(self.settled)
+        except OverspillError:
+            self._run.miss()
+            return
+        if slot is not None:
+            self._begin(slot)
+
+    def settled(self) -> None:
+        """The waiting is over, with a slot or without."""
+        self._on_settled = None  # it would keep this object alive until a cycle is collected
+        try:
+            slot = self.result()
+        except OverspillError:
+            self._run.miss()
+            return
+        self._begin(slot)
+
+    def _begin(self, slot: Slot) -> None:
+        run = self._run
+        time, index = run.time, self.index
+        self._backend = backend = cast("Simulated", slot.backend)  # a run has no others
+        time.at(backend.begin(index, run.services[index], time.instant), self.served)
+
+    def served(self) -> None:
+        """The service has ended: its instance idles before its slot is offered to the next."""
+        run = self._run
+        now = run.time.instant
+        run.answer(self.index, now)
+        self._backend.end(self.index, now)
+        self.release(Verdict.SUCCESS)
+
+
+class _Run:
+    """The world of one run."""
+
+    def __init__(
+        self, workload: Workload, scenario: Scenario, policy: Policy, replicas: int, may_miss: float
+    ) -> None:
+        self.workload = workload
+        self.services = workload.services
+        self.limit = scenario.budget_s + ROUNDING_S
+        self._may_miss = may_miss
+        self._calls = workload.calls
+        self._arrivals = workload.arrivals
+        self.answers = [nan] * len(workload)
+        self.time = VirtualTime()
+        chance = Random(scenario.seed)  # noqa: S311 - a simulation, to be repeated
+        kit = Kit(clock=self.time, chance=chance, spawn=no_background)
+        self.fleet: SimulatedFleet | None = None
+        self.backends: dict[str, Simulated] = {}
+        if scenario.fleet is not None and replicas:
+            fleet = scenario.fleet
+            self.fleet = SimulatedFleet(fleet.name, kit, slots=replicas * fleet.slots)
+            self.backends[fleet.name] = self.fleet
+        self.endpoints = tuple(
+            SimulatedEndpoint(
+                endpoint.name,
+                kit,
+                limit=endpoint.limit,
+                idle_s=endpoint.idle_s,
+                colds=scenario.colds[endpoint.name],
+            )
+            for endpoint in scenario.endpoints
+        )
+        self.backends.update((endpoint.name, endpoint) for endpoint in self.endpoints)
+        tiers = [
+            Tier(
+                options,
+                Capacity(self.backends[options.backend], clock=self.time, chance=chance, timers=self.time),
+            )
+            for options in scenario.tiers
+            if options.backend in self.backends
+        ]
+        self.pool = Pool("simulated", policy, tiers, clock=self.time, chance=chance, timers=self.time)
+
+    def answer(self, index: int, now: float) -> None:
+        """A request has been served; RuntimeError if it had been before."""
+        if not isnan(self.answers[index]):
+            raise RuntimeError(f"request {index} was served twice")
+        self.answers[index] = answer = now - self._arrivals[index]
+        if answer > self.limit:
+            self.miss()
+
+    def miss(self) -> None:
+        """One more request will not have been answered in time."""
+        self._may_miss -= 1
+        if self._may_miss < 0:
+            raise TooManyMissed
+
+    def arrive(self, index: int) -> None:
+        """Request number `index` comes."""
+        _Visit(self, index, self._calls[index]).arrive()
+
+
+def simulate(
+    workload: Workload, scenario: Scenario, policy: Policy, replicas: int, *, may_miss: float = inf
+) -> Outcome:
+    """Put every request of `workload` through `policy` with a fleet of that many replicas.
+
+    Deterministic: equal arguments give equal outcomes. A request that is shed is lost, and so is one that
+    is never let out of the queue. Raises TooManyMissed as soon as more than `may_miss` requests are lost
+    or late.
+    """
+    run = _Run(workload, scenario, policy, replicas, may_miss)
+    run.time.run(workload.arrivals, run.arrive)
+    for endpoint in run.endpoints:
+        endpoint.finish()
+    return _outcome(run, scenario, replicas)
+
+
+def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
+    workload = run.workload
+    ends = [end for end in map(add, workload.arrivals, run.answers) if not isnan(end)]
+    duration = max(ends, default=workload.arrivals[-1]) - workload.arrivals[0]
+    split = dict.fromkeys(("fleet", "exec", "cold", "idle", "fee", "prewarm"), 0.0)
+    if scenario.fleet is not None:
+        split["fleet"] = replicas * duration * scenario.fleet.usd_per_second
+    for plan, endpoint in zip(scenario.endpoints, run.endpoints, strict=True):
+        split["exec"] += endpoint.exec_s * plan.usd_per_second
+        split["cold"] += endpoint.cold_s * plan.usd_per_second
+        split["idle"] += endpoint.idle_s * plan.usd_per_second
+        split["fee"] += endpoint.served * plan.usd_per_call
+    spilled = sum(endpoint.served for endpoint in run.endpoints)
+    served = spilled + (run.fleet.served if run.fleet is not None else 0)
+    return Outcome(
+        replicas=replicas,
+        requests=len(workload),
+        answers=run.answers,
+        attained=sum(answer <= run.limit for answer in run.answers) / len(workload),
+        lost=len(workload) - served,
+        spilled=spilled,
+        activations=sum(len(endpoint.lives) for endpoint in run.endpoints),
+        duration=duration,
+        cost_split=split,
+        endpoints=run.endpoints,
+    )

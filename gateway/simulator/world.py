@@ -1,0 +1,165 @@
+"""The backends of a simulated run: a fleet with slots, and an endpoint whose instances boot and idle.
+
+They are `Backend`s that no file can name: the pool gives out their slots as it does any other's, and
+instead of sending anything they say when a call will have been served, and what was paid for.
+Knows the backend contract only; never a policy, a queue or a trace.
+
+The endpoint, one slot to each instance:
+
+    opened ──cold──► serving ──► idle ──► serving ──► … ──► idle for `idle_s` ──► gone
+           └──────────────────── billed, to the very end ───────────────────────┘
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from math import fsum
+from typing import Any, ClassVar
+
+from backends.base import Backend, BackendOptions, Kit
+from gateway.vocab import Call, Reply
+
+UNLIMITED = 1_000_000_000
+"""`max_in_flight` of an endpoint without a limit."""
+
+
+class Simulated(Backend):
+    """A backend on virtual time: `begin` and `end` take the place of `send`."""
+
+    Options: ClassVar[type[BackendOptions]] = BackendOptions
+    EXAMPLE: ClassVar[dict[str, Any]] = {"type": "simulated", "max_in_flight": 1}
+
+    @abstractmethod
+    def begin(self, ticket: int, seconds: float, now: float) -> float:
+        """A call of `seconds` of service has a slot: when it will have been served."""
+
+    @abstractmethod
+    def end(self, ticket: int, now: float) -> None:
+        """The call with that ticket has been served; its slot has not been given back yet."""
+
+    def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
+        """Never: nothing is sent in a simulation. RuntimeError."""
+        raise RuntimeError(f"{self.name} is simulated: it serves on virtual time only")
+
+
+class SimulatedFleet(Simulated):
+    """Replicas that are always up, as one place with all their slots (the slot model)."""
+
+    owned: ClassVar[bool] = True
+
+    def __init__(self, name: str, kit: Kit, *, slots: int) -> None:
+        super().__init__(name, BackendOptions(type="simulated_fleet", max_in_flight=slots), kit)
+        self.served = 0
+        self.busy_s = 0.0
+        """Slot-seconds of service begun."""
+
+    def begin(self, ticket: int, seconds: float, now: float) -> float:
+        """At once."""
+        self.served += 1
+        self.busy_s += seconds
+        return now + seconds
+
+    def end(self, ticket: int, now: float) -> None:
+        """The slot is all there is to give back."""
+
+
+class Instance:
+    """One life of one rented instance; all of it is billed, in seconds.
+
+    opened, gone:  when it began and ended; `gone` is known once it will serve no more
+    cold_s, exec_s, idle_s:  what it did in between
+    free_since:    when it last became idle
+    """
+
+    __slots__ = ("cold_s", "exec_s", "free_since", "gone", "idle_s", "opened", "served")
+
+    def __init__(self, opened: float, cold_s: float) -> None:
+        self.opened = opened
+        self.cold_s = cold_s
+        self.exec_s = 0.0
+        self.idle_s = 0.0
+        self.free_since = opened
+        self.gone: float | None = None
+        self.served = 0
+
+    def expire(self, idle_s: float) -> None:
+        """Nobody came within the idle time-out."""
+        self.idle_s += idle_s
+        self.gone = self.free_since + idle_s
+
+
+class SimulatedEndpoint(Simulated):
+    """Instances on demand: the most recently idle one serves, else a new one boots first.
+
+    colds:  how long activation number N takes to boot, in seconds
+    """
+
+    def __init__(
+        self, name: str, kit: Kit, *, limit: int, idle_s: float, colds: Callable[[int], float]
+    ) -> None:
+        super().__init__(name, BackendOptions(type="simulated_endpoint", max_in_flight=limit), kit)
+        self.lives: list[Instance] = []
+        """Every instance there was, in the order of their activation."""
+        self.served = 0
+        self._idle_s = idle_s
+        self._colds = colds
+        self._idle: list[Instance] = []  # the most recently idle last
+        self._busy: dict[int, Instance] = {}
+
+    def begin(self, ticket: int, seconds: float, now: float) -> float:
+        """On an idle instance at once, on a new one after its boot."""
+        self.served += 1
+        instance = self._take_idle(now)
+        if instance is None:
+            cold_s = self._colds(len(self.lives))
+            instance = Instance(now, cold_s)
+            self.lives.append(instance)
+            now += cold_s
+        instance.exec_s += seconds
+        instance.served += 1
+        self._busy[ticket] = instance
+        return now + seconds
+
+    def end(self, ticket: int, now: float) -> None:
+        """Its instance begins to idle."""
+        instance = self._busy.pop(ticket)
+        instance.free_since = now
+        self._idle.append(instance)
+
+    def _take_idle(self, now: float) -> Instance | None:
+        if not self._idle:
+            return None
+        instance = self._idle[-1]
+        if now <= instance.free_since + self._idle_s:
+            self._idle.pop()
+            instance.idle_s += now - instance.free_since
+            return instance
+        self.finish()  # the one that would last longest is gone, so all are
+        return None
+
+    def finish(self) -> None:
+        """Nobody will come for those that idle now: they run into their time-out."""
+        for instance in self._idle:
+            instance.expire(self._idle_s)
+        self._idle.clear()
+
+    @property
+    def cold_s(self) -> float:
+        """Seconds of booting."""
+        return fsum(instance.cold_s for instance in self.lives)
+
+    @property
+    def exec_s(self) -> float:
+        """Seconds of service."""
+        return fsum(instance.exec_s for instance in self.lives)
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds of idling, of those that are gone and between calls."""
+        return fsum(instance.idle_s for instance in self.lives)
+
+
+def no_background(work: Coroutine[Any, Any, None], /, *, name: str) -> None:
+    """The `spawn` of a simulated kit: there is no event loop for `work` to run on. RuntimeError."""
+    work.close()
+    raise RuntimeError(f"{name}: a simulated backend has no background work")

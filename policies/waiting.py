@@ -1,0 +1,47 @@
+"""What the baseline policies share: take a free slot of some tiers, else wait for one until the deadline.
+
+They stand for rules that are common elsewhere, and take no notice of `when_full`: that a call may
+not wait, or not for long, would be a rule of another kind.
+
+Pure functions over the views of `policies.base`; knows no policy.
+"""
+
+from collections.abc import Sequence
+
+from gateway.vocab import Reason
+from policies.base import Action, Hold, PoolView, RequestView, Run, Shed, Take, TierView
+from policies.choice import reason, usable
+
+
+def run_or_wait(request: RequestView, pool: PoolView, *, owned: bool, queued: bool) -> Action:
+    """Run on the first owned (rented) tier that has a slot; wait while one of them could have; else shed."""
+    possible = False
+    for place, tier in enumerate(pool.tiers):
+        if tier.owned is owned and usable(tier, request):
+            if request.free_on(tier):
+                return Run(tier.options.backend, _reason(pool.tiers, place, request, queued=queued))
+            possible = True
+    if possible:
+        return Hold(request.deadline)
+    return Shed(Reason.SHED_FULL, contended=any(usable(tier, request) for tier in pool.tiers))
+
+
+def first_in_queue(backend: str, pool: PoolView, *, owned: bool) -> Take | None:
+    """The freed slot of `backend`, if that is an owned (rented) tier, goes to the earliest deadline."""
+    for place, tier in enumerate(pool.tiers):
+        if tier.options.backend == backend:
+            if tier.owned is owned and tier.free and tier.blocked is None:
+                for request in pool.waiting:
+                    if request.free_on(tier) and request.may_use(backend):
+                        return Take(request, _reason(pool.tiers, place, request, queued=True))
+            break
+    return None
+
+
+def _reason(tiers: Sequence[TierView], place: int, request: RequestView, *, queued: bool) -> Reason:
+    """As if only the rented tiers, or only the owned ones, were listed."""
+    tier = tiers[place]
+    if tier.owned:
+        return reason([tier], 0, request, queued=queued)
+    rented = [other for other in tiers[: place + 1] if not other.owned]
+    return reason(rented, len(rented) - 1, request, queued=queued)
