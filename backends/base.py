@@ -58,6 +58,25 @@ class Kit(NamedTuple):
     spawn: Spawn
 
 
+class Rent(NamedTuple):
+    """What an instance of a rented backend costs and how it lives, as far as the file says.
+
+    usd_per_second:  of an instance, whether it boots, serves or idles; None when it is not known
+    usd_per_call:    fee on top
+    idle_s:          how long an unused instance lives on, and is billed
+    boot_s:          how long an instance takes from nothing to its first answer, as declared
+    bills_boot:      whether the seconds of booting are billed
+    round_up_s:      the provider rounds up to multiples of this; 0 for none
+    """
+
+    usd_per_second: float | None
+    usd_per_call: float = 0.0
+    idle_s: float = 0.0
+    boot_s: float = 0.0
+    bills_boot: bool = True
+    round_up_s: float = 0.0
+
+
 class Backend(ABC):
     """One entry of the `backends` section. Constructed offline; `open` is called on the event loop."""
 
@@ -96,6 +115,11 @@ class Backend(ABC):
     def price_known(self) -> bool:
         """False when the file does not say what this backend costs."""
         return True
+
+    @property
+    def rent(self) -> Rent | None:
+        """What its instances cost and how they live. None for an owned backend."""
+        return None
 
     async def open(self) -> None:  # noqa: B027 - most backends open their connections with the first call
         """Prepare on the event loop. Must not fail because the server is down."""

@@ -29,6 +29,8 @@ class Outcome:
 
     replicas:     of the fleet
     answers:      seconds from arrival to the end of service of each request; nan for a lost one
+    begun:        when the service of each request began, on the trace's clock; nan for a lost one
+    places:       who served each request, as an index into `place_names`; -1 for nobody
     attained:     share of all requests that were answered within the budget
     spilled:      requests that a rented instance served
     activations:  instances that were booted
@@ -39,6 +41,9 @@ class Outcome:
     replicas: int
     requests: int
     answers: Sequence[float]
+    begun: Sequence[float]
+    places: Sequence[int]
+    place_names: tuple[str, ...]
     attained: float
     lost: int
     spilled: int
@@ -121,7 +126,11 @@ class _Visit(Lease):
         run = self._run
         time, index = run.time, self.index
         self._backend = backend = cast("Simulated", slot.backend)  # a run has no others
-        time.at(backend.begin(index, run.services[index], time.instant), self.served)
+        seconds = run.services[index]
+        end = backend.begin(index, seconds, time.instant)
+        run.begun[index] = end - seconds
+        run.places[index] = backend.place
+        time.at(end, self.served)
 
     def served(self) -> None:
         """The service has ended: its instance idles before its slot is offered to the next."""
@@ -145,6 +154,8 @@ class _Run:
         self._calls = workload.calls
         self._arrivals = workload.arrivals
         self.answers = [nan] * len(workload)
+        self.begun = [nan] * len(workload)
+        self.places = [-1] * len(workload)
         self.time = VirtualTime()
         chance = Random(scenario.seed)  # noqa: S311 - a simulation, to be repeated
         kit = Kit(clock=self.time, chance=chance, spawn=no_background)
@@ -165,6 +176,8 @@ class _Run:
             for endpoint in scenario.endpoints
         )
         self.backends.update((endpoint.name, endpoint) for endpoint in self.endpoints)
+        for place, backend in enumerate(self.backends.values()):
+            backend.place = place
         tiers = [
             Tier(
                 options,
@@ -228,6 +241,9 @@ def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
         replicas=replicas,
         requests=len(workload),
         answers=run.answers,
+        begun=run.begun,
+        places=run.places,
+        place_names=tuple(run.backends),
         attained=sum(answer <= run.limit for answer in run.answers) / len(workload),
         lost=len(workload) - served,
         spilled=spilled,

@@ -29,6 +29,9 @@ class Simulated(Backend):
     Options: ClassVar[type[BackendOptions]] = BackendOptions
     EXAMPLE: ClassVar[dict[str, Any]] = {"type": "simulated", "max_in_flight": 1}
 
+    place = -1
+    """Its number among the backends of a run."""
+
     @abstractmethod
     def begin(self, ticket: int, seconds: float, now: float) -> float:
         """A call of `seconds` of service has a slot: when it will have been served."""
