@@ -286,7 +286,10 @@ class AwsLambda(Elastic):
             boot_s = 0.0
         self.table.end(ticket, now, instance_id=instance, boot_s=boot_s)
         billed_s = report.billed_s if report else None
-        return start, Usage(billed_s, boot_s, self._usd(report), instance, billed_s is not None)
+        memory_gb = report.memory_gb if report else None
+        return start, Usage(
+            billed_s, boot_s, self._usd(report), instance, billed_s is not None, memory_gb=memory_gb
+        )
 
     def _usd(self, report: Report | None) -> float | None:
         """Billed duration times memory, and the request itself; None when one of them is not known."""

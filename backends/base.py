@@ -9,19 +9,39 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from backends.calibration import Calibration
 from gateway.clock import Clock
-from gateway.options import Options, SecretRef
+from gateway.options import Options, SecretRef, Usd
 from gateway.registry import Registry
-from gateway.vocab import HOP_BY_HOP, Call, Charge, Reply
+from gateway.vocab import HOP_BY_HOP, Call, Charge, Rent, Reply, Usage
 
 _GATEWAYS_OWN = {"host", "content-length", "expect", *(name.decode() for name in HOP_BY_HOP)}
 
 FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 FieldValue = Annotated[str, Field(pattern=r"^[\t\x20-\x7e]*$")]
+
+
+class SpillBudget(Options):
+    """Most that may be spent on rented backends, and what happens to calls that would need more."""
+
+    usd_per_hour: Usd | None = None
+    """Most dollars in any 3,600 seconds."""
+    usd_per_day: Usd | None = None
+    """Most dollars in any 24 hours."""
+    on_exhausted: Literal["queue", "shed", "warn"] = "queue"
+    """`queue`: what is rented looks full, so calls wait for the fleet; `shed`: a call that needs it is
+    refused; `warn`: spend on, and say so."""
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Self:
+        limits = [name for name in type(self).model_fields if name != "on_exhausted"]
+        if all(getattr(self, name) is None for name in limits):
+            raise ValueError(f"limits nothing; give at least one of {', '.join(sorted(limits))}")
+        return self
 
 
 class BackendOptions(Options):
@@ -33,6 +53,10 @@ class BackendOptions(Options):
     """Slots per replica: the most calls the gateway has running there at once."""
     headers: dict[FieldName, FieldValue | SecretRef] = {}
     """Fields added to every request sent there."""
+    calibration: Calibration | None = None
+    """Measured figures, as `overspill probe` prints them. Better than a guess where nothing is known yet."""
+    spill_budget: SpillBudget | None = None
+    """Most that all routes together may spend here; only for a rented backend."""
 
     @field_validator("headers")
     @classmethod
@@ -56,25 +80,6 @@ class Kit(NamedTuple):
     clock: Clock
     chance: Random
     spawn: Spawn
-
-
-class Rent(NamedTuple):
-    """What an instance of a rented backend costs and how it lives, as far as the file says.
-
-    usd_per_second:  of an instance, whether it boots, serves or idles; None when it is not known
-    usd_per_call:    fee on top
-    idle_s:          how long an unused instance lives on, and is billed
-    boot_s:          how long an instance takes from nothing to its first answer, as declared
-    bills_boot:      whether the seconds of booting are billed
-    round_up_s:      the provider rounds up to multiples of this; 0 for none
-    """
-
-    usd_per_second: float | None
-    usd_per_call: float = 0.0
-    idle_s: float = 0.0
-    boot_s: float = 0.0
-    bills_boot: bool = True
-    round_up_s: float = 0.0
 
 
 class Backend(ABC):
@@ -117,6 +122,11 @@ class Backend(ABC):
         return True
 
     @property
+    def can_open(self) -> bool:
+        """Whether `ping` makes an instance boot that any call can use afterwards."""
+        return False
+
+    @property
     def rent(self) -> Rent | None:
         """What its instances cost and how they live. None for an owned backend."""
         return None
@@ -140,6 +150,14 @@ class Backend(ABC):
         BackendError, on entering or from the reply's stream. A 4xx that blames the client's own
         request is a Reply, not an error.
         """
+
+    async def ping(self, replica: int, *, route: str, kind: str) -> Usage | None:
+        """Have an instance boot, or keep one from going, and return when it is up; what that used.
+
+        It is sent no client's request. `route` and `kind` (`spill` or `prewarm`) say who pays for it, its
+        idling included until a call uses it. Raises BackendError. Only where `can_open` says so.
+        """
+        raise NotImplementedError(f"{self.name} cannot be opened without a call")
 
     async def probe(self, replica: int) -> bool | None:
         """Ask the replica whether it can serve. None where no free question exists.

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
@@ -23,14 +23,16 @@ from gateway import __version__
 from gateway.access_log import AccessLog
 from gateway.admin import Admin
 from gateway.admission import Admission
+from gateway.advice import Advice
 from gateway.background import Background
 from gateway.capacity import Capacity
 from gateway.clock import Clock, SystemClock
 from gateway.config.effective import effective
-from gateway.config.schema import Address, Settings
+from gateway.config.schema import Address, RouteOptions, Settings
 from gateway.connection import ListenerLimits
 from gateway.dispatch import Dispatch
-from gateway.lease import Tier
+from gateway.estimates import Estimates
+from gateway.expectations import expectation
 from gateway.ledger import Ledger
 from gateway.listener import Listener
 from gateway.pipeline import Pipeline
@@ -39,10 +41,14 @@ from gateway.protocols.base import Protocols
 from gateway.protocols.kserve import Kserve
 from gateway.protocols.openai import OpenAI
 from gateway.protocols.raw import Raw
+from gateway.readiness import Readiness
 from gateway.registry import Registry
 from gateway.relay import Relay
+from gateway.retry_budget import RetryBudgets
 from gateway.routes import Route, RouteTable
+from gateway.spending import Budget, Spending
 from gateway.tallies import BackendFacts, RouteFacts
+from gateway.tier import Tier
 from policies.base import Policy
 
 log = logging.getLogger("overspill")
@@ -78,11 +84,17 @@ class Gateway:
             name: Capacity(backend, clock=clock, chance=chance, timers=loop)
             for name, backend in self.backends.items()
         }
+        self.spending = _spending(settings)
+        self.retries = _retries(settings, clock.now())
+        self.readiness = {
+            name: Readiness(capacity, clock=clock, chance=chance)
+            for name, capacity in self.capacities.items()
+        }
+        self.estimates = Estimates()
         self.pools: dict[str, Pool] = {}
         for name, options in settings.routes.items():
             policy = policies.get(options.policy.type)(options.policy.options)
-            tiers = [Tier(tier, self.capacities[tier.backend]) for tier in options.tiers]
-            self.pools[name] = Pool(name, policy, tiers, clock=clock, chance=chance, timers=loop)
+            self.pools[name] = self._pool(name, options, policy, chance)
         self.routes = RouteTable(
             Route.of(name, options, self.pools[name]) for name, options in settings.routes.items()
         )
@@ -92,6 +104,7 @@ class Gateway:
             backends=[BackendFacts.of(backend) for backend in self.backends.values()],
             now=clock.now(),
             access_log=self.access_log,
+            advice=_advice(settings, self.backends),
         )
         self.pipeline = Pipeline(
             protocols=Protocols(
@@ -104,7 +117,7 @@ class Gateway:
             ),
             routes=self.routes,
             admission=Admission(limit=settings.limits.calls),
-            dispatch=Dispatch(clock=clock),
+            dispatch=Dispatch(clock=clock, retries=self.retries),
             relay=Relay(clock=clock),
             ledger=self.ledger,
             clock=clock,
@@ -113,6 +126,36 @@ class Gateway:
         self.admin = Admin(self)
         self.http_address: Address | None = None
         self.admin_address: Address | None = None
+
+    def _pool(self, name: str, options: RouteOptions, policy: Policy, chance: Random) -> Pool:
+        """The tiers and the queue of one route."""
+        budget = options.latency_budget
+        tiers = []
+        for tier in options.tiers:
+            backend = self.backends[tier.backend]
+            stated = expectation(
+                backend,
+                within=None if budget is None else budget.within,
+                objective=None if budget is None else budget.objective,
+            )
+            tiers.append(
+                Tier(
+                    tier,
+                    self.capacities[tier.backend],
+                    self.estimates.of(name, tier.backend, stated),
+                    self.estimates.of(f"{name} first byte", tier.backend, stated),
+                )
+            )
+        return Pool(
+            name,
+            policy,
+            tiers,
+            clock=self.clock,
+            chance=chance,
+            timers=asyncio.get_running_loop(),
+            within=None if budget is None else budget.within,
+            objective=0.99 if budget is None else budget.objective,
+        )
 
     # -- facts that protocols and the admin port ask for
 
@@ -148,11 +191,13 @@ class Gateway:
         for backend in self.backends.values():
             await backend.open()
         # Whether a replica is up is known before the first request, not learned at its cost.
-        await asyncio.gather(*(capacity.probe_all() for capacity in self.capacities.values()))
-        for name, capacity in self.capacities.items():
-            every = getattr(capacity.backend.options, "probe_every", PROBE_EVERY_S)
-            self.background.spawn(capacity.run_probes(every), name=f"probe {name}")
+        await asyncio.gather(*(readiness.probe_all() for readiness in self.readiness.values()))
+        for name, readiness in self.readiness.items():
+            every = getattr(self.backends[name].options, "probe_every", PROBE_EVERY_S)
+            self.background.spawn(readiness.run(every), name=f"probe {name}")
         self.background.spawn(self._settle_forever(), name="settle charges")
+        if self.ledger.advice is not None:
+            self.background.spawn(self.ledger.advice.run(self.effective_config), name="advice on replicas")
         listen = self.settings.listen
         self.admin_address = Address(*await self.admin.start(*listen.admin))
         self.http_address = Address(*await self.listener.open(*listen.http))
@@ -176,6 +221,7 @@ class Gateway:
         for name, backend in self.backends.items():
             for charge in backend.settle(until):
                 self.ledger.charge(name, charge)
+                self.spending.spend(charge.route, name, charge.usd, self.clock.now())
 
     async def _settle_forever(self) -> None:
         while True:
@@ -225,12 +271,54 @@ def _signals(gateway: Gateway, stop: asyncio.Event) -> Iterator[None]:
         yield
 
 
+def _spending(settings: Settings) -> Spending:
+    routes = {
+        name: Budget(f"route {name}", limits, share_of_requests=limits.share_of_requests)
+        for name, options in settings.routes.items()
+        if (limits := options.spill_budget) is not None
+    }
+    backends = {
+        name: Budget(f"backend {name}", options.spill_budget)
+        for name, options in settings.backends.items()
+        if options.spill_budget is not None
+    }
+    return Spending(routes=routes, backends=backends)
+
+
+def _retries(settings: Settings, now: float) -> RetryBudgets:
+    options = settings.retry_budget
+    return RetryBudgets(
+        settings.routes,
+        share=options.share,
+        floor_per_second=options.floor_per_second,
+        limits_outage=options.on_outage == "limit",
+        now=now,
+    )
+
+
 def _access_log(settings: Settings, clock: Clock, chance: Random) -> AccessLog | None:
     options = settings.access_log
     if options is None:
         return None
     target = sys.stdout.fileno() if options.path == "-" else Path(options.path)
     return AccessLog(target, clock=clock, share=options.sample, chance=chance)
+
+
+def _advice(settings: Settings, backends: Mapping[str, Backend]) -> Advice | None:
+    """Where there is something to advise: an owned backend with a price, on a route with a budget."""
+    if not settings.advice:
+        return None
+    priced = [name for name, each in backends.items() if each.owned and each.usd_per_replica_hour is not None]
+    budgeted = {
+        tier.backend for route in settings.routes.values() if route.latency_budget for tier in route.tiers
+    }
+    wanted = [name for name in priced if name in budgeted]
+    if not wanted:
+        return None
+    routes = [
+        name for name, route in settings.routes.items() if any(tier.backend in wanted for tier in route.tiers)
+    ]
+    return Advice(every_s=settings.advice.every, routes=routes, backends=wanted)
 
 
 def _listener_limits(settings: Settings) -> ListenerLimits:

@@ -1,15 +1,13 @@
 """The slots of one backend, shared by every pool that lists it: which replica, and may it be used.
 
 One `Capacity` per backend. It keeps for each replica its slots, its breaker, its readiness and its
-latency, picks the replica for the next call, and when a slot comes free it offers it to the pools
-that have calls waiting, the one with the earliest deadline first.
+latency, and for a rented backend which slots are warm. It picks the replica for the next call, and
+when a slot comes free it offers it to the pools that have calls waiting, what is due first first.
 
 Everything is kept up to date event by event (a slot taken, a verdict, a probe, a breaker's timer),
-so that choosing costs the same for one replica and for a thousand. Nothing here awaits except the
-probing loop. Knows the backend contract; never a policy, a route or a call's content.
+so that choosing costs the same for one replica and for a thousand. Nothing here awaits. Knows the backend contract; never a policy, a route or a call's content.
 """
 
-import asyncio
 from collections.abc import Callable, Collection
 from functools import partial
 from random import Random
@@ -20,10 +18,10 @@ from gateway.breaker import Breaker, State
 from gateway.clock import Clock, TimerHost
 from gateway.replica import LATENCY_STALE_S, ReplicaState
 from gateway.slots import CounterSlots, SlotSource
-from gateway.vocab import Reason, Verdict
+from gateway.spending import Reservation
+from gateway.vocab import Reason, Start, Verdict
+from gateway.warmth import Warmth
 
-PROBE_TIMEOUT_S = 2.0
-"""A probe that takes longer has failed."""
 PROBE_FAILURES = 2
 """Failed probes in a row that make a replica unready: one lost packet does not."""
 
@@ -39,7 +37,7 @@ class Subscriber(Protocol):
 
     @property
     def head(self) -> tuple[float, float]:
-        """(deadline, waiting since) of the first call in its queue."""
+        """(when it is due, waiting since) of the first call in its queue."""
         ...
 
     def offer(self, supply: "Capacity", now: float) -> bool:
@@ -58,9 +56,17 @@ class Slot:
     queued_s:     seconds the call waited for it
     taken_at:     when it was taken, on the clock
     answered_at:  when the answer's head came; None before that
+    age:          seconds for which the instance behind it had idled; None where none is known to be there
+    opening:      it is held while an instance boots, for no call in particular
+    used:         something was sent there
+    start:        whether the answer had to wait for a boot, as far as was told; `boot_s` for how long
+    reservation:  the money set aside for it; None where no spill budget applies
     """
 
-    __slots__ = ("_supply", "answered_at", "queued_s", "reason", "state", "taken_at", "ticket")
+    __slots__ = (
+        "_supply", "age", "answered_at", "boot_s", "opening", "queued_s", "reason", "reservation", "start",
+        "state", "taken_at", "ticket", "used",
+    )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 - one is made for every call, by `Capacity` only
         self,
@@ -78,6 +84,11 @@ class Slot:
         self.reason = reason
         self.queued_s = queued_s
         self.answered_at: float | None = None
+        self.age: float | None = None
+        self.opening = self.used = False
+        self.start: Start | None = None
+        self.boot_s: float | None = None
+        self.reservation: Reservation | None = None
 
     @property
     def backend(self) -> Backend:
@@ -96,6 +107,8 @@ class Slot:
     def give_back(self, verdict: Verdict, now: float) -> None:
         """End of the attempt. Exactly once; RuntimeError the second time."""
         ticket, self.ticket = self.ticket, _RETURNED
+        if self.reservation is not None and self.reservation.open:
+            self.reservation.cancel()  # nothing was sent; before the slot is offered to whoever waits
         if ticket >= 0:
             self._supply.take_back(self, ticket, verdict, now)
         elif ticket == _RETURNED:
@@ -122,11 +135,16 @@ class Capacity:
         self._subscribers: list[Subscriber] = []
         self._open: list[ReplicaState] = []  # those with room, in no order
         self._usable = 0
+        self.in_flight = 0
+        """Slots taken, on all replicas."""
         self.free_slots = 0
         self.blocked: Reason | None = None
         """None when some replica can take calls, else why none can."""
         self.held_s: float | None = None
         """Moving average of how long a successful call keeps its slot; None before the first."""
+        rent = backend.rent
+        self.warmth = None if backend.owned else Warmth(rent.idle_s if rent is not None else 0.0)
+        """Which slots of a rented backend are warm; None for an owned one, all of whose slots are."""
         self.replicas: list[ReplicaState] = []
         for index, name in enumerate(backend.replicas):
             source = slots(index) if slots else CounterSlots(backend.options.max_in_flight)
@@ -138,9 +156,24 @@ class Capacity:
     # -- what pools and people may ask ---------------------------------------------------------
 
     @property
-    def in_flight(self) -> int:
-        """Slots taken, on all replicas."""
-        return sum(replica.slots.in_flight for replica in self.replicas)
+    def warm(self) -> int:
+        """Free slots of a rented backend with an idle instance behind them; 0 for an owned one."""
+        warmth = self.warmth
+        if warmth is None or not self.free_slots:
+            return 0
+        return min(self.free_slots, warmth.warm(self._clock.now()))
+
+    @property
+    def room(self) -> int:
+        """Instances that could be opened now without a call for them."""
+        if self.warmth is None or not self.backend.can_open:
+            return 0
+        return self.free_slots - self.warm
+
+    @property
+    def claimants(self) -> int:
+        """Pools with calls waiting for slots here; at least 1."""
+        return len(self._subscribers) or 1
 
     @property
     def capacity(self) -> int:
@@ -205,13 +238,36 @@ class Capacity:
         while (replica := self._pick(self._open, excluded, now)) is not None:
             if replica.slots.take():
                 ticket = replica.breaker.enter(now)
+                self.in_flight += 1
                 self._update(replica, now)
-                return Slot(self, replica, ticket, now, reason, queued_s)
+                slot = Slot(self, replica, ticket, now, reason, queued_s)
+                if self.warmth is not None:
+                    slot.age = self.warmth.take(now)
+                return slot
             # A shared source whose last slot went to someone else: it knows by now.
             self._update(replica, now)
             if replica.room:
                 raise RuntimeError(f"the slots of {replica.name} are said to be free and cannot be taken")
         return None
+
+    def open(self, now: float, expected: float, reason: Reason) -> Slot | None:
+        """A slot on which an instance boots for whoever needs it first, expected to be up at `expected`.
+
+        None when there is no slot. Give it back as a success when the instance is up.
+        """
+        assert self.warmth is not None
+        idle = self.warmth.warm(now)
+        if self.free_slots <= idle:
+            return None
+        slot = self.take((), now, reason, 0.0)
+        if slot is None:
+            return None
+        if slot.age is not None:  # those that idle stay what they are
+            self.warmth.untouched(now - slot.age)
+            slot.age = None
+        slot.opening = True
+        self.warmth.begin_opening(slot, expected)
+        return slot
 
     def question(self, excluded: Replicas, now: float) -> Slot | None:
         """A usable replica for a call that takes no slot and teaches nothing; None when all are down."""
@@ -245,7 +301,10 @@ class Capacity:
         """A slot returns (`Slot.give_back`): learn from it, then offer it."""
         replica = slot.state
         replica.slots.give_back()
-        if verdict is Verdict.SUCCESS:
+        self.in_flight -= 1
+        if self.warmth is not None:
+            self._cool(self.warmth, slot, verdict, now)
+        if verdict is Verdict.SUCCESS and not slot.opening:
             held = max(0.0, now - slot.taken_at)
             head = slot.answered_at
             replica.learn(held if head is None else max(0.0, head - slot.taken_at), now)
@@ -256,6 +315,16 @@ class Capacity:
             self._changed(replica, now)
         else:
             self._update(replica, now)
+
+    @staticmethod
+    def _cool(warmth: Warmth, slot: Slot, verdict: Verdict, now: float) -> None:
+        """What is left of the instance behind a slot that comes back."""
+        if slot.opening:
+            warmth.end_opening(slot)
+        if verdict is Verdict.SUCCESS:
+            warmth.back(now)
+        elif slot.age is not None and not slot.used:
+            warmth.untouched(slot.taken_at - slot.age)
 
     def note_ready(self, index: int, answer: bool | None, now: float) -> None:
         """A probe's answer: True, False, or None where there is no such question."""
@@ -303,6 +372,14 @@ class Capacity:
     def _update(self, replica: ReplicaState, now: float) -> None:
         """Bring the counts in line with this replica's slots, breaker and readiness."""
         breaker = replica.breaker
+        if breaker.closed and replica.usable and replica.ready is not False:  # nothing but a slot has moved
+            room, before = replica.slots.free, replica.room
+            if room != before:
+                self.free_slots += room - before
+                replica.room = room
+                if not room or not before:
+                    self._enlist(replica)
+            return
         if replica.ready is False:
             usable, room = False, 0
         elif breaker.closed:
@@ -359,36 +436,6 @@ class Capacity:
                 pools = sorted(pools, key=_head)
             if not any(pool.offer(self, now) for pool in pools):
                 return
-
-    # -- probes --------------------------------------------------------------------------------
-
-    async def probe_all(self) -> None:
-        """Ask every replica once, all at the same time."""
-        async with asyncio.TaskGroup() as group:
-            for replica in self.replicas:
-                group.create_task(self._probe(replica.index))
-
-    async def run_probes(self, interval: float) -> None:
-        """Probe for ever, every `interval` seconds give or take a tenth; a first failure is checked sooner.
-
-        Returns only by cancellation.
-        """
-        while True:
-            await self.probe_all()
-            suspected = any(0 < replica.failed_probes < PROBE_FAILURES for replica in self.replicas)
-            seconds = interval / 4 if suspected else interval
-            await asyncio.sleep(seconds * (0.9 + 0.2 * self._chance.random()))
-
-    async def _probe(self, index: int) -> None:
-        answer: bool | None
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                answer = await self.backend.probe(index)
-        except Exception:
-            # Probes promise not to raise. For one that does, no answer is vouched for, and the other
-            # replicas' probes go on.
-            answer = False
-        self.note_ready(index, answer, self._clock.now())
 
     def close(self) -> None:
         """Cancel the timers of open breakers."""

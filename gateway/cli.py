@@ -14,12 +14,15 @@ from typing import Annotated
 import typer
 
 from gateway import __version__, app
+from gateway.clock import SystemClock
 from gateway.config.effective import effective
 from gateway.config.json_schema import json_schema
 from gateway.config.load import Loaded, load
 from gateway.config.problems import ConfigProblems, Problem
 from gateway.errors import ConfigError
+from gateway.probe import options as probing
 from gateway.simulator import command as options
+from gateway.simulator import plan_command
 
 BAD_CONFIG = 2
 """Exit status for a configuration that cannot be used; also what a wrong option gives."""
@@ -167,6 +170,8 @@ def simulate(
     seed: options.Seed = 0,
     unit: options.CostUnit = options.Unit.USD,
     as_json: options.AsJson = False,
+    html: options.HtmlFile = None,
+    sensitive: options.Sensitive = False,
 ) -> None:
     """Replay a trace on virtual time: what each policy attains, what it costs, how far that is from the best.
 
@@ -184,13 +189,113 @@ def simulate(
     )  # fmt: skip
     try:
         settings = _load(config, resolve_secrets=False).settings if config is not None else None
-        show(trace, wanted, app.registries(), settings, unit=unit.value, as_json=as_json)
+        show(
+            trace, wanted, app.registries(), settings,
+            unit=unit.value, as_json=as_json, html=html, sensitive=sensitive,
+        )  # fmt: skip
     except ConfigProblems as error:
         _print(error.problems)
         raise typer.Exit(BAD_CONFIG) from None
     except (ValueError, OSError) as error:
         typer.echo(f"overspill simulate: {error}", err=True)
         raise typer.Exit(BAD_CONFIG) from None
+
+
+@command.command()
+def plan(
+    trace: options.Traces,
+    config: options.ConfigFile = None,
+    *,
+    route: options.Route = None,
+    service: options.Service = None,
+    budget: options.Budget = None,
+    objective: options.Objective = None,
+    cold: options.Cold = None,
+    idle: options.Idle = None,
+    premium: options.Premium = None,
+    fleet_price: options.FleetPrice = 1.0,
+    policy: plan_command.PolicyNames = None,
+    load: plan_command.Loads = None,
+    repeats: plan_command.Repeats = 3,
+    seed: plan_command.Seed = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say how many warm replicas, under which policy, meet the objective at least cost.
+
+    And from which load on one more pays for itself. The answer may be no fleet, no serverless, or that the
+    objective cannot be attained. Every figure comes from replaying the trace as `simulate` does.
+    """
+    from gateway.simulator.main import Wanted  # noqa: PLC0415 - not a part of what serves requests
+    from gateway.simulator.plan_show import show  # noqa: PLC0415 - the same, and it draws tables
+
+    wanted = Wanted(
+        service=service, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
+        fleet_price=fleet_price, policies=tuple(policy or ()), route=route, seed=seed,
+    )  # fmt: skip
+    try:
+        settings = _load(config, resolve_secrets=False).settings if config is not None else None
+        show(trace, wanted, app.registries(), settings, loads=load, repeats=repeats, as_json=as_json)
+    except ConfigProblems as error:
+        _print(error.problems)
+        raise typer.Exit(BAD_CONFIG) from None
+    except (ValueError, OSError) as error:
+        typer.echo(f"overspill plan: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+
+
+@command.command(hidden=True)
+def advise() -> None:
+    """Work out how many replicas the calls on standard input needed. The gateway starts this itself."""
+    from gateway.simulator.advise import advise as work_out  # noqa: PLC0415 - not a part of what serves
+
+    try:
+        typer.echo(work_out(sys.stdin.buffer, *app.registries()))
+    except ValueError as error:
+        typer.echo(f"overspill advise: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+
+
+@command.command()
+def probe(
+    config: ConfigFile,
+    backend: probing.BackendName,
+    *,
+    route: probing.Route = None,
+    model: probing.Model = None,
+    protocol: probing.ProtocolUsed = None,
+    request: probing.RequestFile = None,
+    path: probing.RequestPath = None,
+    calls: probing.Calls = 50,
+    cold_starts: probing.ColdStarts = 3,
+    concurrency: probing.Concurrency = None,
+    timeout: probing.Timeout = "2m",
+    idle: probing.Idle = None,
+    max_usd: probing.MaxUsd = None,
+    yes: probing.Yes = False,
+    as_json: probing.AsJson = False,
+) -> None:
+    """Measure a backend: cold starts, warm latency, calls at once, price. Ends with a block to paste.
+
+    It says ahead what it will take and cost, never spends more than --max-usd, and prints what it has when
+    it is stopped with Ctrl-C. Exit status 1: the backend cannot be measured; 2: a wrong file or option.
+    """
+    from gateway.probe import command as measured  # noqa: PLC0415 - not a part of what serves requests
+
+    asked = measured.Asked(
+        backend=backend, route=route, model=model, protocol=protocol.value if protocol else None,
+        request=request, path=path, calls=calls, colds=cold_starts, most=concurrency, timeout=timeout,
+        idle=idle, max_usd=max_usd, yes=yes, as_json=as_json,
+    )  # fmt: skip
+    try:
+        settings = _load(config, resolve_secrets=False).settings
+        status = measured.probe(asked, settings, app.registries()[0], SystemClock())
+    except ConfigProblems as error:
+        _print(error.problems)
+        raise typer.Exit(BAD_CONFIG) from None
+    except (ValueError, OSError, ConfigError) as error:
+        typer.echo(f"overspill probe: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+    raise typer.Exit(status)
 
 
 def _load(config: Path, *, resolve_secrets: bool = True) -> Loaded:

@@ -10,6 +10,18 @@
 What is safe is told by the error (`work`) and by the call (`idempotent`, and whether its body is still
 held). Nothing is tried again once the client has been sent a byte. It knows nothing of policies: where
 the next attempt goes is the pool's question, which is told what has failed already.
+
+What multiplies load or cost takes a token from the retry budget; without one the client gets the failure
+that there is.
+
+    the attempt before                  next on an owned backend     next on a rented one
+    may have done its work (a 5xx)      a token: it repeats work     the same token
+    did not start (down, unready)       free: it costs nobody        a token: a spill after a failure
+    was pushed back (429, full)         free                         free: the fleet is full, not failing
+
+Each place is tried at most once for one call, so what is free stays bounded by the number of places; and
+what a full fleet spills is bounded in dollars, by `spill_budget`. The money that the pool has reserved
+for an attempt is settled here, before its slot goes back, because here its bill becomes known.
 """
 
 import asyncio
@@ -19,11 +31,14 @@ from typing import Protocol
 
 from backends.base import Backend
 from gateway.clock import Clock
-from gateway.errors import BackendError, BackendFull, DeadlinePassed, Shed
+from gateway.errors import BackendError, BackendFull, DeadlinePassed, NoCapacity, Shed
 from gateway.record import Record
-from gateway.vocab import Call, Reason, Reply, Verdict, Work
+from gateway.retry_budget import RetryBudget, RetryBudgets
+from gateway.spending import Reservation
+from gateway.vocab import Call, Reason, Reply, Start, Usage, Verdict, Work
 
 _NOTHING_TRIED: frozenset[tuple[str, int]] = frozenset()
+_OUTAGE = frozenset((Reason.SPILL_UNHEALTHY, Reason.SPILL_BREAKER))
 
 
 class HeldSlot(Protocol):
@@ -39,6 +54,14 @@ class HeldSlot(Protocol):
     def queued_s(self) -> float: ...
     @property
     def taken_at(self) -> float: ...
+    @property
+    def reservation(self) -> Reservation | None: ...
+
+    used: bool
+    """Something was sent."""
+    start: Start | None
+    """Whether the answer had to wait for a boot; `boot_s` for how long, where that was told."""
+    boot_s: float | None
 
     def answered(self, now: float) -> None:
         """The head of the answer has come."""
@@ -53,12 +76,16 @@ class Attempt:
     tried:   (backend, replica) pairs that failed this call already
     """
 
-    __slots__ = ("_call", "_clock", "_record", "again", "failure", "number", "slot", "tried")
+    __slots__ = (
+        "_budget", "_call", "_clock", "_paid", "_record", "again", "failure", "number", "slot", "tried",
+    )  # fmt: skip
 
-    def __init__(self, call: Call, record: Record, clock: Clock) -> None:
+    def __init__(self, call: Call, record: Record, clock: Clock, budget: RetryBudget | None) -> None:
         self._call = call
         self._record = record
         self._clock = clock
+        self._budget = budget
+        self._paid = False
         self.number = 0
         self.tried = _NOTHING_TRIED
         self.again = True
@@ -82,6 +109,9 @@ class Attempt:
         self.failure = error
         if not self._may_try_again(error):
             return False
+        self._paid = error.work is not Work.NOT_STARTED
+        if self._paid and not self._withdraw():
+            return False
         name = slot.backend.name
         self._record.tried(
             name,
@@ -94,6 +124,32 @@ class Attempt:
         self.number += 1
         self.again = True
         return True
+
+    def begin(self, slot: HeldSlot, *, limits_outage: bool) -> None:
+        """An attempt is about to be sent. Raises Shed if it takes a token and there is none."""
+        if self.number == 0:
+            if self._budget is not None:
+                self._budget.deposit(self._clock.now())
+            costs = limits_outage and slot.reason in _OUTAGE
+        else:
+            costs = not self._paid and not isinstance(self.failure, BackendFull)
+        if costs and not slot.backend.owned and not self._withdraw():
+            raise self._outage()
+        self.slot = slot
+
+    def _withdraw(self) -> bool:
+        if self._budget is None or self._budget.withdraw(self._clock.now()):
+            return True
+        self._record.reason = Reason.SHED_BUDGET  # beside the error's own word: why it ended there
+        return False
+
+    @staticmethod
+    def _outage() -> NoCapacity:
+        error = NoCapacity(
+            "the fleet is down, and no more calls than the retry budget allows go elsewhere", retry_after=1.0
+        )
+        error.reason = Reason.SHED_BUDGET
+        return error
 
     def _explains(self, shed: Shed) -> bool:
         """Is the earlier failure the better answer than "no place for another attempt"?"""
@@ -159,7 +215,9 @@ class DeadlineWatch:
 class Sending:
     """One attempt on its slot: the deadline around the backend's answer."""
 
-    __slots__ = ("_call", "_clock", "_expired", "_record", "_sending", "_slot", "_task", "_watch")
+    __slots__ = (
+        "_call", "_clock", "_expired", "_record", "_reply", "_sending", "_slot", "_task", "_watch",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -179,6 +237,7 @@ class Sending:
         self._expired = False
         self._task = task
         self._sending: AbstractAsyncContextManager[Reply] | None = None
+        self._reply: Reply | None = None
 
     async def __aenter__(self) -> Reply:
         call, slot, record = self._call, self._slot, self._record
@@ -190,12 +249,16 @@ class Sending:
         if remaining <= 0:
             raise DeadlinePassed("the deadline passed before the request could be sent")
         sending = backend.send(call, slot.replica)
+        slot.used = True
         if self._task is None:
             self._task = asyncio.current_task()
         timer = self._watch.add(self, call.deadline, remaining)
         try:
             reply = await sending.__aenter__()
-        except asyncio.CancelledError:
+        except BaseException as error:
+            self._settle(error)
+            if not isinstance(error, asyncio.CancelledError):
+                raise
             if self._expired and self._task is not None and self._task.uncancel() == 0:
                 raise self._too_late(remaining) from None
             raise
@@ -206,13 +269,41 @@ class Sending:
         record.head_at = head_at
         slot.answered(head_at)
         self._sending = sending
+        self._reply = reply
         return reply
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        reply = self._reply
         assert self._sending is not None
-        await self._sending.__aexit__(kind, error, trace)
+        assert reply is not None
+        try:
+            await self._sending.__aexit__(kind, error, trace)
+        finally:
+            slot, usage = self._slot, reply.usage
+            slot.start = reply.start
+            if usage is not None:
+                slot.boot_s = usage.boot_s
+            self._settle(error)
+
+    def _settle(self, error: BaseException | None) -> None:
+        """The money that was reserved for it: what the attempt cost is known now, or never here."""
+        reservation = self._slot.reservation
+        if reservation is None:
+            return
+        usage: Usage | None = None if self._reply is None else self._reply.usage
+        if isinstance(error, BackendError):
+            usage = error.usage or usage
+            if usage is None and error.work is Work.NOT_STARTED:
+                reservation.cancel()
+                return
+        usd = None if usage is None else usage.usd
+        now = self._clock.now()
+        if error is None or isinstance(error, BackendError) or usd is not None:
+            reservation.settle(usd, now)
+        else:  # cancelled: what it cost comes as a charge
+            reservation.cut_off(now)
 
     def expire(self) -> None:
         """The deadline has passed and no head has come."""
@@ -235,13 +326,15 @@ class Sending:
 class Dispatch:
     """Carries out attempts."""
 
-    def __init__(self, *, clock: Clock) -> None:
+    def __init__(self, *, clock: Clock, retries: RetryBudgets | None = None) -> None:
         self._clock = clock
         self._watch = DeadlineWatch(clock)
+        self._budgets = {} if retries is None else retries.routes
+        self._limits_outage = retries is not None and retries.limits_outage
 
     def attempt(self, call: Call, record: Record) -> Attempt:
         """The first attempt of a call; `again` stays True as long as there may be another."""
-        return Attempt(call, record, self._clock)
+        return Attempt(call, record, self._clock, self._budgets.get(call.route))
 
     def send(
         self,
@@ -252,9 +345,9 @@ class Dispatch:
         *,
         task: asyncio.Task[None] | None = None,
     ) -> Sending:
-        """One attempt as a context manager around its Reply. Raises BackendError or DeadlinePassed.
+        """One attempt as a context manager around its Reply. Raises BackendError, DeadlinePassed, NoCapacity.
 
         `task` is the one that runs it, where that is known: looking it up is not free.
         """
-        attempt.slot = slot
+        attempt.begin(slot, limits_outage=self._limits_outage)
         return Sending(call, slot, record, self._clock, self._watch, task=task)

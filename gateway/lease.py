@@ -1,4 +1,4 @@
-"""What a policy looks at: the tiers of a route, and the claim of one call on a slot.
+"""The claim of one call on a slot.
 
 A `Lease` is one call's way through the pool: it asks, perhaps waits, holds a slot and gives it back.
 All waiting of the gateway's own is in `Lease.__aenter__`; deciding is the pool's part, at its desk.
@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Protocol
 
 from gateway.capacity import Capacity, Slot
-from gateway.clock import Clock, Timer
+from gateway.clock import Clock
 from gateway.errors import DeadlinePassed, OverspillError
-from gateway.vocab import Call, Reason, Verdict
-from policies.base import TierOptions, TierView
+from gateway.tier import Tier
+from gateway.vocab import Call, Verdict
+from policies.base import TierView
 
 
 class Attempt(Protocol):
@@ -30,37 +31,6 @@ class Attempt(Protocol):
     def tried(self) -> Collection[tuple[str, int]]:
         """Places where earlier attempts failed, as (backend name, replica index)."""
         ...
-
-
-class Tier:
-    """One tier of the route, as a policy sees it (`policies.base.TierView`)."""
-
-    __slots__ = ("options", "owned", "supply")
-
-    def __init__(self, options: TierOptions, supply: Capacity) -> None:
-        self.options = options
-        self.supply = supply
-        self.owned = supply.backend.owned
-
-    @property
-    def blocked(self) -> Reason | None:
-        """Why none of its replicas can take calls; None when one can."""
-        return self.supply.blocked
-
-    @property
-    def free(self) -> int:
-        """Slots that could be taken now."""
-        return self.supply.free_slots
-
-    @property
-    def in_flight(self) -> int:
-        """Slots taken, by every pool on this backend."""
-        return self.supply.in_flight
-
-    @property
-    def capacity(self) -> int:
-        """All slots."""
-        return self.supply.capacity
 
 
 class Desk(Protocol):
@@ -82,11 +52,15 @@ class Desk(Protocol):
         """It gives up waiting."""
         ...
 
-    def due(self, lease: "Lease") -> None:
-        """Its timer rang."""
+    def bucket_of(self, size: float) -> int:
+        """Class of a size, for estimates."""
         ...
 
-    def release(self, slot: Slot, verdict: Verdict) -> None:
+    def due_of(self, call: Call) -> float:
+        """When the latency budget of a call is used up."""
+        ...
+
+    def release(self, lease: "Lease", slot: Slot, verdict: Verdict) -> None:
         """Its attempt has ended."""
         ...
 
@@ -104,15 +78,15 @@ class Lease:
     """
 
     __slots__ = (
-        "_carries", "_lot", "_on_settled", "_pool", "attempt", "call", "deadline", "error", "order",
-        "since", "slot", "timer", "tried", "waiting", "wake_at",
+        "_carries", "_lot", "_on_settled", "_pool", "attempt", "bucket", "call", "deadline", "due", "error",
+        "late", "order", "since", "slot", "tier", "tried", "waiting", "wake_at", "work",
     )  # fmt: skip
 
-    # Set when it asks (`since`) and when it joins the queue (the others).
+    # Set when it asks (`since`), when it joins the queue, and when it takes a slot (`tier`).
     since: float
-    order: tuple[float, int]
-    timer: Timer | None
+    order: tuple[int, float, int]
     wake_at: float
+    tier: Tier
     _on_settled: Callable[[], object] | None
 
     def __init__(self, pool: Desk, call: Call, attempt: Attempt) -> None:
@@ -121,6 +95,10 @@ class Lease:
         self.attempt = attempt.number
         self.tried = attempt.tried
         self.deadline = call.deadline
+        self.due = pool.due_of(call)
+        self.bucket = 0 if call.size is None else pool.bucket_of(call.size)
+        self.work = 0.0
+        self.late = False
         self.slot: Slot | None = None
         self.error: Exception | None = None
         self.waiting = False
@@ -128,6 +106,11 @@ class Lease:
         self._carries: dict[str, bool] | None = None  # only while it waits
 
     # -- for the policy ------------------------------------------------------------------------
+
+    @property
+    def stream(self) -> bool:
+        """Its answer is read as it is made."""
+        return self.call.stream
 
     @property
     def lot(self) -> float:
@@ -187,11 +170,11 @@ class Lease:
             self._on_settled = on_settled
         return slot
 
-    def join(self, order: tuple[float, int]) -> None:
+    def join(self, order: tuple[int, float, int], work: float) -> None:
         """It has entered the queue."""
         self.waiting = True
         self.order = order
-        self.timer = None
+        self.work = work
         self.wake_at = inf
         self._carries = {}
         self._on_settled = None
@@ -201,9 +184,6 @@ class Lease:
         self.waiting = False
         self.slot = slot
         self.error = error
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
         if self._on_settled is not None:
             self._on_settled()
 
@@ -223,7 +203,7 @@ class Lease:
         slot, self.slot = self.slot, None
         if slot is None:
             raise RuntimeError("this lease holds no slot")
-        self._pool.release(slot, verdict)
+        self._pool.release(self, slot, verdict)
 
     def abandon(self) -> None:
         """Nobody wants it any more: out of the queue, or the slot back if it was handed over already."""
@@ -231,10 +211,6 @@ class Lease:
             self._pool.leave(self)
         elif self.slot is not None:
             self.release(Verdict.NEUTRAL)
-
-    def due(self) -> None:
-        """The promised moment (for timers)."""
-        self._pool.due(self)
 
 
 def _verdict(error: BaseException | None) -> Verdict:

@@ -11,6 +11,7 @@ from math import isfinite
 
 from gateway import pricing
 from gateway.access_log import AccessLog
+from gateway.advice import Advice
 from gateway.record import Record, Tried
 from gateway.tallies import (
     KINDS,
@@ -46,8 +47,10 @@ class Ledger:
         backends: Iterable[BackendFacts],
         now: float,
         access_log: AccessLog | None = None,
+        advice: Advice | None = None,
     ) -> None:
         self.access_log = access_log
+        self.advice = advice
         self.opened = 0
         self.closed = 0
         self.reloads = {"ok": 0, "rejected": 0}
@@ -111,6 +114,8 @@ class Ledger:
                     duration = first_byte_at - record.arrived
                 if duration > route.within or outcome not in _ANSWERED:
                     route.missed += 1
+            if self.advice is not None and outcome not in _OUTSIDE_BUDGET:
+                self.advice.note(record, lane.owned, now)
         if self.access_log is not None:
             self.access_log.write(record, tally)
 

@@ -22,6 +22,8 @@ from backends.base import Backend
 from gateway.clock import Clock
 from gateway.histogram import BOOT_EDGES, Histogram, merged
 from gateway.ledger import Ledger
+from gateway.retry_budget import RetryBudgets
+from gateway.spending import Spending
 from gateway.tallies import NONE, Lane
 from gateway.vocab import Reason
 
@@ -75,6 +77,10 @@ class Observed(Protocol):
     def capacities(self) -> Mapping[str, CapacityView]: ...
     @property
     def pools(self) -> Mapping[str, QueueView]: ...
+    @property
+    def spending(self) -> Spending: ...
+    @property
+    def retries(self) -> RetryBudgets: ...
 
 
 class GatewayCollector(Collector):
@@ -94,6 +100,7 @@ class GatewayCollector(Collector):
         yield from self._latencies()
         yield from self._budgets()
         yield from self._money()
+        yield from self._spending()
         yield from self._gauges()
         yield _counted(
             "config_reloads", "Configurations read again, by what became of them.", ["result"],
@@ -222,6 +229,32 @@ class GatewayCollector(Collector):
             {(route,): usd for route, usd in self._ledger.cost_per_thousand(now).items()},
         )  # fmt: skip
 
+    def _spending(self) -> Iterator[Metric]:
+        now = self._observed.clock.now()
+        for prefix, label, budgets in (
+            ("", "route", self._observed.spending.routes),
+            ("backend_", "backend", self._observed.spending.backends),
+        ):
+            left = {name: budget.remaining_usd(now) for name, budget in budgets.items()}
+            yield _gauged(
+                f"{prefix}spill_budget_remaining_usd",
+                "Dollars that may still be spent on rented backends now; below zero when overspent.", [label],
+                {(name,): usd for name, usd in left.items() if usd is not None},
+            )  # fmt: skip
+            yield _counted(
+                f"{prefix}spill_budget_exhaustions", "How often the spill budget was used up.", [label],
+                {(name,): budget.exhaustions for name, budget in budgets.items()},
+            )  # fmt: skip
+        retries = self._observed.retries.routes
+        yield _gauged(
+            "retry_budget_tokens", "Extra attempts that would be made now, if needed.", ["route"],
+            {(name,): budget.tokens(now) for name, budget in retries.items()},
+        )  # fmt: skip
+        yield _counted(
+            "retry_budget_refused", "Extra attempts that were not made for want of a token.", ["route"],
+            {(name,): budget.refused for name, budget in retries.items()},
+        )  # fmt: skip
+
     def _gauges(self) -> Iterator[Metric]:
         capacities = list(self._observed.capacities.values())
         yield _gauged(
@@ -240,6 +273,13 @@ class GatewayCollector(Collector):
             "breaker_state", "Worst breaker of its replicas: 0 closed, 1 half open, 2 open.", ["backend"],
             {(each.backend.name,): worst_breaker(each) for each in capacities},
         )  # fmt: skip
+        advice = self._ledger.advice
+        yield _gauged(
+            "recommended_replicas",
+            "Replicas that would have met the objective for the last calls at least cost; absent till known.",
+            ["backend"],
+            {} if advice is None else {(name,): float(n) for name, n in advice.recommended.items()},
+        )
         yield _gauged(
             "queue_depth", "Calls waiting in the gateway for a slot.", ["route"],
             {(pool.route,): pool.queue_depth for pool in self._observed.pools.values()},

@@ -4,8 +4,10 @@
                      ├──► Hold   into the queue, until a slot frees or the promised moment comes
                      └──► Shed   Contended (429) or NoCapacity (503)
 
-The gateway holds the call; a backend gets at most its slots. Between deciding and taking nothing
-awaits, so no decision rests on a stale view. What is taken is given back on every way out, and the
+The gateway holds the call; a backend gets at most its slots. An instance that a policy has opened
+boots for nobody in particular, and whoever is first in the queue when a slot is free takes it: no
+call is married to a cold start. Between deciding and taking nothing awaits, so no decision rests on
+a stale view. What is taken is given back on every way out, and the
 freed slot is offered at once to whoever waits, in this pool or in another on the same backend.
 
 The policy is asked, never trusted with anything but choosing: what it returns is checked by
@@ -14,26 +16,54 @@ carrying it out, and an error in it costs its own call. Knows no concrete policy
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import ceil, inf
 from operator import attrgetter
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
+from gateway.alarms import Alarms
+from gateway.attainment import Attainment
 from gateway.capacity import Capacity, Slot
 from gateway.clock import Clock, TimerHost
 from gateway.errors import Contended, DeadlinePassed, NoCapacity, OverspillError
-from gateway.lease import Attempt, Lease, Tier
-from gateway.vocab import Call, Reason, Verdict
+from gateway.lease import Attempt, Lease
+from gateway.tier import Tier
+from gateway.vocab import Call, Reason, Start, Verdict
 from policies.base import Action, Hold, Policy, Run, Shed
 
+ROUNDING_S = 1e-9
+"""Sums of times round: an answer that is later by less is in time."""
 SHORTEST_HOLD_S = 0.001
 """A policy that asks to be asked again at once is asked again after this long."""
 
-_in_order: Callable[[Lease], tuple[float, int]] = attrgetter("order")
+_in_order: Callable[[Lease], tuple[int, float, int]] = attrgetter("order")
+
+RANKS = {"critical": 0, "default": 1, "best_effort": 3}
+"""Place of the classes in the queue; LATE is that of calls whose budget cannot be kept any more."""
+LATE = 2
+
+
+Opened = Callable[[Verdict, float | None], None]
+
+
+class Opener(Protocol):
+    """Who makes instances boot."""
+
+    def open(self, slot: Slot, *, route: str, kind: str, done: Opened) -> None:
+        """Have an instance boot on the slot's place; returns at once.
+
+        Calls `done` exactly once, never from within: as a success with the seconds of the boot, if these
+        are known, when it is up, else as what became of it. `route` and `kind` say who pays.
+        """
+        ...
 
 
 class Pool:
     """The tiers, the policy and the queue of one route (`policies.base.PoolView`)."""
+
+    reference: Tier
+    """The tier that work is measured in. Not there without any tier: nothing ever waits then."""
 
     def __init__(
         self,
@@ -44,13 +74,25 @@ class Pool:
         clock: Clock,
         chance: Random,
         timers: TimerHost,
+        opener: Opener | None = None,
+        within: float | None = None,
+        first_byte: float | None = None,
+        objective: float = 0.99,
     ) -> None:
         self.route = route
         self.policy = policy
         self.tiers = tuple(tiers)
+        if self.tiers:
+            self.reference = next((tier for tier in self.tiers if tier.owned), self.tiers[0])
         self.clock = clock
+        self.attainment = Attainment(objective, clock.now())
+        self._within = within
+        self._first_byte = within if first_byte is None else first_byte
         self._chance = chance
-        self._timers = timers
+        self._opener = opener
+        self._alarms = Alarms(clock, timers, self._wake)
+        self._learns = any(tier.estimates is not None for tier in self.tiers)
+        self._named = {tier.name: tier for tier in self.tiers}
         self.supplies: Mapping[str, Capacity] = {tier.options.backend: tier.supply for tier in self.tiers}
         if len(self.supplies) != len(self.tiers):
             raise ValueError(f"route {route}: a backend may be only one of its tiers")
@@ -58,11 +100,20 @@ class Pool:
         self._arrivals = 0
         self.in_flight = 0
         """Slots that calls of this pool hold."""
+        self.in_time = 0
+        """Waiting calls that are not late."""
+        self.work = 0.0
+        """Seconds of a slot of the reference tier that they are expected to take."""
 
     @property
     def waiting(self) -> Sequence[Lease]:
-        """The queue, earliest deadline first; first come first where deadlines are equal."""
+        """The queue: by class, late ones after those in time, what is due first, first come first."""
         return self._queue
+
+    @property
+    def caution(self) -> float:
+        """Standard deviations that predictions allow for."""
+        return self.attainment.caution
 
     @property
     def queue_depth(self) -> int:
@@ -106,23 +157,83 @@ class Pool:
             action = self.policy.recheck(lease, self, now, self._chance)
         return self._carry_out(lease, action, now)
 
-    def release(self, slot: Slot, verdict: Verdict) -> None:
+    def bucket_of(self, size: float) -> int:
+        """Class of a size, the same for all tiers: that of the reference tier."""
+        estimates = self.reference.estimates if self._learns else None
+        return 0 if estimates is None else estimates.bucket_of(size)
+
+    def due_of(self, call: Call) -> float:
+        """When its latency budget is used up; its deadline where there is none or that comes first."""
+        within = self._first_byte if call.stream else self._within
+        if within is None:
+            return call.deadline
+        due = call.arrived + within
+        return due if due < call.deadline else call.deadline
+
+    def release(self, lease: Lease, slot: Slot, verdict: Verdict) -> None:
         """An attempt has ended."""
+        now = self.clock.now()
         if slot.ticket >= 0:  # not a question's
             self.in_flight -= 1
-        slot.give_back(verdict, self.clock.now())
+            if self._learns and verdict is Verdict.SUCCESS:
+                self._learn(lease, slot, now)
+        slot.give_back(verdict, now)
+
+    def _learn(self, lease: Lease, slot: Slot, now: float) -> None:
+        """From a success only: what was neutral or failed says nothing about how long calls take."""
+        tier = lease.tier
+        head = slot.answered_at
+        self.attainment.note((now if head is None else head) <= lease.due + ROUNDING_S, now)
+        estimates = tier.estimates
+        if estimates is None:
+            return
+        held = now - slot.taken_at
+        boot = 0.0
+        if not tier.owned:
+            if slot.start is Start.COLD:
+                if slot.boot_s is None:
+                    return  # how much of it was the boot is not known
+                boot = slot.boot_s
+                estimates.learn_cold(slot.age, boot, now)
+            elif slot.start is not Start.WARM:
+                return
+            if slot.age is not None:
+                estimates.learn_start(slot.age, slot.start is Start.COLD)
+        estimates.learn_service(lease.bucket, max(0.0, held - boot), now)
+        if tier.answers is not None and lease.call.stream and head is not None:
+            tier.answers.learn_service(lease.bucket, max(0.0, head - slot.taken_at - boot), now)
 
     def leave(self, lease: Lease) -> None:
         """A waiting call was given up by its caller."""
         self._dequeue(lease)
         lease.settle(None, None)
 
-    def due(self, lease: Lease) -> None:
+    def open(self, backend: str, count: int, *, kind: str = "spill") -> int:
+        """Have up to `count` instances of a rented backend boot; how many began to."""
+        tier = self._named[backend]
+        if self._opener is None:
+            return 0
+        for opened in range(count):
+            now = self.clock.now()
+            slot = tier.supply.open(now, now + tier.cold.mean, Reason.SPILL_SLOW)
+            if slot is None:
+                return opened
+            self._opener.open(slot, route=self.route, kind=kind, done=partial(self._opened, slot))
+        return count
+
+    def _opened(self, slot: Slot, verdict: Verdict, boot_s: float | None) -> None:
+        """The opener is done with an instance: it is up after `boot_s`, or never will be."""
+        now = self.clock.now()
+        estimates = self._named[slot.backend.name].estimates
+        if verdict is Verdict.SUCCESS and estimates is not None and boot_s is not None:
+            estimates.learn_cold(None, boot_s, now)
+        slot.give_back(verdict, now)
+
+    def _wake(self, lease: Lease, moment: float) -> None:
         """The moment came at which a waiting call was to be looked at again."""
-        if lease.waiting:
-            lease.timer = None
+        if lease.waiting and lease.wake_at == moment:
             # Hosts round: a timer that rings a little early still means the moment it was set for.
-            self._look_again(lease, max(lease.wake_at, self.clock.now()))
+            self._look_again(lease, max(moment, self.clock.now()))
 
     def _question(self, lease: Lease, now: float) -> Slot:
         """A question about a model: no slot, no queue, and no rented backend, since it is not work."""
@@ -147,33 +258,60 @@ class Pool:
                 # A shared slot source may have run dry since it was last heard of; it says so now.
                 action = self.policy.recheck(lease, self, now, self._chance)
             elif isinstance(action, Hold):
-                self._hold(lease, action.until, now)
+                self._hold(lease, action, now)
                 return None
             else:
                 raise self._shed(action, now)
         raise RuntimeError(f"the policy of route {self.route} keeps choosing backends without a free slot")
 
     def _take(self, lease: Lease, backend: str, reason: Reason, now: float) -> Slot | None:
-        slot = self.supplies[backend].take(lease.tried, now, reason, now - lease.since)
+        tier = self._named[backend]
+        slot = tier.supply.take(lease.tried, now, reason, now - lease.since)
         if slot is not None:
             lease.slot = slot
+            lease.tier = tier
             self.in_flight += 1
         return slot
 
-    def _hold(self, lease: Lease, until: float, now: float) -> None:
+    def _hold(self, lease: Lease, action: Hold, now: float) -> None:
         if not lease.waiting:
             if not self._queue:
                 for tier in self.tiers:
                     tier.supply.subscribe(self)
             self._arrivals += 1
-            lease.join((lease.deadline, self._arrivals))
-            insort(self._queue, lease, key=_in_order)
-        elif lease.timer is not None:
-            lease.timer.cancel()
-        lease.timer = None
-        lease.wake_at = min(until if until > now else now + SHORTEST_HOLD_S, lease.deadline)
-        if lease.wake_at < inf:
-            lease.timer = self._timers.call_at(lease.wake_at, lease.due)
+            lease.late = action.late
+            rank = LATE if action.late else RANKS[lease.call.priority]
+            lease.join((rank, lease.due, self._arrivals), self.reference.service(lease).mean)
+            self._enqueue(lease)
+        elif action.late and not lease.late:
+            self._unqueue(lease)
+            lease.late = True
+            lease.order = (max(LATE, lease.order[0]), *lease.order[1:])
+            self._enqueue(lease)
+        until = action.until
+        lease.wake_at = wake_at = min(until if until > now else now + SHORTEST_HOLD_S, lease.deadline)
+        if wake_at < inf:
+            self._alarms.add(wake_at, lease)
+        for backend, count in action.opens:
+            self.open(backend, count)
+
+    def _enqueue(self, lease: Lease) -> None:
+        queue = self._queue
+        if queue and lease.order < queue[-1].order:
+            insort(queue, lease, key=_in_order)
+        else:
+            queue.append(lease)
+        if lease.order[0] < LATE:
+            self.in_time += 1
+            self.work += lease.work
+
+    def _unqueue(self, lease: Lease) -> None:
+        queue = self._queue
+        del queue[0 if queue[0] is lease else bisect_left(queue, lease.order, key=_in_order)]
+        if lease.order[0] < LATE:
+            self.in_time -= 1
+            # Sums of floats drift; an empty queue is the moment to begin anew.
+            self.work = self.work - lease.work if self.in_time else 0.0
 
     def _shed(self, action: Shed, now: float) -> OverspillError:
         retry_after = self._retry_after(now, contended=action.contended)
@@ -221,16 +359,12 @@ class Pool:
 
     @property
     def head(self) -> tuple[float, float]:
-        """(deadline, waiting since) of the first waiting call."""
+        """(when it is due, waiting since) of the first waiting call; late ones have no claim before others."""
         first = self._queue[0] if self._queue else None
-        return (inf, inf) if first is None else (first.deadline, first.since)
+        return (inf, inf) if first is None else (inf if first.late else first.due, first.since)
 
     def offer(self, supply: Capacity, now: float) -> bool:
         """A slot of `supply` is free. True when a waiting call took it."""
-        while self._queue and self._queue[0].deadline <= now:
-            self._finish(self._queue[0], None, self.too_late(now))
-        if not self._queue:
-            return False
         try:
             take = self.policy.slot_freed(supply.name, self, now, self._chance)
             if take is None:
@@ -238,6 +372,9 @@ class Pool:
             lease = take.request
             if not isinstance(lease, Lease) or not lease.waiting:
                 raise RuntimeError(f"the policy of route {self.route} chose a call that does not wait")
+            if lease.deadline <= now:
+                self._finish(lease, None, self.too_late(now))
+                return bool(self._queue) and self.offer(supply, now)
             slot = self._take(lease, supply.name, take.reason, now)
             if slot is None:
                 if supply.free(lease.tried):
@@ -274,8 +411,9 @@ class Pool:
         lease.settle(slot, error)
 
     def _dequeue(self, lease: Lease) -> None:
-        del self._queue[bisect_left(self._queue, lease.order, key=_in_order)]
+        self._unqueue(lease)
         if not self._queue:
+            self._alarms.clear()
             for tier in self.tiers:
                 tier.supply.unsubscribe(self)
 

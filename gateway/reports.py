@@ -54,6 +54,7 @@ def report_backends(
             "instances": dict(capacity.backend.instances(now)),
             "price_known": ledger.backends[name].priced if name in ledger.backends else False,
             "idle_usd": idle.get(name),
+            "recommended_replicas": None if ledger.advice is None else ledger.advice.recommended.get(name),
         }
         for name, capacity in capacities.items()
     ]

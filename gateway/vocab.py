@@ -172,13 +172,14 @@ class Call:
     headers:    end-to-end request fields only
     route:      name of the route it took (set by the route step)
     route_hint: the route a raw call names in its path
+    size:       how much there is to do, in a unit of the route's own; None: unknown (set by the route step)
     deadline:   on the monotonic clock; the answer must have begun by then (set by the route step)
     """
 
     __slots__ = (
         "arrived", "body", "deadline", "deadline_is_clients", "headers", "idempotent", "inference",
         "max_tokens", "method", "model", "operation", "priority", "protocol", "request_id", "route",
-        "route_hint", "stream", "target", "traceparent", "version",
+        "route_hint", "size", "stream", "target", "traceparent", "version",
     )  # fmt: skip
 
     def __init__(
@@ -220,6 +221,7 @@ class Call:
         self.deadline_is_clients = False
         self.idempotent = True
         self.priority = "default"
+        self.size: float | None = None
 
 
 class Usage(NamedTuple):
@@ -230,6 +232,7 @@ class Usage(NamedTuple):
     usd:         their price; None when the price or the seconds are unknown (never 0 as a guess)
     instance:    the provider's or the worker's word for the instance that served it
     reported:    True when the provider said so, False when the gateway measured it
+    memory_gb:   memory of the instance as the provider reports it; None where it does not
     """
 
     billed_s: float | None = None
@@ -237,6 +240,7 @@ class Usage(NamedTuple):
     usd: float | None = None
     instance: str = ""
     reported: bool = False
+    memory_gb: float | None = None
 
 
 class Reply:
@@ -267,6 +271,27 @@ class Reply:
         self.length = length
         self.start = start
         self.usage = usage
+
+
+class Rent(NamedTuple):
+    """What an instance of a rented backend costs and how it lives, as far as the file says.
+
+    usd_per_second:  of an instance, whether it boots, serves or idles; None when it is not known
+    usd_per_call:    fee on top
+    idle_s:          how long an unused instance lives on
+    boot_s:          how long an instance takes from nothing to its first answer, as declared
+    bills_boot:      whether the seconds of booting are billed
+    bills_idle:      whether the seconds of idling are billed
+    round_up_s:      the provider rounds up to multiples of this; 0 for none
+    """
+
+    usd_per_second: float | None
+    usd_per_call: float = 0.0
+    idle_s: float = 0.0
+    boot_s: float = 0.0
+    bills_boot: bool = True
+    bills_idle: bool = True
+    round_up_s: float = 0.0
 
 
 class Charge(NamedTuple):

@@ -1,5 +1,6 @@
 """The policies that ship. Importing this package registers them; one line per policy."""
 
+from policies import cheapest_in_budget as cheapest_in_budget
 from policies import fleet_only as fleet_only
 from policies import queue_threshold as queue_threshold
 from policies import serverless_only as serverless_only

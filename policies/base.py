@@ -13,7 +13,7 @@ A policy is asked at three moments:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from gateway.options import Duration, Options
 from gateway.registry import Registry
-from gateway.vocab import Reason
+from gateway.vocab import Reason, Rent
 
 
 class Queue(Options):
@@ -52,6 +52,25 @@ class TierOptions(Options):
     def then(self) -> str:
         """`spill` or `shed`, once the patience is over."""
         return self.when_full.then if isinstance(self.when_full, Queue) else self.when_full
+
+
+class Estimate(Protocol):
+    """What is known of a duration, in seconds. Plain numbers, kept up to date elsewhere."""
+
+    @property
+    def mean(self) -> float:
+        """Expected."""
+        ...
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation."""
+        ...
+
+    @property
+    def tail(self) -> float:
+        """The quantile at the route's objective."""
+        ...
 
 
 class TierView(Protocol):
@@ -87,6 +106,49 @@ class TierView(Protocol):
         """All slots of the tier's replicas, usable now or not."""
         ...
 
+    @property
+    def rent(self) -> Rent | None:
+        """What an instance costs and how it lives; None for an owned tier."""
+        ...
+
+    @property
+    def warm(self) -> int:
+        """Free slots of a rented tier that have an instance behind them, idle and paid for."""
+        ...
+
+    @property
+    def opening(self) -> Collection[float]:
+        """When each instance that boots for nobody in particular is expected to be up."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Instances that could be opened now; 0 where only a call can make one boot."""
+        ...
+
+    @property
+    def claimants(self) -> int:
+        """Pools with calls waiting that this tier is one of, this one included: at least 1."""
+        ...
+
+    @property
+    def overall(self) -> Estimate:
+        """How long calls of this route hold a slot here, over all sizes."""
+        ...
+
+    @property
+    def cold(self) -> Estimate:
+        """How long an instance boots."""
+        ...
+
+    def service(self, request: "RequestView") -> Estimate:
+        """How long this call would hold a slot, boot and queue excluded."""
+        ...
+
+    def answer(self, request: "RequestView") -> Estimate:
+        """How long after taking a slot it would have what its budget speaks of: the answer or its first byte."""
+        ...
+
 
 class RequestView(Protocol):
     """All a policy may know about one call. Read-only."""
@@ -98,7 +160,32 @@ class RequestView(Protocol):
 
     @property
     def deadline(self) -> float:
-        """When its answer must have begun."""
+        """When it is given up if no answer has begun."""
+        ...
+
+    @property
+    def due(self) -> float:
+        """When its latency budget is used up; its deadline where it has none. Never after the deadline."""
+        ...
+
+    @property
+    def bucket(self) -> int:
+        """Its class of size."""
+        ...
+
+    @property
+    def stream(self) -> bool:
+        """Its answer is read as it is made: its budget speaks of the first byte."""
+        ...
+
+    @property
+    def work(self) -> float:
+        """Seconds of a slot of the reference tier that it is expected to take. 0 until it waits."""
+        ...
+
+    @property
+    def late(self) -> bool:
+        """It has been held as late: it stands behind those that can still be answered in time."""
         ...
 
     @property
@@ -132,7 +219,27 @@ class PoolView(Protocol):
 
     @property
     def waiting(self) -> Sequence[RequestView]:
-        """The queue, earliest deadline first."""
+        """The queue: by class, those in time before those that are late, and then what is due first."""
+        ...
+
+    @property
+    def in_time(self) -> int:
+        """How many of them are not late: the first so many of `waiting`."""
+        ...
+
+    @property
+    def work(self) -> float:
+        """Seconds of a slot of the reference tier that the calls in time are expected to take."""
+        ...
+
+    @property
+    def reference(self) -> TierView:
+        """The tier that `work` is measured in: the first owned one, else the first."""
+        ...
+
+    @property
+    def caution(self) -> float:
+        """How many standard deviations to allow for, so that the objective is reached and not overdone."""
         ...
 
 
@@ -143,10 +250,23 @@ class Run(NamedTuple):
     reason: Reason
 
 
+class Open(NamedTuple):
+    """Let instances of this backend boot for whoever needs them first."""
+
+    backend: str
+    instances: int
+
+
 class Hold(NamedTuple):
-    """Stay in the queue; ask again at `until` (on the clock) unless a slot is taken before."""
+    """Stay in the queue; ask again at `until` (on the clock) unless a slot is taken before.
+
+    opens:  instances to open meanwhile
+    late:   its budget cannot be kept any more: let those that can still be in time go first
+    """
 
     until: float
+    opens: tuple[Open, ...] = ()
+    late: bool = False
 
 
 class Shed(NamedTuple):
@@ -166,6 +286,34 @@ class Take(NamedTuple):
     reason: Reason
 
 
+class Candidate(NamedTuple):
+    """One way in which a call could have been answered, as `policies.explanation` works it out.
+
+    Seconds count from the moment of the decision; None is not known (or, for a wait, without an end).
+
+    way:       how it would come to a slot of that backend
+    start:     whether an instance would have to boot first; `unknown` where nothing is known of instances
+    waits_s:   until it has a slot, or an instance that is up
+    finish_s:  until what its budget speaks of, the answer or its first byte: expected
+    tail_s:    the same, at the quantile of the route's objective
+    chance:    of being within its budget, 0 to 1
+    usd:       what it adds to the bill; None when the price is not known
+    chosen:    it is what the policy answered, or, for a call that is held, what it counts on
+    why:       why it was chosen, or why not
+    """
+
+    backend: str
+    way: Literal["free slot", "after queueing", "warm instance", "busy instance", "new instance", "closed"]
+    start: Literal["warm", "cold", "unknown"]
+    waits_s: float | None = None
+    finish_s: float | None = None
+    tail_s: float | None = None
+    chance: float | None = None
+    usd: float | None = None
+    chosen: bool = False
+    why: str = ""
+
+
 class PolicyOptions(Options):
     """Options of a policy; its registered name is the `type`."""
 
@@ -174,6 +322,8 @@ class Policy(ABC):
     """One rule for choosing. Construct with `cls(options)`; keep no other state."""
 
     Options: ClassVar[type[PolicyOptions]] = PolicyOptions
+    learns: ClassVar[bool] = False
+    """True for a policy that looks at estimates: only for it must they be learned."""
     EXAMPLE: ClassVar[Mapping[str, Any]] = {}
     """Options that the conformance suite builds this policy with."""
 
@@ -192,11 +342,15 @@ class Policy(ABC):
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
         """A slot of `backend` is free: which waiting call gets it, if any."""
 
+    def explain(self, action: Action, request: RequestView, pool: PoolView, now: float) -> str:
+        """The rule by which it gave `action` on what it was shown: one sentence for people."""
+        return (type(self).__doc__ or "").strip().partition("\n")[0]
+
 
 policies: Registry[Policy] = Registry("policy")
 """Every policy by its name in the file."""
 
 __all__ = [
-    "Action", "Hold", "Policy", "PolicyOptions", "PoolView", "Queue", "RequestView", "Run", "Shed",
+    "Action", "Candidate", "Estimate", "Hold", "Open", "Policy", "PolicyOptions", "PoolView", "Queue", "RequestView", "Run", "Shed",
     "Take", "TierOptions", "TierView", "policies",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ Warnings are about a file that works, so they are given only for one that does.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -150,8 +150,8 @@ def _check_ports(tree: Tree) -> None:
             seen.setdefault(address, port)
 
 
-def warnings(settings: Settings, tree: Tree) -> Sequence[Problem]:
-    """Doubts about a file that works, in no order."""
+def warnings(settings: Settings, tree: Tree, owned: Mapping[str, bool]) -> Sequence[Problem]:
+    """Doubts about a file that works, in no order. `owned`: which backends are paid for used or not."""
     doubts = Tree(tree.file, tree.data, tree.keys, tree.values)
     _doubt_ports(settings, doubts)
     used = {tier.backend for route in settings.routes.values() for tier in route.tiers}
@@ -159,7 +159,59 @@ def warnings(settings: Settings, tree: Tree) -> Sequence[Problem]:
         _doubt_backend(name, options, doubts, used=name in used)
     for name, route in settings.routes.items():
         _doubt_route(name, route, doubts)
+        _doubt_spill_budget(name, route, doubts, owned)
     return doubts.problems
+
+
+def check_spill_budgets(
+    tree: Tree, options: Mapping[str, BaseModel | None], owned: Mapping[str, bool]
+) -> None:
+    """Limits in dollars need a price for everything they limit, and only what is rented can be limited.
+
+    options:  of each backend by its name, None while they are wrong
+    owned:    of each backend whose kind is known, whether it is paid for used or not
+
+    A price that is not known cannot be held against a limit: counted as zero it would make the limit a
+    promise that nothing keeps, and as infinite the backend would never be used. So the file is refused.
+    """
+    rented = {name: each for name, each in options.items() if owned.get(name) is False}
+    for name, backend in _mapping(tree, "backends").items():
+        if not isinstance(backend, dict) or backend.get("spill_budget") is None:
+            continue
+        path: Path = ("backends", name, "spill_budget")
+        if owned.get(name) is False:
+            _check_priced(tree, path, [name], rented)
+        elif owned.get(name) is True:
+            tree.problem(
+                tree.at_key(path),
+                path,
+                "is for backends that are paid by use; an owned one costs the same however much it is used; "
+                "take it out, or limit the route (`routes: {NAME: {spill_budget: …}}`)",
+            )
+    for name, route in _mapping(tree, "routes").items():
+        tiers = route.get("tiers") if isinstance(route, dict) else None
+        names = [
+            tier.get("backend")
+            for tier in (tiers if isinstance(tiers, list) else ())
+            if isinstance(tier, dict)
+        ]
+        _check_priced(tree, ("routes", name, "spill_budget"), names, rented)
+
+
+def _check_priced(
+    tree: Tree, path: Path, names: Iterable[object], rented: Mapping[str, BaseModel | None]
+) -> None:
+    limits = _mapping(tree, *map(str, path))
+    dollars = [key for key in ("usd_per_hour", "usd_per_day") if limits.get(key) is not None]
+    for name in names:
+        options = rented.get(name) if isinstance(name, str) else None
+        if dollars and options is not None and getattr(options, "price", "known") is None:
+            tree.problem(
+                tree.at_key((*path, dollars[0])),
+                (*path, dollars[0]),
+                f"limits dollars, but backend {quoted(str(name))} has no price, and what is not "
+                f"known cannot be counted; give `price` in backends.{name}",
+            )
 
 
 def _doubt(doubts: Tree, path: Path, message: str) -> None:
@@ -217,3 +269,23 @@ def _doubt_route(name: str, route: RouteOptions, doubts: Tree) -> None:
                 (*path, "tiers", index, "when_full", "queue"),
                 "is not shorter than the latency budget: a call that waits so long has missed it",
             )
+
+
+def _doubt_spill_budget(name: str, route: RouteOptions, doubts: Tree, owned: Mapping[str, bool]) -> None:
+    path: Path = ("routes", name, "spill_budget")
+    budget = route.spill_budget
+    if budget is None:
+        return
+    spills = [not owned[tier.backend] for tier in route.tiers]
+    if not any(spills):
+        _doubt(doubts, path, "limits nothing: no tier of this route is a rented backend")
+    elif all(spills) and budget.on_exhausted == "queue":
+        _doubt(
+            doubts,
+            (*path, "on_exhausted"),
+            "`queue` waits for the fleet, and this route has none: its calls will wait until they are too "
+            "late; write `shed` to refuse them at once",
+        )
+    hour, day = budget.usd_per_hour, budget.usd_per_day
+    if hour is not None and day is not None and day < hour:
+        _doubt(doubts, (*path, "usd_per_hour"), "is more than `usd_per_day` and will never be reached")

@@ -25,7 +25,6 @@ NOT_YET = "this version of Overspill does not have it yet; take it out"
 
 _LATER = (
     re.compile(r"state"),
-    re.compile(r"routes/[^/]+/spill_budget"),
     re.compile(r"routes/[^/]+/latency_budget/first_byte"),
 )
 """Keys that belong to the format and come with later versions."""

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from typing import NamedTuple, TypeVar
 
 from backends.base import Backend, BackendOptions
-from gateway.config.checks import check_secrets, check_tree, warnings
+from gateway.config.checks import check_secrets, check_spill_budgets, check_tree, warnings
 from gateway.config.explain import NOT_YET, found, validate
 from gateway.config.problems import (
     FILE,
@@ -104,16 +104,22 @@ class _Reader:
         options = {name: self._backend(name) for name in self._section("backends")}
         uses = {name: self._policy(name) for name in self._section("routes")}
         check_tree(tree)
+        owned = {name: kind.owned for name in options if (kind := self._known_kind(name)) is not None}
+        check_spill_budgets(tree, options, owned)
         if tree.problems or document is None:
             raise ConfigProblems(tree.problems)
         settings = _settings(document, options, uses)
-        return Loaded(settings, in_order(warnings(settings, tree)))
+        return Loaded(settings, in_order(warnings(settings, tree, owned)))
 
     def _section(self, name: str) -> list[str]:
         """The names in a section whose entries have the right shape; the others have been told."""
         section = self._tree.get((name,))
         entries = section.items() if isinstance(section, dict) else ()
         return [key for key, entry in entries if isinstance(entry, dict)]
+
+    def _known_kind(self, backend: str) -> type[Backend] | None:
+        kind = self._tree.get(("backends", backend, "type"))
+        return self._backends.get(kind) if isinstance(kind, str) and kind in self._backends else None
 
     def _backend(self, name: str) -> BackendOptions | None:
         path: Path = ("backends", name)

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PlainSerializer, PlainValidator, SerializeAsAny, WithJsonSchema
 
-from backends.base import BackendOptions
-from gateway.options import Duration, Options, Share, Size
+from backends.base import BackendOptions, SpillBudget
+from gateway.options import Duration, Options, Share, Size, Usd
 from policies.base import PolicyOptions, TierOptions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -117,6 +117,13 @@ class AccessLog(Options):
     """Share of the calls that are logged; calls that failed are always logged."""
 
 
+class Advice(Options):
+    """How many replicas the last calls would have needed, shown as `recommended_replicas`."""
+
+    every: Period = 600.0
+    """Time from one advice to the next. Each is worked out by a child process of the lowest priority."""
+
+
 class Match(Options):
     """Which calls take a route. Without `model` it is reached only by its name, as /invoke/<route>."""
 
@@ -147,6 +154,39 @@ class PolicyUse(Options):
     options: SerializeAsAny[PolicyOptions]
 
 
+class Prewarm(Options):
+    """Opening rented instances ahead of demand, and keeping idle ones up. Off unless written."""
+
+    max_instances: int = Field(ge=1, le=10_000)
+    """No instance is opened ahead of demand beyond this many, counting those that calls opened."""
+    usd_per_hour: float = Field(gt=0, allow_inf_nan=False)
+    """Most dollars of any hour that may be spent this way; reserved before anything is opened."""
+    miss_usd: Usd | None = None
+    """What it is worth to spare one call a late answer, dollars; absent: what opening one instance costs."""
+
+
+class RouteSpillBudget(SpillBudget):
+    """What a route may spend on rented backends."""
+
+    share_of_requests: Share | None = None
+    """Most calls that may go to rented backends, of those that came within the last hour, rounded up."""
+
+
+class RetryBudget(Options):
+    """How many extra attempts the gateway makes after failures, whatever happens.
+
+    Repeating work that may have run, and going on to a rented backend after a failure, cost a token each.
+    """
+
+    share: Share = 0.2
+    """Tokens that each first attempt adds to its route; they last 10 s."""
+    floor_per_second: float = Field(default=10.0, ge=0, le=1e6, allow_inf_nan=False)
+    """Tokens that come every second in any case, for all routes together."""
+    on_outage: Literal["spill", "limit"] = "spill"
+    """Calls that go to a rented backend at once because the fleet is known to be down: `spill` lets them
+    all go, `limit` makes each cost a token, so that an outage is not a bill."""
+
+
 class _Route(Options):
     match: Match = Match()
     """Which calls take this route."""
@@ -160,6 +200,10 @@ class _Route(Options):
     """Longest silence inside a streamed answer; then it is cut off."""
     idempotent: bool = True
     """Whether a call may run again elsewhere when a failed attempt may already have executed it."""
+    prewarm: Prewarm | None = None
+    """Whether, and how far, instances may be opened ahead of demand; absent: never."""
+    spill_budget: RouteSpillBudget | None = None
+    """Most that calls of this route may spend on rented backends; absent: no limit."""
 
 
 class RouteDocument(_Route):
@@ -184,8 +228,14 @@ class _File(Options):
     """How much one client may ask."""
     access_log: AccessLog | None = None
     """One JSON line for each call; absent: none is written."""
+    retry_budget: RetryBudget = RetryBudget()
+    """How many extra attempts there may be after failures."""
     drain_timeout: Period = 30.0
     """How long calls in flight may take to finish when the gateway stops."""
+    advice: Advice | Literal[False] = Advice()
+    """How often to work out how many replicas were needed; `false`: never. It takes an owned backend with a
+    price on a route with a latency budget, and then, each time, some seconds of one core that nothing else
+    wants, about 100 MB meanwhile, and 24 bytes for each of the last 20,000 calls of a route."""
 
 
 class Document(_File):

@@ -107,3 +107,20 @@ AsJson = Annotated[
         "--json", help="Print the result as JSON on standard output: an object, a list for several traces."
     ),
 ]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        dir_okay=False,
+        help="Write the result to this file as well, as a page with drawings that needs no network.",
+    ),
+]
+Sensitive = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity",
+        help="Simulate again with other instance prices, idle times and budgets, one at a time, for a table "
+        "on the page of --html and in --json. Takes up to nine times as long.",
+    ),
+]

@@ -10,8 +10,9 @@ from typing import Any
 from backends.base import Backend, BackendOptions
 from gateway.config.schema import RouteOptions, Settings
 from gateway.pricing import per_second
+from gateway.probe.calibration import log_normal
 from gateway.registry import Registry
-from gateway.simulator.distributions import Distribution, parse
+from gateway.simulator.distributions import Distribution, Empirical, Lognormal, parse
 from gateway.simulator.scenario import Endpoint, Fleet, Scenario
 
 _GIB = 2**30
@@ -102,6 +103,8 @@ def _endpoint(
     if usd_per_second is None:
         usd_per_second, fee = _rent(name, options)
     if cold is None:
+        cold = _measured_cold(options)
+    if cold is None:
         expect = _part(options, "cold_start", "expect", default=getattr(options, "boot", None))
         if expect is None:
             raise ValueError(f"backends.{name} does not say how long a cold start takes; give --cold")
@@ -111,6 +114,29 @@ def _endpoint(
         if idle_s is None:
             raise ValueError(f"backends.{name} does not say how long an instance idles; give --idle")
     return Endpoint(name, usd_per_second, idle_s, cold, fee, options.max_in_flight)
+
+
+def measured_service(settings: Settings, route: str | None) -> Distribution | None:
+    """Service times as an earlier probe found them: of the route's first tier that has been measured."""
+    for tier in route_of(settings, route)[1].tiers:
+        measured = settings.backends[tier.backend].calibration
+        service = measured.service if measured is not None else None
+        if service is not None and (fitted := log_normal(service.p50, service.p95)) is not None:
+            return Lognormal(*fitted)
+    return None
+
+
+def _measured_cold(options: BackendOptions) -> Distribution | None:
+    """Cold starts as an earlier probe found them: its modes where there are several, else a log-normal."""
+    measured = options.calibration
+    cold = measured.cold_start if measured is not None else None
+    if cold is None:
+        return None
+    if len(cold.modes) > 1:
+        times = (round(100 * mode.share) * (mode.p50,) for mode in cold.modes)
+        return Empirical(tuple(sorted(time for part in times for time in part)))
+    fitted = log_normal(cold.p50, cold.p95)
+    return None if fitted is None else Lognormal(*fitted)
 
 
 def _rent(name: str, options: BackendOptions) -> tuple[float, float]:

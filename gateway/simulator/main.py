@@ -17,7 +17,7 @@ from gateway.pricing import per_second
 from gateway.registry import Registry
 from gateway.simulator import from_file
 from gateway.simulator.bound import Bound, SolverMissing, lower_bound
-from gateway.simulator.distributions import draws, is_distribution, parse, stream
+from gateway.simulator.distributions import Distribution, draws, is_distribution, parse, stream
 from gateway.simulator.expression import compile_expression
 from gateway.simulator.generators import open_trace
 from gateway.simulator.run import Outcome, simulate
@@ -52,6 +52,16 @@ class Wanted:
     unit: Literal["usd", "slot_seconds"] = "usd"
 
 
+@dataclass(frozen=True, slots=True)
+class Study:
+    """All there is to know about one trace that was simulated; `result` is the JSON of the command."""
+
+    workload: Workload
+    scenario: Scenario
+    outcomes: Mapping[str, Outcome]
+    result: Mapping[str, Any]
+
+
 def simulation(
     wanted: Wanted,
     backends: Registry[Backend],
@@ -60,23 +70,24 @@ def simulation(
     *,
     tell: Tell,
     warn: Tell,
-) -> Callable[[str], dict[str, Any]]:
+) -> Callable[[str], Study]:
     """Check what was asked for; the result simulates one trace. Both raise ValueError, with what is wrong."""
     scenario = _described(wanted) if settings is None else _written(wanted, settings, backends)
     if wanted.unit == "slot_seconds" and (scenario.fleet is None or not scenario.fleet.usd_per_second):
         raise ValueError("slot-seconds of a fleet need a fleet that has a price; use --unit usd")
     replicas = _replicas(wanted.replicas)
+    usual = None if settings is None else from_file.measured_service(settings, wanted.route)
     chosen = _policies(wanted, policies, settings, scenario)
 
-    def run(text: str) -> dict[str, Any]:
+    def run(text: str) -> Study:
         trace = open_trace(text, seed=wanted.seed)
-        workload = Workload(trace.name, trace.arrivals, _services(trace, wanted))
+        workload = Workload(trace.name, trace.arrivals, _services(trace, wanted, usual))
         outcomes = {}
         for name, policy in chosen.items():
             tell_of = partial(_tell_of, tell, f"{trace.name}: {name}")
             outcomes[name] = _outcome(workload, scenario, policy, replicas, tell_of)
         tell(f"{trace.name}: lower bound")
-        return _result(workload, scenario, outcomes, wanted, warn)
+        return Study(workload, scenario, outcomes, _result(workload, scenario, outcomes, wanted, warn))
 
     return run
 
@@ -112,6 +123,7 @@ def _result(
             bound = {
                 "cost": at_objective.cost * slot_usd / unit,
                 "replicas": at_objective.replicas / fleet.slots,
+                "dt": at_objective.dt,
             }
             for name, outcome in outcomes.items():
                 cost = _bound(workload, scenario, outcome.attained).cost * slot_usd
@@ -196,9 +208,12 @@ def _policies(
     return chosen
 
 
-def _services(trace: Trace, wanted: Wanted) -> Any:
+def _services(trace: Trace, wanted: Wanted, usual: Distribution | None = None) -> Any:
+    """As asked for, else as the trace has them, else as the file's own `calibration` says."""
     service = wanted.service or next((name for name in MEASURED if name in trace.sizes), None)
     if service is None:
+        if usual is not None:
+            return draws(usual, stream(wanted.seed, "service"), len(trace))
         raise ValueError(
             f"{trace.name} does not say how long its requests take; give --service, "
             "like lognormal:600ms:0.4 or 0.15+0.012*output_tokens"

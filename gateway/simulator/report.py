@@ -31,7 +31,7 @@ def table(result: Mapping[str, Any], *, unit: Unit = "usd") -> RenderableType:
     ratios: Mapping[str, float | None] = result.get("ratio_to_bound") or {}
     bound: Mapping[str, Any] | None = result.get("bound")
     parts = [part for part in PARTS if any(entry["cost_split"].get(part) for entry in policies.values())]
-    rows = Table(title=Text(f"{result['trace']}, costs in {_WORDS[unit]}, seed {result['seed']}"))
+    rows = Table(title=Text(f"{result['trace']}, costs in {UNIT_WORDS[unit]}, seed {result['seed']}"))
     rows.add_column("policy", no_wrap=True)
     for word in ("replicas", "attained", "cost", *parts, "spilled", "cold starts", "activations", "lost"):
         rows.add_column(word, justify="right")
@@ -54,11 +54,11 @@ def table(result: Mapping[str, Any], *, unit: Unit = "usd") -> RenderableType:
         rows.add_row(name, *cells)
     if not bound:
         return Group(rows, Text("No lower bound was asked for, or numpy and scipy are not installed."))
-    foot = f"Bound: {money(bound['cost'], unit)} {_WORDS[unit]} with {bound['replicas']:g} fleet slots. "
+    foot = f"Bound: {money(bound['cost'], unit)} {UNIT_WORDS[unit]} with {bound['replicas']:g} fleet slots. "
     return Group(rows, Text(foot + REFERENCE))
 
 
-_WORDS: Mapping[str, str] = {"usd": "USD", "slot_seconds": "fleet slot-seconds"}
+UNIT_WORDS: Mapping[str, str] = {"usd": "USD", "slot_seconds": "fleet slot-seconds"}
 
 
 def money(value: float, unit: Unit) -> str:

@@ -6,6 +6,7 @@ simulated. Knows no concrete policy, and neither searches nor prints.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import fsum, inf, isnan, nan
 from operator import add
 from random import Random
@@ -14,12 +15,14 @@ from typing import cast
 from backends.base import Kit
 from gateway.capacity import Capacity, Slot
 from gateway.errors import OverspillError
-from gateway.lease import Lease, Tier
-from gateway.pool import Pool
+from gateway.estimates import BackendEstimates, Expectation, Prior
+from gateway.lease import Lease
+from gateway.pool import Opened, Pool
 from gateway.simulator.engine import VirtualTime
 from gateway.simulator.scenario import Scenario, Workload
-from gateway.simulator.world import Simulated, SimulatedEndpoint, SimulatedFleet, no_background
-from gateway.vocab import Call, Verdict
+from gateway.simulator.world import Instance, Simulated, SimulatedEndpoint, SimulatedFleet, no_background
+from gateway.tier import Tier
+from gateway.vocab import Call, Start, Verdict
 from policies.base import Policy
 
 
@@ -129,6 +132,9 @@ class _Visit(Lease):
         seconds = run.services[index]
         end = backend.begin(index, seconds, time.instant)
         run.begun[index] = end - seconds
+        if run.learns:
+            slot.boot_s = boot = backend.boot_s
+            slot.start = Start.COLD if boot else Start.WARM
         run.places[index] = backend.place
         time.at(end, self.served)
 
@@ -170,7 +176,7 @@ class _Run:
                 endpoint.name,
                 kit,
                 limit=endpoint.limit,
-                idle_s=endpoint.idle_s,
+                rent=endpoint.rent,
                 colds=scenario.colds[endpoint.name],
             )
             for endpoint in scenario.endpoints
@@ -182,11 +188,26 @@ class _Run:
             Tier(
                 options,
                 Capacity(self.backends[options.backend], clock=self.time, chance=chance, timers=self.time),
+                _estimates(scenario, options.backend) if policy.learns else None,
             )
             for options in scenario.tiers
             if options.backend in self.backends
         ]
-        self.pool = Pool("simulated", policy, tiers, clock=self.time, chance=chance, timers=self.time)
+        self.learns = policy.learns
+        self.pool = Pool(
+            "simulated", policy, tiers, clock=self.time, chance=chance, timers=self.time,
+            opener=self, within=scenario.budget_s, objective=scenario.objective,
+        )  # fmt: skip
+
+    def open(self, slot: Slot, *, route: str, kind: str, done: Opened) -> None:
+        """The pool has an instance boot (`gateway.pool.Opener`)."""
+        backend = cast("SimulatedEndpoint", slot.backend)
+        instance = backend.boot(self.time.instant)
+        self.time.at(self.time.instant + instance.cold_s, partial(self._up, backend, instance, done))
+
+    def _up(self, backend: SimulatedEndpoint, instance: Instance, done: Opened) -> None:
+        backend.up(instance, self.time.instant)
+        done(Verdict.SUCCESS, instance.cold_s)
 
     def answer(self, index: int, now: float) -> None:
         """A request has been served; RuntimeError if it had been before."""
@@ -205,6 +226,17 @@ class _Run:
     def arrive(self, index: int) -> None:
         """Request number `index` comes."""
         _Visit(self, index, self._calls[index]).arrive()
+
+
+def _estimates(scenario: Scenario, backend: str) -> BackendEstimates:
+    """Nothing learned yet. What is stated: the boot of an endpoint; of the service only that it fits."""
+    budget = scenario.budget_s
+    stated = Expectation(objective=scenario.objective, service=Prior(0.1 * budget, 0.3 * budget))
+    for endpoint in scenario.endpoints:
+        if endpoint.name == backend:
+            boot_s = max(endpoint.rent.boot_s, 1e-3)
+            return BackendEstimates(stated._replace(cold=Prior(boot_s, 2.0 * boot_s), idle_s=endpoint.idle_s))
+    return BackendEstimates(stated)
 
 
 def simulate(

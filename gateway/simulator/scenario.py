@@ -10,7 +10,7 @@ from heapq import heappush, heapreplace
 
 from gateway.simulator.distributions import Distribution, stream
 from gateway.simulator.world import UNLIMITED
-from gateway.vocab import Call, WholeBody
+from gateway.vocab import Call, Rent, WholeBody
 from policies.base import TierOptions
 
 
@@ -34,6 +34,7 @@ class Endpoint:
     usd_per_second:  price of one instance: booting, serving and idling alike
     usd_per_call:    fee on top
     limit:           most calls there at once
+    expect_s:        how long a boot is said to take, before anything was measured; None: its mean
     """
 
     name: str
@@ -42,6 +43,13 @@ class Endpoint:
     cold: Distribution
     usd_per_call: float = 0.0
     limit: int = UNLIMITED
+    expect_s: float | None = None
+
+    @property
+    def rent(self) -> Rent:
+        """What the pool is told."""
+        boot_s = self.cold.mean() if self.expect_s is None else self.expect_s
+        return Rent(self.usd_per_second, self.usd_per_call, self.idle_s, boot_s)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from math import fsum
 from typing import Any, ClassVar
 
 from backends.base import Backend, BackendOptions, Kit
-from gateway.vocab import Call, Reply
+from gateway.vocab import Call, Rent, Reply
 
 UNLIMITED = 1_000_000_000
 """`max_in_flight` of an endpoint without a limit."""
@@ -31,6 +31,8 @@ class Simulated(Backend):
 
     place = -1
     """Its number among the backends of a run."""
+    boot_s = 0.0
+    """How long the call that began last had to wait for a boot."""
 
     @abstractmethod
     def begin(self, ticket: int, seconds: float, now: float) -> float:
@@ -98,30 +100,52 @@ class SimulatedEndpoint(Simulated):
     """
 
     def __init__(
-        self, name: str, kit: Kit, *, limit: int, idle_s: float, colds: Callable[[int], float]
+        self, name: str, kit: Kit, *, limit: int, rent: Rent, colds: Callable[[int], float]
     ) -> None:
         super().__init__(name, BackendOptions(type="simulated_endpoint", max_in_flight=limit), kit)
+        self._rent = rent
         self.lives: list[Instance] = []
         """Every instance there was, in the order of their activation."""
         self.served = 0
-        self._idle_s = idle_s
+        self._idle_s = rent.idle_s
         self._colds = colds
         self._idle: list[Instance] = []  # the most recently idle last
         self._busy: dict[int, Instance] = {}
+
+    can_open = True
+
+    @property
+    def rent(self) -> Rent:
+        """Only what the pool must know: prices are the scenario's."""
+        return self._rent
 
     def begin(self, ticket: int, seconds: float, now: float) -> float:
         """On an idle instance at once, on a new one after its boot."""
         self.served += 1
         instance = self._take_idle(now)
+        self.boot_s = 0.0
         if instance is None:
-            cold_s = self._colds(len(self.lives))
-            instance = Instance(now, cold_s)
-            self.lives.append(instance)
-            now += cold_s
+            instance = self._boot(now)
+            self.boot_s = instance.cold_s
+            now += instance.cold_s
         instance.exec_s += seconds
         instance.served += 1
         self._busy[ticket] = instance
         return now + seconds
+
+    def boot(self, now: float) -> Instance:
+        """An instance boots for nobody in particular; call `up` when its `cold_s` are over."""
+        return self._boot(now)
+
+    def up(self, instance: Instance, now: float) -> None:
+        """It has booted, and begins to idle."""
+        instance.free_since = now
+        self._idle.append(instance)
+
+    def _boot(self, now: float) -> Instance:
+        instance = Instance(now, self._colds(len(self.lives)))
+        self.lives.append(instance)
+        return instance
 
     def end(self, ticket: int, now: float) -> None:
         """Its instance begins to idle."""
@@ -133,7 +157,7 @@ class SimulatedEndpoint(Simulated):
         if not self._idle:
             return None
         instance = self._idle[-1]
-        if now <= instance.free_since + self._idle_s:
+        if now < instance.free_since + self._idle_s:
             self._idle.pop()
             instance.idle_s += now - instance.free_since
             return instance

@@ -8,9 +8,9 @@ import pytest
 from gateway.vocab import Reason
 from policies import policies
 from policies.base import Action, Hold, Policy, Run, Shed, Take
-from tests.support.views import NOW, Pool, Request, any_pool, any_request
+from tests.support.views import NOW, Pool, Request, any_pool, any_request, enqueue
 
-CASES = 600
+CASES = 6000
 SHED_WORDS = {Reason.SHED_BUDGET, Reason.SHED_FULL, Reason.SHED_DEADLINE}
 RUN_WORDS = set(Reason) - SHED_WORDS - {Reason.NO_ROUTE}
 
@@ -26,6 +26,8 @@ def scene(case: int, *, waited: bool) -> tuple[Pool, Request]:
     chance = Random(case)
     pool = any_pool(chance)
     request = any_request(chance, [tier.options.backend for tier in pool.tiers], waited=waited)
+    if waited:  # it waits in this very pool
+        enqueue(pool, request)
     return pool, request
 
 
@@ -40,6 +42,19 @@ def ask(policy: Policy, case: int, *, waited: bool) -> tuple[Action, Pool, Reque
         assert (pool, request) == before, "what a policy is shown stays as it is"
     assert answers[0] == answers[1], "equal scenes, equal chance, another answer"
     return answers[0], pool, request
+
+
+def check_opens(action: Hold, pool: Pool, request: Request, case: int) -> None:
+    """What a Hold opens can be opened: on tiers that have the room, each named once."""
+    named = [backend for backend, _ in action.opens]
+    assert len(set(named)) == len(named), case
+    for backend, instances in action.opens:
+        (chosen,) = (tier for tier in pool.tiers if tier.options.backend == backend)
+        assert not chosen.owned, case
+        assert chosen.blocked is None, case
+        assert request.may_use(backend), "nothing is opened for a call that could not use it"
+        assert type(instances) is int, case
+        assert 1 <= instances <= chosen.room, case
 
 
 @every_policy
@@ -58,6 +73,7 @@ def test_answers_are_pure_and_can_be_carried_out(name: str, waited: bool) -> Non
             assert action.reason in RUN_WORDS, case
         elif isinstance(action, Hold):
             assert NOW < action.until <= request.deadline, case
+            check_opens(action, pool, request, case)
         else:
             assert isinstance(action, Shed)
             assert action.reason in SHED_WORDS, case

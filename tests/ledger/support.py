@@ -7,11 +7,13 @@ from random import Random
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as _untyped
 
-from backends.base import Backend, BackendOptions, Kit
+from backends.base import Backend, BackendOptions, Kit, SpillBudget
 from gateway.access_log import AccessLog
 from gateway.clock import FakeClock
 from gateway.ledger import Ledger
 from gateway.record import Record
+from gateway.retry_budget import RetryBudgets
+from gateway.spending import Budget, Spending
 from gateway.tallies import BackendFacts, RouteFacts
 from gateway.vocab import Call, Outcome, Reason, Reply, Start, Usage
 
@@ -148,6 +150,12 @@ class State:
         self.burst = Slots(Elastic("burst"))
         self.capacities = {"fleet": self.fleet, "burst": self.burst}
         self.pools = {"embed": Queue("embed", 3)}
+        limits = SpillBudget(usd_per_hour=5)
+        self.spending = Spending(
+            routes={"embed": Budget("route embed", limits)},
+            backends={"burst": Budget("backend burst", limits)},
+        )
+        self.retries = RetryBudgets(["embed"], share=0.2, floor_per_second=10.0, now=T0)
 
     def effective_config(self) -> str:
         return "version: 1\nbackends:\n  burst:\n    api_key: {env: RUNPOD_API_KEY}\n"

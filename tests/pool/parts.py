@@ -9,7 +9,8 @@ from backends.base import Kit
 from backends.loopback import Loopback, LoopbackOptions, LoopbackRented, LoopbackRentedOptions
 from gateway.capacity import Capacity
 from gateway.clock import Clock, FakeClock, TimerHost
-from gateway.pool import Pool, Tier
+from gateway.pool import Pool
+from gateway.tier import Tier
 from gateway.vocab import Call, WholeBody
 from policies.base import Policy, PolicyOptions, TierOptions
 from tests.support.timers import ManualTimers

@@ -8,6 +8,7 @@ from backends.loopback import Loopback
 from gateway.breaker import State
 from gateway.capacity import Capacity, Slot
 from gateway.clock import FakeClock
+from gateway.readiness import Readiness
 from gateway.replica import LATENCY_STALE_S
 from gateway.slots import CounterSlots, SlotSource
 from gateway.vocab import Reason, Verdict
@@ -312,13 +313,14 @@ class _Probed:
         clock, chance = LoopClock(), Random(3)
         self.backend = fleet("fleet", replicas=2, clock=clock, chance=chance)
         self.supply = Capacity(self.backend, clock=clock, chance=chance, timers=asyncio.get_running_loop())
+        self.readiness = Readiness(self.supply, clock=clock, chance=chance)
 
 
 @pytest.mark.virtual_time
 async def test_the_probing_loop_follows_the_replicas_and_confirms_a_failure_sooner() -> None:
     probed = _Probed()
     async with asyncio.TaskGroup() as group:
-        loop = group.create_task(probed.supply.run_probes(4.0))
+        loop = group.create_task(probed.readiness.run(4.0))
         await asyncio.sleep(0.1)
         assert [probed.supply.ready(index) for index in (0, 1)] == [True, True]
         probed.backend.set_ready(1, False)
@@ -338,7 +340,7 @@ async def test_probes_without_an_answer_leave_readiness_alone() -> None:
     probed = _Probed()
     probed.backend.set_ready(0, None)
     for _ in range(3):
-        await probed.supply.probe_all()
+        await probed.readiness.probe_all()
     assert (probed.supply.ready(0), probed.supply.ready(1)) == (None, True)
 
 
@@ -357,6 +359,7 @@ async def test_a_probe_that_hangs_or_raises_has_failed_and_harms_no_other() -> N
     plain = fleet("fleet", replicas=3, clock=clock, chance=chance)
     hanging = _Hanging("fleet", plain.options, plain.kit)
     supply = Capacity(hanging, clock=clock, chance=chance, timers=asyncio.get_running_loop())
-    await supply.probe_all()
-    await supply.probe_all()
+    readiness = Readiness(supply, clock=clock, chance=chance)
+    await readiness.probe_all()
+    await readiness.probe_all()
     assert [supply.ready(index) for index in range(3)] == [False, False, True]

@@ -65,6 +65,10 @@ class _Alone:
     def __init__(self, pool: PoolView, request: Any) -> None:
         self.tiers = pool.tiers
         self.waiting = (request,)
+        self.in_time = 1
+        self.work = request.work
+        self.reference = pool.reference
+        self.caution = pool.caution
 
 
 class _World:

@@ -21,6 +21,7 @@ from gateway.simulator.run import Outcome, TooManyMissed, simulate
 from gateway.simulator.scenario import Endpoint, Fleet, Scenario, Workload
 from gateway.simulator.search import cheapest
 from gateway.simulator.world import UNLIMITED, SimulatedEndpoint, no_background
+from gateway.vocab import Rent
 from policies import policies
 from policies.base import Policy, TierOptions
 
@@ -103,7 +104,7 @@ def test_a_moment_that_is_over_is_the_next_thing_to_happen() -> None:
 
 def endpoint(idle_s: float) -> SimulatedEndpoint:
     kit = Kit(clock=VirtualTime(), chance=Random(0), spawn=no_background)
-    return SimulatedEndpoint("endpoint", kit, limit=9, idle_s=idle_s, colds=lambda index: 10.0 + index)
+    return SimulatedEndpoint("endpoint", kit, limit=9, rent=Rent(1.0, idle_s=idle_s), colds=lambda index: 10.0 + index)
 
 
 def test_the_most_recently_idle_instance_serves_and_the_others_go() -> None:

@@ -1,0 +1,328 @@
+"""`cheapest_in_budget`: the cheapest way to answer inside the latency budget, queue and cold start in the sum.
+
+What is owned is free: it is filled first, and a call waits for it as long as it will start there in time.
+When it will not, in this order, the first that helps:
+
+    1  an instance that idles, since it is paid for
+    2  capacity that is on its way: instances that serve, or that boot
+    3  new instances, as few as can work off what is too much, opened at once: early ones have more time,
+       so fewer are needed, and each costs a boot and an idle time-out beside its work
+    4  where a boot takes longer than the budget, nothing: paying for a late answer would help nobody.
+       Only a queue that would still stand when the instance is up opens some
+
+Calls wait in the queue whatever is opened for them, and the first slot that is free takes the first of them
+(late binding). An open instance is fed while the queue is longer than the owned slots, not just while
+somebody is at risk: to stop early is to open again. A call that cannot be in time any more stands behind
+those that can, and runs where it costs nothing.
+
+Source: deadline-aware placement with elastic slots; the arithmetic is in `prediction.py`. `when_full` of the
+tiers is not looked at, nor is their order among rented ones: what they cost is.
+"""
+
+from collections.abc import Sequence
+from math import ceil, hypot, inf
+from random import Random
+from typing import ClassVar
+
+from pydantic import Field
+
+from gateway.vocab import Reason
+from policies.base import (
+    Action,
+    Hold,
+    Open,
+    Policy,
+    PolicyOptions,
+    PoolView,
+    RequestView,
+    Run,
+    Shed,
+    Take,
+    TierView,
+    policies,
+)
+from policies.choice import reason, usable
+from policies.prediction import latest_start, open_slots, owned_work, rented_work, speed
+
+FAR_S = 1e9
+"""A moment further away than this is as good as never."""
+AGAIN_S = 0.001
+"""Soonest that a call is looked at again."""
+VICTIMS = 8
+"""Waiting calls that are looked at for the one whose service elsewhere frees most of the fleet per dollar."""
+
+
+class CheapestInBudgetOptions(PolicyOptions):
+    """How far to go."""
+
+    drain: float = Field(default=1.0, ge=0, le=100, allow_inf_nan=False)
+    """Waiting calls for each owned slot, down to which an open instance goes on serving."""
+
+
+@policies.add("cheapest_in_budget")
+class CheapestInBudget(Policy):
+    """The cheapest backend that still answers inside the budget."""
+
+    Options: ClassVar[type[PolicyOptions]] = CheapestInBudgetOptions
+    learns: ClassVar[bool] = True
+
+    def __init__(self, options: PolicyOptions) -> None:
+        super().__init__(options)
+        assert isinstance(options, CheapestInBudgetOptions)
+        self._drain = options.drain
+
+    def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
+        """A free owned slot, else whatever is cheapest in time."""
+        for place, tier in enumerate(pool.tiers):
+            if tier.owned and tier.free and usable(tier, request) and request.free_on(tier):
+                return Run(tier.options.backend, reason(pool.tiers, place, request, queued=False))
+        waiting = pool.waiting
+        if not waiting or request.due >= waiting[pool.in_time - 1].due:
+            ahead = pool.work
+        else:
+            ahead = _work_before(request, pool)
+        return self._place(request, pool, ahead, now)
+
+    def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
+        """The same for a call that waits, with what stands before it."""
+        for place, tier in enumerate(pool.tiers):
+            if tier.owned and tier.free and usable(tier, request) and request.free_on(tier):
+                return Run(tier.options.backend, reason(pool.tiers, place, request, queued=True))
+        if request.late:
+            tiers = [tier for tier in pool.tiers if usable(tier, request)]
+            owned = [tier for tier in tiers if tier.owned]
+            return _overdue(request, pool, owned, [tier for tier in tiers if not tier.owned], now)
+        return self._place(request, pool, _work_before(request, pool), now)
+
+    def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
+        """Owned: the first in the queue. Rented: the same, as long as the queue is too long for the fleet."""
+        tiers = pool.tiers
+        place = 0
+        while tiers[place].options.backend != backend:
+            place += 1
+        freed = tiers[place]
+        if freed.blocked is not None or not (freed.free if freed.owned else freed.warm):
+            return None
+        if freed.owned:
+            for request in pool.waiting:
+                if request.may_use(backend) and request.free_on(freed):
+                    return Take(request, reason(tiers, place, request, queued=True))
+            return None
+        if not self._feeds(pool, now):
+            return None
+        chosen = _victim(freed, pool)
+        return None if chosen is None else Take(chosen, _rented(tiers, place, chosen))
+
+    # -- where to --------------------------------------------------------------------------------
+
+    def _place(self, request: RequestView, pool: PoolView, ahead: float, now: float) -> Action:
+        owned = [tier for tier in pool.tiers if tier.owned and usable(tier, request)]
+        rented = [tier for tier in pool.tiers if not tier.owned and usable(tier, request)]
+        if not owned and not rented:
+            return Shed(Reason.SHED_FULL, contended=False)
+        slots = sum(map(open_slots, owned)) + sum(map(open_slots, rented))
+        start = min(latest_start(request, (owned or rented)[0], pool, slots), now + FAR_S)
+        work = 0.0
+        for tier in owned:
+            work += owned_work(tier, pool, start, now)
+        if work > ahead:
+            return _hold(request, now, start, work - ahead, slots)
+        # (1) what is paid for already
+        place = _cheapest_warm(request, pool, now)
+        if place is not None:
+            return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
+        # (2) what is on its way
+        for tier in rented:
+            work += rented_work(tier, pool, start, now)
+        if work > ahead:
+            return _hold(request, now, start, work - ahead, slots)
+        # (3) what would help in time
+        opens = _openings(request, pool, rented, ahead - work, now)
+        if opens:
+            return Hold(min(max(start, now + AGAIN_S), request.deadline), opens)
+        # A backend that only a call can make boot: the call goes there itself.
+        place = _bound(request, pool, now)
+        if place is not None:
+            return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
+        # (4) nothing does
+        return _overdue(request, pool, owned, rented, now)
+
+    def _feeds(self, pool: PoolView, now: float) -> bool:
+        """Is the queue too long for the owned tiers, so that an instance that is free goes on serving?"""
+        waiting, in_time = pool.waiting, pool.in_time
+        if not waiting:
+            return False
+        slots = 0
+        for tier in pool.tiers:
+            if tier.owned and tier.blocked is None:
+                slots += tier.free + tier.in_flight
+        if in_time > self._drain * slots:
+            return True
+        if not slots:
+            return True
+        if not in_time:
+            # Too late all of them: they wait for what costs nothing, unless that would be for ever.
+            return len(waiting) * pool.reference.overall.mean > slots * 0.5 * (waiting[0].deadline - now)
+        last = waiting[in_time - 1]
+        start = min(latest_start(last, pool.reference, pool, slots), now + FAR_S)
+        work = 0.0
+        for tier in pool.tiers:
+            if tier.owned and tier.blocked is None:
+                work += owned_work(tier, pool, start, now)
+        return work <= pool.work - last.work
+
+
+def _hold(request: RequestView, now: float, start: float, margin: float, slots: int) -> Hold:
+    """Wait, and look again when the prediction would not hold if the queue moved at half its pace."""
+    return Hold(min(max(now + AGAIN_S, min(start, now + 2.0 * margin / slots)), request.deadline))
+
+
+def _work_before(request: RequestView, pool: PoolView) -> float:
+    """Work of those in time that stand before the call, or would."""
+    work = 0.0
+    for other in pool.waiting:
+        if other is request or other.late or other.due > request.due:
+            break
+        work += other.work
+    return work
+
+
+def _rented(tiers: Sequence[TierView], place: int, request: RequestView) -> Reason:
+    """`spill_slow` where the owned tiers work, and would be too slow; else what the simple policies say."""
+    word = reason(tiers, place, request, queued=True)
+    return Reason.SPILL_SLOW if word is Reason.SPILL_FULL else word
+
+
+def _cheapest_warm(request: RequestView, pool: PoolView, now: float) -> int | None:
+    """The cheapest rented tier with an idle instance on which the call would be in time."""
+    best, least = None, inf
+    for place, tier in enumerate(pool.tiers):
+        if not tier.owned and tier.warm and usable(tier, request) and request.free_on(tier):
+            if now + tier.answer(request).mean > request.due:
+                continue
+            usd = _call_usd(tier, tier.service(request).mean)
+            if best is None or usd < least:
+                best, least = place, usd
+    return best
+
+
+def _call_usd(tier: TierView, seconds: float) -> float:
+    """Dollars for a call on an instance that is there; infinite where the price is not known."""
+    rent = tier.rent
+    if rent is None or rent.usd_per_second is None:
+        return inf
+    return seconds * rent.usd_per_second + rent.usd_per_call
+
+
+def _opening_usd(tier: TierView) -> float:
+    """Dollars for an instance beside its work: its boot and its idle time-out."""
+    rent = tier.rent
+    if rent is None or rent.usd_per_second is None:
+        return inf
+    return rent.usd_per_second * (tier.cold.mean * rent.bills_boot + rent.idle_s * rent.bills_idle)
+
+
+def _openings(
+    request: RequestView, pool: PoolView, rented: Sequence[TierView], lacking: float, now: float
+) -> tuple[Open, ...]:
+    """The cheapest way to have `lacking` more slot-seconds by the time the call must start.
+
+    Of each tier as many instances as it takes, no more than calls wait; the cheapest tier first, the next
+    one for what it has no room for.
+    """
+    offers: list[tuple[float, int, str, int, float]] = []
+    for tier in rented:
+        room = min(tier.room, pool.in_time + 1 - len(tier.opening))
+        if room <= 0:
+            continue
+        # What caution leaves says how much an instance will have done by then; whether it helps at all is
+        # a question of what is expected: the careful must not end up opening nothing.
+        service = tier.overall.mean
+        expected = request.due - tier.answer(request).mean - now - tier.cold.mean
+        if expected < 0.5 * service:
+            continue
+        careful = latest_start(request, tier, pool, open_slots(tier) + 1) - now - tier.cold.mean
+        each = max(careful, 0.5 * service) * speed(tier, pool)
+        count = max(1, ceil(lacking / each))
+        usd = count * _opening_usd(tier) + _call_usd(tier, lacking / speed(tier, pool))
+        offers.append((usd, len(offers), tier.options.backend, min(count, room), each))
+    opens: list[Open] = []
+    for _, _, backend, count, each in sorted(offers):
+        opens.append(Open(backend, count))
+        lacking -= count * each
+        if lacking <= 0.0:
+            break
+    return tuple(opens)
+
+
+def _bound(request: RequestView, pool: PoolView, now: float) -> int | None:
+    """The cheapest tier on which the call would be in time although it has to boot for it."""
+    best, least = None, inf
+    for place, tier in enumerate(pool.tiers):
+        if tier.owned or tier.room or tier.free <= tier.warm:
+            continue
+        if not (usable(tier, request) and request.free_on(tier)):
+            continue
+        cold, answer = tier.cold, tier.answer(request)
+        spread = pool.caution * hypot(cold.deviation, answer.deviation)
+        if now + cold.mean + answer.mean + spread > request.due:
+            continue
+        usd = _opening_usd(tier) + _call_usd(tier, tier.service(request).mean)
+        if best is None or usd < least:
+            best, least = place, usd
+    return best
+
+
+def _overdue(
+    request: RequestView, pool: PoolView, owned: Sequence[TierView], rented: Sequence[TierView], now: float
+) -> Action:
+    """Nothing can be counted on to be in time. The call waits for what there is.
+
+    Instances are opened only if the queue would still stand when they are up and have had one budget's
+    time, or if there is nothing else at all: for the calls that come after.
+    """
+    tiers = [*owned, *rented]
+    late = request.late or now > request.due - min(tier.answer(request).mean for tier in tiers)
+    until = request.deadline if late else max(now + AGAIN_S, request.due - pool.reference.overall.mean)
+    opens: tuple[Open, ...] = ()
+    closed = [tier for tier in rented if tier.room > 0]
+    if closed:
+        cheapest = min(closed, key=_opening_usd)
+        budget = max(request.due - request.since, cheapest.overall.mean)
+        horizon = now + cheapest.cold.mean + min(budget, FAR_S)
+        work = sum(owned_work(tier, pool, horizon, now) for tier in owned)
+        work += sum(rented_work(tier, pool, horizon, now) for tier in rented)
+        behind = pool.work + (len(pool.waiting) - pool.in_time + 1) * pool.reference.overall.mean
+        count = ceil((behind - work) / budget / speed(cheapest, pool))
+        if not any(map(open_slots, tiers)):
+            count = max(1, count)
+        count = min(count, cheapest.room, len(pool.waiting) + 1 - len(cheapest.opening))
+        if count > 0:
+            opens = (Open(cheapest.options.backend, count),)
+    elif not any(map(open_slots, tiers)):
+        for place, tier in enumerate(pool.tiers):
+            if not tier.owned and usable(tier, request) and request.free_on(tier):
+                return Run(tier.options.backend, _rented(pool.tiers, place, request))
+    return Hold(min(until, request.deadline), opens, late)
+
+
+def _victim(freed: TierView, pool: PoolView) -> RequestView | None:
+    """Of the first few that may run there, the one that frees most of the fleet for its price.
+
+    With slots of one speed that is the first; else the one whose service there is shortest beside its
+    service on the reference tier: the order of the linear program's densities.
+    """
+    backend = freed.options.backend
+    best, least = None, inf
+    seen = 0
+    for request in pool.waiting:
+        if request.may_use(backend) and request.free_on(freed):
+            if freed is pool.reference:
+                return request
+            price = freed.service(request).mean / (request.work or 1.0)
+            if best is None or price < 0.9 * least:  # small differences are noise, and order is not
+                best, least = request, price
+        seen += 1
+        if seen >= VICTIMS and best is not None:
+            break
+    return best

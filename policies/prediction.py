@@ -1,0 +1,83 @@
+"""What can be expected of a pool: slot-time until a moment, and the last moment at which a call may start.
+
+Queueing without a steady state: inside a burst only the queue that one can see says anything. All slots
+are busy as long as somebody waits, so a call starts, whoever goes where, by the moment at which the slots
+have worked off what stands before it:
+
+    start(call) <= t   if   sum over slots of max(0, t - free_at(slot)) >= work ahead of the call
+
+A slot that serves is taken to be free after the mean residual life of a service, (mean^2 + deviation^2) /
+(2 mean), the renewal theorem's, which needs no memory of when each service began. An instance that boots is
+free when it is expected to be up. Work and time are in seconds of a slot of the pool's reference tier.
+
+Pure functions over the views of `policies.base`; knows no policy.
+"""
+
+from math import hypot, sqrt
+
+from policies.base import Estimate, PoolView, RequestView, TierView
+
+
+def residual(estimate: Estimate) -> float:
+    """Seconds for which a service that is under way is expected to go on."""
+    mean = estimate.mean
+    if mean <= 0.0:
+        return 0.0
+    deviation = estimate.deviation
+    return (mean * mean + deviation * deviation) / (2.0 * mean)
+
+
+def speed(tier: TierView, pool: PoolView) -> float:
+    """Work that a slot of the tier does in a second: 1 for the reference tier, and where nothing is known."""
+    if tier is pool.reference:
+        return 1.0
+    mean, reference = tier.overall.mean, pool.reference.overall.mean
+    return reference / mean if mean > 0.0 and reference > 0.0 else 1.0
+
+
+def owned_work(tier: TierView, pool: PoolView, until: float, now: float) -> float:
+    """Slot-seconds that an owned tier can give to this pool's queue until a moment; negative never."""
+    window = until - now
+    if window <= 0.0:
+        return 0.0
+    work = tier.free * window
+    left = window - residual(tier.overall)
+    if left > 0.0:
+        work += tier.in_flight * left
+    return work * speed(tier, pool) / tier.claimants
+
+
+def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> float:
+    """The same of the instances of a rented tier that are there or on their way."""
+    window = until - now
+    if window <= 0.0:
+        return 0.0
+    work = tier.warm * window
+    opening = tier.opening
+    left = window - residual(tier.overall)
+    if left > 0.0:
+        work += (tier.in_flight - len(opening)) * left
+    if opening:
+        # One that should be up by now has a slow boot: half a deviation more, again and again.
+        slow = now + 0.5 * tier.cold.deviation
+        for up_at in opening:
+            left = until - (up_at if up_at > now else slow)
+            if left > 0.0:
+                work += left
+    return work * speed(tier, pool) / tier.claimants
+
+
+def open_slots(tier: TierView) -> int:
+    """Slots of a tier that serve this queue, now or soon."""
+    return tier.in_flight + (tier.free if tier.owned else tier.warm)
+
+
+def latest_start(request: RequestView, tier: TierView, pool: PoolView, slots: int) -> float:
+    """The last moment at which the call may take a slot of the tier and still be in time, with caution.
+
+    What is uncertain is when its turn comes, which many slots even out, and its own service.
+    """
+    answer = tier.answer(request)
+    waiting = pool.in_time + 1
+    start_deviation = pool.reference.overall.deviation * sqrt(waiting) / (slots or 1)
+    return request.due - answer.mean - pool.caution * hypot(start_deviation, answer.deviation)
