@@ -14,22 +14,31 @@ import contextlib
 from asyncio import timeout
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import quote
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backends.aws_report import Report, read_log_result
 from backends.aws_signer import Signer
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Answer
-from backends.elastic import ColdStart, Elastic, ElasticOptions, HttpUrl, retry_after, start_by_boot
+from backends.elastic import (
+    ColdStart,
+    Elastic,
+    ElasticOptions,
+    HttpUrl,
+    Pinged,
+    check_envelope,
+    retry_after,
+    start_by_boot,
+)
 from backends.envelope import encoded_size, overhead, to_event
-from backends.instances import Boot, Instances, Ticket, take_boot
+from backends.instances import Boot, Ticket, take_boot
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
 from gateway.options import Options, SecretRef, Size, Usd
-from gateway.vocab import Call, Headers, Reply, Start, Usage
+from gateway.vocab import Call, Headers, Rent, Reply, Start, Usage
 
 PAYLOAD_LIMIT = 6 * 2**20
 """Bytes of a synchronous invocation's request, and of its response."""
@@ -116,6 +125,11 @@ class LambdaOptions(ElasticOptions):
     cold_start: ColdStart = ColdStart.model_validate({"expect": "3s", "idle_after": "5m"})
     """What is known ahead about its environments; Lambda does not bill them while they idle."""
 
+    @model_validator(mode="after")
+    def _kit_answers_pings(self) -> Self:
+        check_envelope(self, self.envelope)
+        return self
+
 
 @backends.add("aws_lambda")
 class AwsLambda(Elastic):
@@ -126,14 +140,13 @@ class AwsLambda(Elastic):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, LambdaOptions)
-        table = Instances(idle_after=options.cold_start.idle_after, usd_per_second=None)
         keys = options.credentials
         secrets: dict[str, SecretRef] = {}
         if keys is not None:
             secrets = {"access_key": keys.access_key, "secret_key": keys.secret_key}
             if keys.session_token is not None:
                 secrets["session_token"] = keys.session_token
-        super().__init__(name, options, kit, table=table, secrets=secrets)
+        super().__init__(name, options, kit, rent=_rent(options), secrets=secrets)
         self._signer = Signer(
             name,
             service="lambda",
@@ -185,6 +198,33 @@ class AwsLambda(Elastic):
         """Check the secrets and load the signer. Raises ConfigError when there are no credentials."""
         await super().open()
         await self._signer.open()
+
+    @property
+    def can_open(self) -> bool:
+        """Only where the worker kit, or something like it, answers."""
+        return super().can_open and self.options.envelope == "event"
+
+    async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
+        """One invocation, billed like any other."""
+        answer = await self._invoke(msgspec.json.encode(to_event(call, b"")))
+        if answer.status != 200:
+            raise self._refusal(answer)
+        fields = dict(answer.headers)
+        report = read_log_result(fields.get(b"x-amz-log-result", b""))
+        boot: Boot | None = None
+        fault: BackendBroke | None = None
+        try:
+            status, headers, _ = self._output(answer, fields.get(b"x-amz-function-error"))
+            boot = take_boot(headers)[1]
+            if status >= 500:
+                fault = BackendBroke(f"{self.name}: the function answered a ping with {status}")
+        except BackendBroke as error:
+            fault = error
+        _, usage = self._judge(report, boot, ticket)
+        if fault is not None:
+            fault.usage = usage
+            raise fault
+        return Pinged(usage.instance, usage.boot_s, boot.age if boot else None, usage=usage)
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """One invocation. The answer is complete when it is there, so leaving has nothing to release.
@@ -251,6 +291,8 @@ class AwsLambda(Elastic):
             headers, boot = take_boot(parsed[1])
             parsed = parsed[0], headers, parsed[2]
         start, usage = self._judge(report, boot, ticket)
+        now = self.kit.clock.now()
+        self.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s)
         if parsed is None:
             assert fault is not None
             fault.usage = usage
@@ -284,7 +326,6 @@ class AwsLambda(Elastic):
             start = Start.UNKNOWN
         if start is Start.WARM:
             boot_s = 0.0
-        self.table.end(ticket, now, instance_id=instance, boot_s=boot_s)
         billed_s = report.billed_s if report else None
         memory_gb = report.memory_gb if report else None
         return start, Usage(
@@ -314,6 +355,23 @@ class AwsLambda(Elastic):
         if answer.status in (200, 204):
             return True
         return False if answer.status in (401, 403, 404) else None
+
+
+def _rent(options: LambdaOptions) -> Rent:
+    """Lambda bills the start-up (since August 2025) and the work in whole milliseconds, and no idling.
+
+    The price of a second follows from the memory, and is not known where the file does not say that.
+    """
+    price, memory = options.price, options.memory
+    usd = price.usd_per_gb_second * memory / 2**30 if price is not None and memory is not None else None
+    return Rent(
+        usd,
+        usd_per_call=price.usd_per_request if price is not None else 0.0,
+        idle_s=options.cold_start.idle_after,
+        boot_s=options.cold_start.expect,
+        bills_idle=False,
+        round_up_s=0.001,
+    )
 
 
 def _error_type(answer: Answer) -> str:

@@ -151,11 +151,13 @@ class Backend(ABC):
         request is a Reply, not an error.
         """
 
-    async def ping(self, replica: int, *, route: str, kind: str) -> Usage | None:
-        """Have an instance boot, or keep one from going, and return when it is up; what that used.
+    async def ping(self, replica: int, *, route: str, kind: str, fresh: bool = True) -> Usage | None:
+        """Have an instance boot, and return when it is up; what that used, which is booked as a Charge.
 
         It is sent no client's request. `route` and `kind` (`spill` or `prewarm`) say who pays for it, its
-        idling included until a call uses it. Raises BackendError. Only where `can_open` says so.
+        idling included until a call uses it. With `fresh` one that was up before does not count; without,
+        any does, so that it keeps one that idles from going. Raises BackendError: BackendFull also when no
+        new one came up. Only where `can_open` says so.
         """
         raise NotImplementedError(f"{self.name} cannot be opened without a call")
 

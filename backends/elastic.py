@@ -3,28 +3,33 @@
 Knows the backend contract and the sibling helpers; it must never know a provider's wire format.
 """
 
+import asyncio
 import contextlib
 import email.utils
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from backends.base import Backend, BackendOptions, Kit
 from backends.client import HttpClient
 from backends.credentials import AddedFields, Credentials
-from backends.envelope import from_result
+from backends.envelope import from_result, ping_call
 from backends.instances import Boot, Instances, Span, Ticket
-from gateway.errors import BackendBroke, BackendError
+from gateway.errors import BackendBroke, BackendError, BackendFull
 from gateway.options import Duration, Options, SecretRef, Usd
-from gateway.vocab import Call, Charge, Headers, Start, Usage, Work
+from gateway.vocab import Call, Charge, Headers, Rent, Start, Usage, Work
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 BOOT_SLACK_S = 0.05
 """Ages and elapsed times come from two clocks' worth of rounding; smaller differences say nothing."""
 
+
+PING_AGAIN_S, PING_AGAIN_MOST_S, PING_AGAIN_GROWTH = 0.25, 2.0, 1.5
+"""Pauses of a ping that was answered by an instance that was up already."""
 
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")]
 """An address to which paths are appended: no user, no query."""
@@ -51,6 +56,24 @@ class ElasticOptions(BackendOptions):
 
     connect_timeout: Duration = 5.0
     """Longest wait for a connection to the provider."""
+    late_binding: Literal["ping", "none"] = "ping"
+    """`ping`: an instance may be made to boot while calls wait, which then run on whatever is free first.
+    `none`: only a call makes one boot, and waits for it."""
+
+
+class Pinged(NamedTuple):
+    """What came back from a ping, as far as it is known.
+
+    boot_s:  seconds of start-up that it waited for, 0.0 for none; `age`: of the worker's process, in seconds
+    busy_s:  seconds that it ran there
+    usage:   where the provider bills each request by itself
+    """
+
+    instance: str = ""
+    boot_s: float | None = None
+    age: float | None = None
+    busy_s: float | None = None
+    usage: Usage | None = None
 
 
 class Elastic(Backend):
@@ -64,17 +87,32 @@ class Elastic(Backend):
         options: ElasticOptions,
         kit: Kit,
         *,
-        table: Instances,
+        rent: Rent,
         secrets: Mapping[str, SecretRef],
     ) -> None:
         super().__init__(name, options, kit)
         self.client = HttpClient(
             name, max_in_flight=options.max_in_flight, connect_timeout=options.connect_timeout
         )
-        self.table = table
+        self._rent = rent
+        self.table = Instances(
+            idle_after=rent.idle_s,
+            usd_per_second=rent.usd_per_second if rent.bills_idle else None,
+            round_up_to=rent.round_up_s,
+        )
         self.added = AddedFields(options.headers)
         added = {f"header {field}": reference for field, reference in self.added.secret.items()}
         self.credentials = Credentials(name, {**secrets, **added})
+
+    @property
+    def rent(self) -> Rent:
+        """What the file says of its instances."""
+        return self._rent
+
+    @property
+    def can_open(self) -> bool:
+        """True unless the file says otherwise."""
+        return self.options.late_binding == "ping"
 
     async def open(self) -> None:
         """Check that every secret is there. Raises ConfigError, naming the reference."""
@@ -114,6 +152,64 @@ class Elastic(Backend):
             if not ticket.adopted:
                 self.table.lose(ticket, self.kit.clock.now())
 
+    async def ping(self, replica: int, *, route: str, kind: str, fresh: bool = True) -> Usage | None:
+        """Send the worker kit's no-op, and wait for its answer.
+
+        A provider gives it to whichever instance is free first, perhaps to one that was up before. With
+        `fresh` it is then sent again after a pause, until one that is new answers, or none came up in twice
+        the time that one is said to take.
+        """
+        clock, call, pause = self.kit.clock, ping_call(route), PING_AGAIN_S
+        with self._pinging(route, kind, fresh=fresh) as ticket:
+            again = False
+            while True:
+                asked = clock.now()
+                pinged = await self.send_ping(call, ticket)
+                now = clock.now()
+                if not (fresh and self.table.knows(pinged.instance, now)):
+                    break
+                self.table.visit(ticket, now, pinged.instance, pinged.busy_s or 0.0)
+                self._owe(ticket, pinged.usage)
+                if now - ticket.began > 2.0 * self._rent.boot_s + 1.0:
+                    raise BackendFull(f"{self.name}: only instances that were up before answered")
+                await asyncio.sleep(pause)
+                again, pause = True, min(PING_AGAIN_MOST_S, PING_AGAIN_GROWTH * pause)
+            boot_s, busy_s = pinged.boot_s, pinged.busy_s
+            if again and boot_s:
+                # It came up while an earlier ping ran elsewhere: only the worker knows for how long it is.
+                boot_s = min(boot_s if pinged.age is None else pinged.age, now - ticket.began)
+                busy_s = min(now - asked, now - ticket.began - boot_s) if busy_s is None else busy_s
+            span = self.table.end(ticket, now, instance_id=pinged.instance, boot_s=boot_s, busy_s=busy_s)
+            reported = pinged.busy_s is not None
+            usage = pinged.usage or self.usage(span, boot_s, pinged.instance, reported=reported)
+            self._owe(ticket, usage)
+            return usage
+
+    @abstractmethod
+    async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
+        """Have a worker answer this `ping_call`. Raises BackendError. It leaves the ticket open."""
+
+    @contextlib.contextmanager
+    def _pinging(self, route: str, kind: str, *, fresh: bool) -> Iterator[Ticket]:
+        """A ping's ticket, closed on every way out. Of one that failed no instance is left in the table."""
+        ticket = self.table.begin(self.kit.clock.now(), route, kind, fresh=fresh)
+        try:
+            yield ticket
+        except BackendError as error:
+            if error.work is Work.NOT_STARTED:
+                self.table.undo(ticket)
+            elif error.usage is not None:
+                self._owe(ticket, error.usage)
+                self.table.undo(ticket)
+            self.table.drop(ticket, self.kit.clock.now())
+            raise
+        finally:
+            self.table.lose(ticket, self.kit.clock.now())  # cancelled: it may be up soon, and idle
+
+    def _owe(self, ticket: Ticket, usage: Usage | None) -> None:
+        if usage is not None and usage.usd:
+            self.table.owe(Charge(ticket.route, ticket.kind, usage.usd))
+
     def price(self, billed_s: float) -> float | None:
         """Price in US dollars of a call's seconds; None when the file does not say."""
         return None
@@ -129,6 +225,14 @@ class Elastic(Backend):
             return from_result(result)
         except BackendBroke as error:
             raise BackendBroke(f"{self.name}: {error}") from None
+
+
+def check_envelope(options: ElasticOptions, envelope: str) -> None:
+    """Raises ValueError where a ping is asked for that nobody in the worker would understand."""
+    if envelope == "raw" and options.late_binding == "ping" and "late_binding" in options.model_fields_set:
+        raise ValueError(
+            "late_binding: ping needs envelope: event; what a handler of its own makes of a ping is not known"
+        )
 
 
 def start_by_boot(boot: Boot, elapsed: float, *, seen: bool) -> Start:

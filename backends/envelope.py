@@ -14,13 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.errors import BackendBroke
-from gateway.vocab import HOP_BY_HOP, Call, Headers
+from gateway.vocab import HOP_BY_HOP, Call, Headers, WholeBody
 
 # Not sent on: what the kit sets itself, what names the gateway's own caller, and compression, which
 # would change the bytes of the answer.
 _NOT_CARRIED = HOP_BY_HOP | {b"accept-encoding", b"authorization", b"content-length", b"expect", b"host"}
 _OWN_PREFIX = b"x-overspill-"
 _FRAMING = HOP_BY_HOP | {b"content-length"}
+
+PING_TARGET = b"/.overspill/ping"
+"""Where the worker kit answers by itself, as soon as it could serve a call, without asking the model."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00\r\n]")
@@ -38,6 +41,24 @@ def carried(call: Call) -> Headers:
         if name not in _NOT_CARRIED and not name.startswith(_OWN_PREFIX) and not ours.get(name)
     ]
     return fields + [(name, value) for name, value in ours.items() if value]
+
+
+def ping_call(route: str) -> Call:
+    """A call of nobody's, that only needs an instance to be up.
+
+    A worker without the kit answers it too, whatever it answers: it is up then.
+    """
+    call = Call(
+        protocol="raw",
+        operation="ping",
+        method=b"GET",
+        target=PING_TARGET,
+        headers=[],
+        body=WholeBody(b""),
+        inference=False,
+    )
+    call.route = route
+    return call
 
 
 def overhead(call: Call) -> int:

@@ -16,7 +16,8 @@ Pure: the clock is an argument. It must never know a provider, a wire format or 
 Billed seconds of one instance are boot + time in use + time idle, until it was reused or until
 `idle_after` had passed, rounded up as the provider rounds (RunPod bills a worker's life in whole
 seconds). Boot and use belong to the call's own usage; everything else becomes a Charge, exactly once,
-on the route that used the instance last.
+on the route that used the instance last. A ping is nobody's call: its seconds become charges too, and until
+a call has used the instance, so do those in which it idles, of the kind that the ping was of.
 """
 
 import math
@@ -27,6 +28,9 @@ from gateway.vocab import Charge, Headers
 
 BOOT_ID = b"x-overspill-boot-id"
 BOOT_AGE = b"x-overspill-boot-age"
+
+CALLS_KIND = "spill"
+"""Kind of charge of what a call leaves behind."""
 
 
 class State(StrEnum):
@@ -77,13 +81,14 @@ def take_boot(headers: Headers) -> tuple[Headers, Boot | None]:
 class Instance:
     """One inferred instance."""
 
-    __slots__ = ("billed_s", "id", "last_end", "route", "state", "users")
+    __slots__ = ("billed_s", "id", "kind", "last_end", "route", "state", "users")
 
     def __init__(self) -> None:
         self.id = ""
         self.state = State.CLOSED
         self.users = 0
         self.route = ""
+        self.kind = CALLS_KIND
         self.last_end: float | None = None  # None until a first call has ended there
         self.billed_s = 0.0
 
@@ -95,15 +100,17 @@ class Instance:
 class Ticket:
     """One call's place in the table, from `begin` until exactly one of `end`, `undo` or `lose`.
 
+    kind:     of charge: `spill`, or what a ping was made for
     adopted:  True when a background task will close it, not the call's own
     """
 
-    __slots__ = ("adopted", "began", "closed", "instance", "route")
+    __slots__ = ("adopted", "began", "closed", "instance", "kind", "route")
 
-    def __init__(self, instance: Instance, began: float, route: str) -> None:
+    def __init__(self, instance: Instance, began: float, route: str, kind: str) -> None:
         self.instance = instance
         self.began = began
         self.route = route
+        self.kind = kind
         self.closed = False
         self.adopted = False
 
@@ -137,14 +144,17 @@ class Instances:
         self._by_id: dict[str, Instance] = {}
         self._charges: list[Charge] = []
 
-    def begin(self, now: float, route: str) -> Ticket:
-        """A call starts: on the most recently used idle instance, or it makes one open."""
+    def begin(self, now: float, route: str, kind: str = CALLS_KIND, *, fresh: bool = False) -> Ticket:
+        """A call starts: on the most recently used idle instance, or it makes one open.
+
+        `fresh`: it is a ping, to make one open whatever idles.
+        """
         self._expire(now)
-        idle = [instance for instance in self._alive if instance.state is State.IDLE]
+        idle = [instance for instance in self._alive if instance.state is State.IDLE and not fresh]
         instance = max(idle, key=lambda one: one.last_end or 0.0) if idle else self._open()
         instance.move("begin")
         instance.users = 1
-        return Ticket(instance, now, route)
+        return Ticket(instance, now, route, kind)
 
     def running(self, ticket: Ticket) -> None:
         """The provider says that the call has left its queue: its instance is up."""
@@ -190,6 +200,7 @@ class Instances:
             self._bill(instance, min(gap, self._idle_after), to_call=False)
         self._bill(instance, boot + busy, to_call=True)
         instance.route = ticket.route
+        instance.kind = ticket.kind
         instance.last_end = now
         self._leave(instance, "end")
         return Span(boot, busy)
@@ -204,7 +215,36 @@ class Instances:
         """The call ran, but nobody is left to be told what it used: its seconds become a charge."""
         if not ticket.closed:
             span = self.end(ticket, now, busy_s=busy_s)
-            self._charge(ticket.route, span.billed_s)
+            self._charge(ticket.route, ticket.kind, span.billed_s)
+
+    def visit(self, ticket: Ticket, now: float, instance_id: str, busy_s: float) -> None:
+        """A ping that is to open an instance ran on one that was there already; the ticket goes on.
+
+        Its few seconds are charged to it. Where a call is running there by this table, they are within
+        what that call's end will find between itself and the one before.
+        """
+        instance = self._by_id[instance_id]
+        if instance.state is not State.IDLE or instance.last_end is None:
+            return
+        room = max(0.0, now - instance.last_end)
+        busy = min(busy_s, room)
+        self._bill(instance, min(room - busy, self._idle_after), to_call=False)
+        self._bill(instance, busy, to_call=True)
+        self._charge(ticket.route, ticket.kind, busy)
+        instance.last_end = now
+
+    def drop(self, ticket: Ticket, now: float) -> None:
+        """A ping has failed after it may have run: its seconds are charged, and no instance is left of it."""
+        if ticket.closed:
+            return
+        ticket.closed = True
+        if ticket.instance.last_end is None:
+            self._charge(ticket.route, ticket.kind, max(0.0, now - ticket.began))
+        self._leave(ticket.instance, "undo")
+
+    def owe(self, charge: Charge) -> None:
+        """Money that the provider told of itself, for what was no call."""
+        self._charges.append(charge)
 
     def settle(self, now: float) -> list[Charge]:
         """Charges that fell due since the last call. `math.inf` stops everything that is idle."""
@@ -282,8 +322,8 @@ class Instances:
     def _bill(self, instance: Instance, seconds: float, *, to_call: bool) -> None:
         instance.billed_s += seconds
         if not to_call:
-            self._charge(instance.route, seconds)
+            self._charge(instance.route, instance.kind, seconds)
 
-    def _charge(self, route: str, seconds: float) -> None:
+    def _charge(self, route: str, kind: str, seconds: float) -> None:
         if self._price is not None and seconds > 0:
-            self._charges.append(Charge(route, "spill", seconds * self._price))
+            self._charges.append(Charge(route, kind, seconds * self._price))

@@ -12,14 +12,14 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from backends.base import Backend, BackendOptions, Kit, backends
 from gateway.errors import BackendBroke, BackendDown, BackendFull
 from gateway.options import Duration, Options, Share, Usd
-from gateway.vocab import Call, Reply, Start, Usage
+from gateway.vocab import Call, Charge, Rent, Reply, Start, Usage
 
 MOST_BYTES = 64 * 1024 * 1024
 """Largest request body it takes."""
@@ -68,6 +68,8 @@ class LoopbackRentedOptions(LoopbackOptions):
     """How long it stays warm after the last answer."""
     price: RentedPrice | None = None
     """Without a price its cost is unknown."""
+    late_binding: Literal["ping", "none"] = "ping"
+    """Whether it may be made to boot while calls wait (`ping`), or boots for calls only (`none`)."""
 
 
 @backends.add("loopback")
@@ -118,6 +120,13 @@ class Loopback(Backend):
             if isinstance(planned, Exception):
                 raise planned
             return planned
+        self.fail_by_chance()
+        plan = self.plan
+        content = body if plan.answer is None else plan.answer.encode()
+        return Reply(plan.status, [(b"content-type", b"application/octet-stream")], content, start=Start.WARM)
+
+    def fail_by_chance(self) -> None:
+        """Raises a failure as often as the options say."""
         mark = self.kit.chance.random()
         plan = self.plan
         if (mark := mark - plan.fail_share) < 0:
@@ -126,8 +135,6 @@ class Loopback(Backend):
             raise BackendDown(f"{self.name} is unreachable on purpose")
         if mark - plan.full_share < 0:
             raise BackendFull(f"{self.name} is full on purpose", retry_after=1.0)
-        content = body if plan.answer is None else plan.answer.encode()
-        return Reply(plan.status, [(b"content-type", b"application/octet-stream")], content, start=Start.WARM)
 
     def begin(self, replica: int) -> float:
         """A call starts there. Returns the seconds it waits for a start before anything else."""
@@ -159,26 +166,58 @@ class LoopbackRented(Loopback):
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         super().__init__(name, options, kit)
         assert isinstance(options, LoopbackRentedOptions)
-        self.rent = options
+        self._terms = options
         self._last_used = float("-inf")
         self._ready_at = float("-inf")
+        self._charges: list[Charge] = []
 
     @property
     def price_known(self) -> bool:
         """True with a `price`."""
-        return self.rent.price is not None
+        return self._terms.price is not None
+
+    @property
+    def rent(self) -> Rent:
+        """Its seconds of booting and of work are paid for, those in which it idles are not."""
+        terms = self._terms
+        usd = None if terms.price is None else terms.price.usd_per_second
+        return Rent(usd, idle_s=terms.idle_after, boot_s=terms.boot, bills_idle=False)
+
+    @property
+    def can_open(self) -> bool:
+        """True unless the file says otherwise."""
+        return self._terms.late_binding == "ping"
 
     async def probe(self, replica: int) -> bool | None:
         """Nothing can be asked for free."""
         return None
+
+    async def ping(self, replica: int, *, route: str, kind: str, fresh: bool = True) -> Usage | None:
+        """Boot it, if it is not up. There is one place only, so none is newer than another."""
+        boot = self.begin(replica)
+        began = self.kit.clock.now()
+        try:
+            await asyncio.sleep(boot)
+            self.fail_by_chance()
+        finally:
+            self.end(replica)
+            usage = self.bill(self.kit.clock.now() - began, boot)
+            if usage.usd:
+                self._charges.append(Charge(route, kind, usage.usd))
+        return usage
+
+    def settle(self, now: float) -> list[Charge]:
+        """What pings cost."""
+        due, self._charges = self._charges, []
+        return due
 
     def begin(self, replica: int) -> float:
         """The first call after a pause boots it; those that come while it boots wait as long as is left."""
         now = self.kit.clock.now()
         idle = not self.running[replica]
         super().begin(replica)
-        if idle and now - self._last_used > self.rent.idle_after:
-            self._ready_at = now + self.rent.boot
+        if idle and now - self._last_used > self._terms.idle_after:
+            self._ready_at = now + self._terms.boot
         return max(0.0, self._ready_at - now)
 
     def end(self, replica: int) -> None:
@@ -186,9 +225,9 @@ class LoopbackRented(Loopback):
         super().end(replica)
         self._last_used = self.kit.clock.now()
 
-    def bill(self, seconds: float, boot: float) -> Usage | None:
+    def bill(self, seconds: float, boot: float) -> Usage:
         """The seconds this call took, start-up included."""
-        price = self.rent.price
+        price = self._terms.price
         usd = None if price is None else seconds * price.usd_per_second
         return Usage(billed_s=seconds, boot_s=boot, usd=usd, instance=self.name)
 

@@ -24,15 +24,16 @@ from backends.elastic import (
     Elastic,
     ElasticOptions,
     HttpUrl,
+    Pinged,
     PricePerSecond,
     retry_after,
     start_by_boot,
 )
 from backends.envelope import carried
-from backends.instances import Boot, Instances, Ticket, take_boot
+from backends.instances import Boot, Ticket, take_boot
 from gateway.errors import BackendBroke, BackendDenied, BackendDown, BackendError, BackendFull, OverspillError
 from gateway.options import Options, SecretRef
-from gateway.vocab import HOP_BY_HOP, Call, Headers, Reply, Start
+from gateway.vocab import HOP_BY_HOP, Call, Headers, Rent, Reply, Start
 
 _CALL_ID = "__modal_function_call_id"
 _OWN_ERROR = b"modal-http:"
@@ -75,10 +76,10 @@ class Modal(Elastic):
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, ModalOptions)
         self._usd = options.price.usd_per_second if options.price else None
-        table = Instances(idle_after=options.cold_start.idle_after, usd_per_second=self._usd)
+        rent = Rent(self._usd, idle_s=options.cold_start.idle_after, boot_s=options.cold_start.expect)
         auth = options.proxy_auth
         secrets = {"key": auth.key, "secret": auth.secret} if auth else {}
-        super().__init__(name, options, kit, table=table, secrets=secrets)
+        super().__init__(name, options, kit, rent=rent, secrets=secrets)
         self._origin = URL(options.url).origin()
 
     @classmethod
@@ -102,6 +103,25 @@ class Modal(Elastic):
     def price(self, billed_s: float) -> float | None:
         """US dollars of a call's seconds."""
         return None if self._usd is None else billed_s * self._usd
+
+    async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
+        """One request. Whatever the application answers, a container is up then, unless it says 5xx."""
+        async with contextlib.AsyncExitStack() as held:
+            exchange = await self._first(call, ticket, held)
+            while (location := self._continues(exchange)) is not None:
+                await held.aclose()
+                exchange = await self._follow(location, held)
+            headers, boot = take_boot(exchange.headers)
+            body = await exchange.read(_ERROR_LIMIT)
+            refusal = self._refusal(exchange.status, headers, body)
+            if refusal is None and exchange.status >= 500:
+                refusal = BackendBroke(f"{self.name}: the function answered a ping with {exchange.status}")
+            if refusal is not None:
+                raise refusal
+        if boot is None:
+            return Pinged()
+        boot_s = boot.age if self._start(boot, ticket) is Start.COLD else 0.0
+        return Pinged(boot.id, boot_s, boot.age)
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """One request. Leaving before the answer's end closes the connection, which ends the input."""
@@ -238,10 +258,18 @@ class Modal(Elastic):
         self, exchange: Exchange, headers: Headers, boot: Boot | None, ticket: Ticket
     ) -> BackendError:
         """What a status means that is no answer to the client: 401, 429, 5xx."""
-        status = exchange.status
         body = await exchange.read(_ERROR_LIMIT)
+        refusal = self._refusal(exchange.status, headers, body)
+        if refusal is not None:
+            return refusal
+        reply = self._whole(exchange.status, headers, body, boot, ticket)
+        said = f"{self.name}: the function answered {exchange.status}"
+        return BackendBroke(said, answer=reply, usage=reply.usage)
+
+    def _refusal(self, status: int, headers: Headers, body: bytes) -> BackendError | None:
+        """What is no answer of the application's, or says that it did not begin; None for anything else."""
         own = body.startswith(_OWN_ERROR)
-        if status == 401:
+        if status == 401 or (own and status in (400, 403, 404)):
             return self._denied(status, body)
         said = f"{self.name}: {'Modal' if own else 'the function'} answered {status}"
         if own:
@@ -250,10 +278,7 @@ class Modal(Elastic):
             # Neither starts the work: a limit, or no container. An application's own 503 says it is full.
             answer = None if own else Reply(status, headers, body)
             return BackendFull(said, answer=answer, retry_after=retry_after(headers, self.kit.clock.wall()))
-        if own:
-            return BackendBroke(said)
-        reply = self._whole(status, headers, body, boot, ticket)
-        return BackendBroke(said, answer=reply, usage=reply.usage)
+        return BackendBroke(said) if own and status >= 500 else None
 
     def _denied(self, status: int, body: bytes) -> BackendDenied:
         said = self.credentials.excerpt(body)

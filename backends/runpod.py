@@ -10,22 +10,34 @@ import contextlib
 from asyncio import timeout
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backends.base import BackendOptions, Kit, backends
-from backends.elastic import ColdStart, Elastic, ElasticOptions, HttpUrl, PricePerSecond, start_by_boot
+from backends.elastic import (
+    ColdStart,
+    Elastic,
+    ElasticOptions,
+    HttpUrl,
+    Pinged,
+    PricePerSecond,
+    check_envelope,
+    start_by_boot,
+)
 from backends.envelope import encoded_size, overhead, to_event
-from backends.instances import Boot, Instances, Ticket, take_boot
+from backends.instances import Boot, Ticket, take_boot
 from backends.runpod_job import CONTROL_S, Job, JobRun, RunPodApi
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef
-from gateway.vocab import Call, Headers, Reply, Start
+from gateway.vocab import Call, Headers, Rent, Reply, Start
 
 RUNSYNC_LIMIT = 20_000_000
 """Bytes of a `runsync` request (documented as 20 MB)."""
+
+LONGEST_PING_S = 30.0
+"""Most seconds of `runsync` for a ping, before polling."""
 
 _NOT_JSON = b'{"error":"the body has to be a JSON object: it becomes the input of a job"}'
 
@@ -75,6 +87,11 @@ class RunPodOptions(ElasticOptions):
     cold_start: ColdStart = ColdStart.model_validate({"expect": "10s", "idle_after": "5s"})
     """What is known ahead about its workers."""
 
+    @model_validator(mode="after")
+    def _kit_answers_pings(self) -> Self:
+        check_envelope(self, self.envelope)
+        return self
+
 
 @backends.add("runpod")
 class RunPod(Elastic):
@@ -86,12 +103,14 @@ class RunPod(Elastic):
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, RunPodOptions)
         self._usd = options.price.usd_per_second if options.price else None
-        table = Instances(idle_after=options.cold_start.idle_after, usd_per_second=self._usd, round_up_to=1.0)
-        super().__init__(name, options, kit, table=table, secrets={"api_key": options.api_key})
+        cold = options.cold_start
+        # A worker's life is billed in whole seconds.
+        rent = Rent(self._usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=1.0)
+        super().__init__(name, options, kit, rent=rent, secrets={"api_key": options.api_key})
         url = f"{options.base_url.rstrip('/')}/{options.endpoint_id}"
         self._api = RunPodApi(self, url)
         # Below this a queue delay is not a boot. Workers that RunPod revives from a snapshot stay under it.
-        self._cold_delay = options.cold_start.expect / 4
+        self._cold_delay = cold.expect / 4
         self.workers: Mapping[str, int] = {}
         """Workers by RunPod's own states, as of the last probe; all `throttled` means that it has no GPU."""
 
@@ -134,6 +153,24 @@ class RunPod(Elastic):
             return f"{self.name}: {size} bytes as a RunPod job, {RUNSYNC_LIMIT} are allowed"
         return None
 
+    @property
+    def can_open(self) -> bool:
+        """Only where the worker kit, or something like it, answers."""
+        return super().can_open and self.options.envelope == "event"
+
+    async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
+        """One job. Nothing is gained by a short `runsync`: its answer is what is waited for."""
+        document = msgspec.json.encode(self._job(to_event(call, b"")))
+        wait = max(self.options.wait, min(self.options.cold_start.expect, LONGEST_PING_S))
+        job = await JobRun(self._api, self.table, ticket).result(document, wait)
+        status, headers, _ = self._output(job)
+        if status >= 500:
+            raise BackendBroke(f"{self.name}: a worker answered a ping with {status}")
+        boot = take_boot(headers)[1]
+        now = self.kit.clock.now()
+        _, boot_s, instance = self._judge(job, boot, now, now - ticket.began)
+        return Pinged(instance, boot_s, boot.age if boot else None, job.execution_s)
+
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """One job. The answer is complete when it is there, so leaving has nothing to release."""
         return self._send(call)
@@ -152,17 +189,18 @@ class RunPod(Elastic):
 
     def _document(self, call: Call, body: bytes) -> bytes | None:
         """The job to submit; None when the client's body is not the JSON object that `raw` needs."""
-        job: dict[str, Any] = {}
         if self.options.envelope == "event":
-            job["input"] = to_event(call, body)
-        else:
-            try:
-                job["input"] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                return None
+            return msgspec.json.encode(self._job(to_event(call, body)))
+        try:
+            return msgspec.json.encode(self._job(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+    def _job(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        job: dict[str, Any] = {"input": content}
         if policy := self.options.policy.document():
             job["policy"] = policy
-        return msgspec.json.encode(job)
+        return job
 
     def _answer(self, job: Job, ticket: Ticket) -> Reply:
         """The client's answer from a job that is final. Raises BackendBroke unless it is COMPLETED."""

@@ -17,16 +17,13 @@ from backends.base import Backend
 from gateway.breaker import Breaker, State
 from gateway.clock import Clock, TimerHost
 from gateway.replica import LATENCY_STALE_S, ReplicaState
+from gateway.slot import QUESTION, Slot
 from gateway.slots import CounterSlots, SlotSource
-from gateway.spending import Reservation
-from gateway.vocab import Reason, Start, Verdict
+from gateway.vocab import Reason, Verdict
 from gateway.warmth import Warmth
 
 PROBE_FAILURES = 2
 """Failed probes in a row that make a replica unready: one lost packet does not."""
-
-_QUESTION = -1
-_RETURNED = -2
 
 Replicas = Collection[tuple[str, int]]
 """Places as (backend name, replica index)."""
@@ -49,74 +46,12 @@ class Subscriber(Protocol):
         ...
 
 
-class Slot:
-    """One place taken on one replica, until it is given back.
-
-    reason:       why the call runs here
-    queued_s:     seconds the call waited for it
-    taken_at:     when it was taken, on the clock
-    answered_at:  when the answer's head came; None before that
-    age:          seconds for which the instance behind it had idled; None where none is known to be there
-    opening:      it is held while an instance boots, for no call in particular
-    used:         something was sent there
-    start:        whether the answer had to wait for a boot, as far as was told; `boot_s` for how long
-    reservation:  the money set aside for it; None where no spill budget applies
-    """
-
-    __slots__ = (
-        "_supply", "age", "answered_at", "boot_s", "opening", "queued_s", "reason", "reservation", "start",
-        "state", "taken_at", "ticket", "used",
-    )  # fmt: skip
-
-    def __init__(  # noqa: PLR0917 - one is made for every call, by `Capacity` only
-        self,
-        supply: "Capacity",
-        state: ReplicaState,
-        ticket: int,
-        now: float,
-        reason: Reason,
-        queued_s: float,
-    ) -> None:
-        self._supply = supply
-        self.ticket = ticket  # the breaker's, or one of the two below zero
-        self.state = state
-        self.taken_at = now
-        self.reason = reason
-        self.queued_s = queued_s
-        self.answered_at: float | None = None
-        self.age: float | None = None
-        self.opening = self.used = False
-        self.start: Start | None = None
-        self.boot_s: float | None = None
-        self.reservation: Reservation | None = None
-
-    @property
-    def backend(self) -> Backend:
-        """The backend it is a place of."""
-        return self._supply.backend
-
-    @property
-    def replica(self) -> int:
-        """Index of the replica."""
-        return self.state.index
-
-    def answered(self, now: float) -> None:
-        """The answer's head is here: what came before it is the replica's latency."""
-        self.answered_at = now
-
-    def give_back(self, verdict: Verdict, now: float) -> None:
-        """End of the attempt. Exactly once; RuntimeError the second time."""
-        ticket, self.ticket = self.ticket, _RETURNED
-        if self.reservation is not None and self.reservation.open:
-            self.reservation.cancel()  # nothing was sent; before the slot is offered to whoever waits
-        if ticket >= 0:
-            self._supply.take_back(self, ticket, verdict, now)
-        elif ticket == _RETURNED:
-            raise RuntimeError("this slot was given back before")
-
-
 class Capacity:
-    """All replicas of one backend. `slots` makes the slot source of replica number N."""
+    """All replicas of one backend.
+
+    slots:    makes the slot source of replica number N
+    watched:  latencies and failures are followed; not where neither can differ, as in a simulation
+    """
 
     def __init__(
         self,
@@ -126,12 +61,16 @@ class Capacity:
         chance: Random,
         timers: TimerHost,
         slots: Callable[[int], SlotSource] | None = None,
+        watched: bool = True,
     ) -> None:
         self.backend = backend
         self.name = backend.name
+        self.carries_all = type(backend).cannot_carry is Backend.cannot_carry
+        """No call could ever be unfit for it: a question that need not be asked."""
         self._clock = clock
         self._chance = chance
         self._timers = timers
+        self._watched = watched
         self._subscribers: list[Subscriber] = []
         self._open: list[ReplicaState] = []  # those with room, in no order
         self._usable = 0
@@ -235,9 +174,12 @@ class Capacity:
 
     def take(self, excluded: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
         """Pick a replica and take a slot of it, in one step; None when there is none."""
-        while (replica := self._pick(self._open, excluded, now)) is not None:
+        among = self._open
+        replica = among[0] if len(among) == 1 and not excluded else self._pick(among, excluded, now)
+        while replica is not None:
             if replica.slots.take():
-                ticket = replica.breaker.enter(now)
+                breaker = replica.breaker
+                ticket = breaker.generation if breaker.closed else breaker.enter(now)
                 self.in_flight += 1
                 self._update(replica, now)
                 slot = Slot(self, replica, ticket, now, reason, queued_s)
@@ -248,6 +190,7 @@ class Capacity:
             self._update(replica, now)
             if replica.room:
                 raise RuntimeError(f"the slots of {replica.name} are said to be free and cannot be taken")
+            replica = self._pick(self._open, excluded, now)
         return None
 
     def open(self, now: float, expected: float, reason: Reason) -> Slot | None:
@@ -272,7 +215,7 @@ class Capacity:
     def question(self, excluded: Replicas, now: float) -> Slot | None:
         """A usable replica for a call that takes no slot and teaches nothing; None when all are down."""
         replica = self._pick([replica for replica in self.replicas if replica.usable], excluded, now)
-        return None if replica is None else Slot(self, replica, _QUESTION, now, Reason.WARM, 0.0)
+        return None if replica is None else Slot(self, replica, QUESTION, now, Reason.WARM, 0.0)
 
     def _pick(self, among: list[ReplicaState], excluded: Replicas, now: float) -> ReplicaState | None:
         """The better of two drawn at random: near-best load, without every caller seeing the same best."""
@@ -304,17 +247,21 @@ class Capacity:
         self.in_flight -= 1
         if self.warmth is not None:
             self._cool(self.warmth, slot, verdict, now)
-        if verdict is Verdict.SUCCESS and not slot.opening:
-            held = max(0.0, now - slot.taken_at)
-            head = slot.answered_at
-            replica.learn(held if head is None else max(0.0, head - slot.taken_at), now)
-            self.held_s = held if self.held_s is None else self.held_s + 0.1 * (held - self.held_s)
-        if replica.breaker.note(verdict, ticket, now):
-            self._arm(replica)
+        if self._watched:
+            if verdict is Verdict.SUCCESS and not slot.opening:
+                held = max(0.0, now - slot.taken_at)
+                head = slot.answered_at
+                replica.learn(held if head is None else max(0.0, head - slot.taken_at), now)
+                self.held_s = held if self.held_s is None else self.held_s + 0.1 * (held - self.held_s)
+            if replica.breaker.note(verdict, ticket, now):
+                self._arm(replica)
+        before = self.blocked
+        self._update(replica, now)
         if self._subscribers:
-            self._changed(replica, now)
-        else:
-            self._update(replica, now)
+            if self.free_slots:
+                self._offer(now)
+            if self.blocked is not before:
+                self._reconsider(now)
 
     @staticmethod
     def _cool(warmth: Warmth, slot: Slot, verdict: Verdict, now: float) -> None:
@@ -366,8 +313,11 @@ class Capacity:
             if self.free_slots:
                 self._offer(now)
             if self.blocked is not before:
-                for pool in list(self._subscribers):
-                    pool.reconsider(now)
+                self._reconsider(now)
+
+    def _reconsider(self, now: float) -> None:
+        for pool in list(self._subscribers):
+            pool.reconsider(now)
 
     def _update(self, replica: ReplicaState, now: float) -> None:
         """Bring the counts in line with this replica's slots, breaker and readiness."""
@@ -432,9 +382,10 @@ class Capacity:
         """Hand out free slots while anybody wants one; earliest deadline first, then longest wait."""
         while self.free_slots:
             pools = self._subscribers
-            if len(pools) > 1:
-                pools = sorted(pools, key=_head)
-            if not any(pool.offer(self, now) for pool in pools):
+            if len(pools) == 1:
+                if not pools[0].offer(self, now):
+                    return
+            elif not any(pool.offer(self, now) for pool in sorted(pools, key=_head)):
                 return
 
     def close(self) -> None:

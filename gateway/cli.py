@@ -20,6 +20,8 @@ from gateway.config.json_schema import json_schema
 from gateway.config.load import Loaded, load
 from gateway.config.problems import ConfigProblems, Problem
 from gateway.errors import ConfigError
+from gateway.explain import command as explaining
+from gateway.explain.asked import Wanted as WantedCall
 from gateway.probe import options as probing
 from gateway.simulator import command as options
 from gateway.simulator import plan_command
@@ -150,6 +152,33 @@ def demo(
     from gateway.demo.main import run  # noqa: PLC0415 - optional extras, seconds to import
 
     raise typer.Exit(run(seconds, json_path))
+
+
+@command.command()
+def explain(
+    config: ConfigFile,
+    *,
+    route: explaining.RouteName = None,
+    state: explaining.StateFile = None,
+    size: explaining.Size = None,
+    priority: explaining.Priority = "default",
+    as_json: explaining.AsJson = False,
+) -> None:
+    """Say what would be decided about a call in a given state, and why every other way lost.
+
+    The route's own policy decides, on the gateway's own queue and slots; nothing is sent and nothing is spent.
+    """
+    try:
+        explaining.explain(
+            _load(config, resolve_secrets=False).settings, app.registries(),
+            route=route, state=state, wanted=WantedCall(size=size, priority=priority), as_json=as_json,
+        )  # fmt: skip
+    except ConfigProblems as error:
+        _print(error.problems)
+        raise typer.Exit(BAD_CONFIG) from None
+    except ValueError as error:
+        typer.echo(f"overspill explain: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
 
 
 @command.command()

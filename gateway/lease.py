@@ -11,9 +11,10 @@ from math import inf
 from types import TracebackType
 from typing import Protocol
 
-from gateway.capacity import Capacity, Slot
+from gateway.capacity import Capacity
 from gateway.clock import Clock
 from gateway.errors import DeadlinePassed, OverspillError
+from gateway.slot import Slot
 from gateway.tier import Tier
 from gateway.vocab import Call, Verdict
 from policies.base import TierView
@@ -119,12 +120,19 @@ class Lease:
             self._lot = self._pool.draw()
         return self._lot
 
+    @property
+    def drawn(self) -> float | None:
+        """The lot, if it was asked for."""
+        return self._lot
+
     def may_use(self, backend: str) -> bool:
         """False for a backend of which every replica failed this call, or that could not carry it."""
+        supply = self._pool.supplies[backend]
+        if supply.carries_all and not self.tried:
+            return True
         known = self._carries
         if known is not None and backend in known:
             return known[backend]
-        supply = self._pool.supplies[backend]
         may = supply.backend.cannot_carry(self.call) is None
         if self.tried and supply.exhausted(self.tried):
             may = False

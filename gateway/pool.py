@@ -28,12 +28,15 @@ from gateway.capacity import Capacity, Slot
 from gateway.clock import Clock, TimerHost
 from gateway.errors import Contended, DeadlinePassed, NoCapacity, OverspillError
 from gateway.lease import Attempt, Lease
+from gateway.rate import Rate
 from gateway.tier import Tier
 from gateway.vocab import Call, Reason, Start, Verdict
 from policies.base import Action, Hold, Policy, Run, Shed
 
 ROUNDING_S = 1e-9
 """Sums of times round: an answer that is later by less is in time."""
+RATE_MEMORY_S = 15.0
+"""Time constant of the arrival rate: about what an instance takes to boot and to idle away again."""
 SHORTEST_HOLD_S = 0.001
 """A policy that asks to be asked again at once is asked again after this long."""
 
@@ -104,11 +107,16 @@ class Pool:
         """Waiting calls that are not late."""
         self.work = 0.0
         """Seconds of a slot of the reference tier that they are expected to take."""
+        self._arriving = Rate(RATE_MEMORY_S, clock.now())
 
     @property
     def waiting(self) -> Sequence[Lease]:
         """The queue: by class, late ones after those in time, what is due first, first come first."""
         return self._queue
+
+    def load(self, now: float) -> float:
+        """Work that came per second lately: the slots of the reference tier that it would keep busy."""
+        return self._arriving.per_second(now)
 
     @property
     def caution(self) -> float:
@@ -149,6 +157,8 @@ class Pool:
             raise self.too_late(now)
         if not lease.call.inference:
             return self._question(lease, now)
+        if self._learns:
+            self._arriving.add(self.reference.service(lease).mean, now)
         action = self.policy.arrive(lease, self, now, self._chance)
         if isinstance(action, Run):  # the common case, without a detour
             slot = self._take(lease, action.backend, action.reason, now)
@@ -183,7 +193,12 @@ class Pool:
         """From a success only: what was neutral or failed says nothing about how long calls take."""
         tier = lease.tier
         head = slot.answered_at
-        self.attainment.note((now if head is None else head) <= lease.due + ROUNDING_S, now)
+        answered = now if head is None else head
+        if answered <= lease.due + ROUNDING_S:
+            self.attainment.note(True, now)
+        elif answered - slot.taken_at <= lease.due - lease.call.arrived:
+            # A service that is longer than the budget by itself is nobody's mistake: no caution prevents it.
+            self.attainment.note(False, now)
         estimates = tier.estimates
         if estimates is None:
             return

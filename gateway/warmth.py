@@ -44,6 +44,11 @@ class Warmth:
         self.warm(now)
         return [now - since for since in self._idle]
 
+    @property
+    def next_since(self) -> float | None:
+        """Since when the instance idles that would serve next, if it is still there."""
+        return self._idle[-1] if self._idle else None
+
     def take(self, now: float) -> float | None:
         """The instance that the next call is expected to meet: its idle age; None when one must boot."""
         idle = self._idle

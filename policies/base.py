@@ -237,6 +237,10 @@ class PoolView(Protocol):
         """The tier that `work` is measured in: the first owned one, else the first."""
         ...
 
+    def load(self, now: float) -> float:
+        """Work that came per second lately: slots of the reference tier that it would keep busy."""
+        ...
+
     @property
     def caution(self) -> float:
         """How many standard deviations to allow for, so that the objective is reached and not overdone."""
@@ -286,6 +290,9 @@ class Take(NamedTuple):
     reason: Reason
 
 
+Way = Literal["free slot", "after queueing", "warm instance", "busy instance", "new instance", "closed"]
+
+
 class Candidate(NamedTuple):
     """One way in which a call could have been answered, as `policies.explanation` works it out.
 
@@ -303,7 +310,7 @@ class Candidate(NamedTuple):
     """
 
     backend: str
-    way: Literal["free slot", "after queueing", "warm instance", "busy instance", "new instance", "closed"]
+    way: Way
     start: Literal["warm", "cold", "unknown"]
     waits_s: float | None = None
     finish_s: float | None = None
@@ -351,6 +358,6 @@ policies: Registry[Policy] = Registry("policy")
 """Every policy by its name in the file."""
 
 __all__ = [
-    "Action", "Candidate", "Estimate", "Hold", "Open", "Policy", "PolicyOptions", "PoolView", "Queue", "RequestView", "Run", "Shed",
-    "Take", "TierOptions", "TierView", "policies",
+    "Action", "Candidate", "Estimate", "Hold", "Open", "Policy", "PolicyOptions", "PoolView", "Queue",
+    "RequestView", "Run", "Shed", "Take", "TierOptions", "TierView", "Way", "policies",
 ]  # fmt: skip

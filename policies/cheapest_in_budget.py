@@ -113,6 +113,25 @@ class CheapestInBudget(Policy):
         chosen = _victim(freed, pool)
         return None if chosen is None else Take(chosen, _rented(tiers, place, chosen))
 
+    def explain(self, action: Action, request: RequestView, pool: PoolView, now: float) -> str:
+        """Which of its steps gave the answer."""
+        if isinstance(action, Shed):
+            return "No backend can take this call, now or later."
+        if isinstance(action, Run):
+            tier = next(tier for tier in pool.tiers if tier.options.backend == action.backend)
+            if tier.owned:
+                return "A free slot that is owned costs nothing more."
+            if tier.warm:
+                return "What is owned would be too late; an idle instance is paid for already."
+            return "What is there would be too late; this is the cheapest instance that boots in time for it."
+        if action.late:
+            return "Nothing can be counted on to be in time any more; it runs where it costs nothing."
+        if action.opens:
+            return "What is there and on its way would be too late; new instances, as few as it takes, are not."
+        if now + min(tier.answer(request).mean for tier in pool.tiers) > request.due:
+            return "Nothing can be counted on to be in time; to pay for a late answer would help nobody."
+        return "It starts in time on what is there or on its way: nothing more need be paid for."
+
     # -- where to --------------------------------------------------------------------------------
 
     def _place(self, request: RequestView, pool: PoolView, ahead: float, now: float) -> Action:
@@ -156,9 +175,11 @@ class CheapestInBudget(Policy):
         for tier in pool.tiers:
             if tier.owned and tier.blocked is None:
                 slots += tier.free + tier.in_flight
-        if in_time > self._drain * slots:
+        if in_time > self._drain * slots or not slots:
             return True
-        if not slots:
+        if in_time and pool.load(now) > slots:
+            # More comes than the owned slots can do: what they do not do now is left for later, and an
+            # instance that stops would be opened again.
             return True
         if not in_time:
             # Too late all of them: they wait for what costs nothing, unless that would be for ever.
@@ -242,7 +263,7 @@ def _openings(
         if expected < 0.5 * service:
             continue
         careful = latest_start(request, tier, pool, open_slots(tier) + 1) - now - tier.cold.mean
-        each = max(careful, 0.5 * service) * speed(tier, pool)
+        each = max(careful, 0.5 * service, AGAIN_S) * speed(tier, pool)
         count = max(1, ceil(lacking / each))
         usd = count * _opening_usd(tier) + _call_usd(tier, lacking / speed(tier, pool))
         offers.append((usd, len(offers), tier.options.backend, min(count, room), each))

@@ -17,13 +17,26 @@ from math import hypot, sqrt
 from random import Random
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from gateway.vocab import Reason
-from policies.base import Action, Candidate, Hold, Policy, PoolView, RequestView, Run, Shed, TierView
+from policies.amounts import dollars, seconds
+from policies.base import (
+    Action,
+    Candidate,
+    Estimate,
+    Hold,
+    Policy,
+    PoolView,
+    RequestView,
+    Run,
+    Shed,
+    TierView,
+    Way,
+)
 from policies.prediction import open_slots, owned_work, rented_work
 from policies.price import Costs, cost
-from policies.spread import Spread
+from policies.spread import Either, Spread
 
 WAITING = ("after queueing", "busy instance")
 """Ways that begin with a wait for a slot."""
@@ -67,13 +80,14 @@ def explain(
     request: RequestView,
     pool: PoolView,
     now: float,
+    *,
     chance: Random,
     beside: Beside = Beside(),  # noqa: B008 - immutable
 ) -> Explanation:
     """What the policy answers to this call now. A call that is in the queue is one whose moment came."""
     queued = any(other is request for other in pool.waiting)
     action = (policy.recheck if queued else policy.arrive)(request, pool, now, chance)
-    return explained(policy, action, request, pool, now, beside)
+    return explained(policy, action, request, pool, now, beside=beside)
 
 
 def explained(
@@ -82,10 +96,11 @@ def explained(
     request: RequestView,
     pool: PoolView,
     now: float,
+    *,
     beside: Beside = Beside(),  # noqa: B008 - immutable
 ) -> Explanation:
     """The same for an answer that was given on this view."""
-    scene = _Scene(policy, action, request, pool, now, beside)
+    scene = _Scene(policy, action, request, pool, now, beside=beside)
     lines = [line for tier in pool.tiers for line in scene.ways(tier)]
     chosen = scene.chosen(lines)
     first = lines[chosen[0]] if chosen else None
@@ -108,6 +123,7 @@ class _Scene:
         request: RequestView,
         pool: PoolView,
         now: float,
+        *,
         beside: Beside,
     ) -> None:
         self.policy = policy
@@ -149,65 +165,68 @@ class _Scene:
             return f"cannot carry this call: {self.beside.cannot[backend]}"
         return "cannot carry this call, or has failed it already"
 
-    def _now(self, tier: TierView, way: Any) -> Candidate:
+    def _now(self, tier: TierView, way: Way) -> Candidate:
         """On a slot that is free; a rented one may turn out to have gone."""
-        backend = tier.options.backend
         answer, cold = tier.answer(self.request), tier.cold
-        gone = 0.0 if tier.owned else 1.0 - self.beside.survival.get(backend, 1.0)
-        spread = Spread.of(answer.mean, answer.tail - answer.mean)
-        if spread is not None and gone > 0.0:
-            spread = spread.or_else(
-                gone, Spread.of(answer.mean + cold.mean, _both(answer, cold)), self.beside.objective
-            )
+        gone = 0.0 if tier.owned else 1.0 - self.beside.survival.get(tier.options.backend, 1.0)
+        spread: Spread | Either | None = None
+        if answer.mean > 0.0:
+            spread = warm = self._spread(answer.mean, answer.tail - answer.mean)
+            if gone > 0.0:
+                spread = Either(warm, self._spread(answer.mean + cold.mean, _both(answer, cold)), gone)
         return self._line(tier, way, "warm", 0.0, spread, gone=gone)
 
-    def _later(self, tier: TierView, way: Any) -> Candidate:
+    def _later(self, tier: TierView, way: Way) -> Candidate:
         """On the slot that is this call's in the order of the queue."""
         tiers = [
             each
             for each in self.pool.tiers
             if each.blocked is None and (each.owned or not tier.owned) and self._known(each)
         ]
-        wait = self._turn(tiers) if self._known(tier) else None
+        answer = tier.answer(self.request)
+        wait = self._turn(tiers) if answer.mean > 0.0 else None
         spread = None
         if wait is not None:
             slots = sum(map(open_slots, tiers)) or 1
             deviation = self.pool.reference.overall.deviation * sqrt(self.pool.in_time + 1) / slots
-            answer = tier.answer(self.request)
             beyond = hypot(_z(self.beside.objective) * deviation, answer.tail - answer.mean)
-            spread = Spread.of(wait + answer.mean, beyond)
+            spread = self._spread(wait + answer.mean, beyond)
         return self._line(tier, way, "warm", wait, spread)
 
     def _cold(self, tier: TierView) -> Candidate:
         """On an instance that boots first."""
         answer, cold = tier.answer(self.request), tier.cold
-        spread, wait = None, None
-        if self._known(tier) and cold.mean > 0.0:
+        wait, spread = None, None
+        if answer.mean > 0.0 and cold.mean > 0.0:
             wait = cold.mean
-            spread = Spread.of(wait + answer.mean, _both(answer, cold))
+            spread = self._spread(wait + answer.mean, _both(answer, cold))
         return self._line(tier, "new instance", "unknown" if tier.rent is None else "cold", wait, spread)
 
-    def _line(
-        self, tier: TierView, way: Any, start: Any, wait: float | None, spread: Spread | None, gone: float = 0.0
+    def _spread(self, mean: float, beyond: float) -> Spread:
+        return Spread(mean, beyond, self.beside.objective)
+
+    def _line(  # noqa: PLR0917 - the columns of one line
+        self,
+        tier: TierView,
+        way: Way,
+        start: Literal["warm", "cold", "unknown"],
+        wait: float | None,
+        spread: Spread | Either | None,
+        gone: float = 0.0,
     ) -> Candidate:
         backend = tier.options.backend
-        known = spread is not None and self._known(tier)
         opened = dict(self.action.opens).get(backend, 1) if isinstance(self.action, Hold) else 1
         costs = Costs(
             boots=1.0 if way == "new instance" else gone,
             shared_by=max(1.0, (self.pool.in_time + 1) / (len(tier.opening) + opened)) if tier.room else 1.0,
             idled_s=self.beside.idle_s.get(backend) if way == "warm instance" else 0.0,
         )
-        return Candidate(
-            backend,
-            way,
-            start,
-            wait,
-            spread.mean if spread is not None and known else None,
-            spread.quantile(self.beside.objective) if spread is not None and known else None,
-            spread.chance(self.left) if spread is not None and known and self.left < FAR_S else None,
-            cost(tier, self.request, costs),
-        )
+        usd = cost(tier, self.request, costs)
+        if spread is None:
+            return Candidate(backend, way, start, wait, usd=usd)
+        chance = spread.chance(self.left) if self.left < FAR_S else None
+        tail = spread.quantile(self.beside.objective)
+        return Candidate(backend, way, start, wait, spread.mean, tail, chance, usd)
 
     def _known(self, tier: TierView) -> bool:
         return tier.answer(self.request).mean > 0.0
@@ -286,7 +305,7 @@ class _Scene:
         tier = self.pool.tiers[self.places[line.backend]]
         if not tier.owned and line.backend in self.beside.spent:
             return f"budget exhausted: {self.beside.spent[line.backend]}"
-        full = _full(tier) if line.way in WAITING else ""
+        full = _full(tier) if line.way in WAITING and not self.request.free_on(tier) else ""
         word = self._too_late(line) if self.policy.learns else ""
         if full and (word or first is None or isinstance(self.action, Run)):
             return f"{full}; {word}" if word else full
@@ -338,9 +357,7 @@ class _Freed:
         self._pool = pool
         self.waiting = (request,)
         self.in_time = 1
-        self.tiers = [
-            _FreedTier(tier) if tier.options.backend == backend else tier for tier in pool.tiers
-        ]
+        self.tiers = [_FreedTier(tier) if tier.options.backend == backend else tier for tier in pool.tiers]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
@@ -369,7 +386,7 @@ def _work_before(request: RequestView, pool: PoolView) -> float:
     return work
 
 
-def _both(answer: Any, cold: Any) -> float:
+def _both(answer: Estimate, cold: Estimate) -> float:
     """How far the tail of a boot and an answer together is beyond their means."""
     return hypot(answer.tail - answer.mean, cold.tail - cold.mean)
 
@@ -386,7 +403,9 @@ def _full(tier: TierView) -> str:
     if tier.free:
         return "its free slots are on replicas that failed this call"
     boots = len(tier.opening)
-    return f"full: {tier.in_flight} of {tier.capacity} slots taken" + (f", {boots} of them boot" if boots else "")
+    return f"full: {tier.in_flight} of {tier.capacity} slots taken" + (
+        f", {boots} of them boot" if boots else ""
+    )
 
 
 def _same_backend(line: Candidate, first: Candidate) -> str:
@@ -395,21 +414,3 @@ def _same_backend(line: Candidate, first: Candidate) -> str:
     if line.way in WAITING:
         return "too slow on its own" if first.way == "new instance" else "not waited for"
     return "not needed: one on its way is waited for"
-
-
-def seconds(value: float) -> str:
-    """`40 ms`, `1.2 s`, `3 min`: as exact as it is of use."""
-    if value < 0.0005:
-        return f"{value * 1000:.1g} ms"
-    if value < 0.9995:
-        return f"{value * 1000:.3g} ms"
-    if value < 100.0:
-        return f"{value:.3g} s"
-    return f"{value / 60:.3g} min" if value < 6000.0 else f"{value / 3600:.3g} h"
-
-
-def dollars(value: float) -> str:
-    """Dollars to four significant digits, never rounded to nothing."""
-    if not value:
-        return "$0"
-    return f"${value:,.2f}" if value >= 1.0 else f"${value:.3g}" if value >= 1e-4 else f"${value:.2e}"

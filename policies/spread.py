@@ -1,4 +1,4 @@
-"""A duration that is not certain, as a log-normal with a given mean and a given quantile, or two of them.
+"""A duration that is not certain: a log-normal with a given mean and quantile, or one of two of them.
 
 Service and start-up times are skewed to the right and never negative, and sums of them are again nearly
 log-normal (Fenton, 1960). With mean m and quantile q at share p, z the normal quantile of p:
@@ -10,28 +10,65 @@ Pure arithmetic; knows nothing of what the duration is of.
 
 from math import exp, log, sqrt
 from statistics import NormalDist
-from typing import Self
 
 _NORMAL = NormalDist()
-_SHARE = 0.99
+_LEAST_Z = 0.1
 
 
 class Spread:
-    """A duration in seconds: `mean`, `chance(limit)` of being within a limit, `quantile(share)`."""
+    """Seconds: `mean`, `chance(limit)` of being within a limit, `quantile(share)`.
 
-    __slots__ = ("_other", "_other_share", "_median", "_sigma", "mean")
+    mean:    expected, above zero
+    beyond:  how far the quantile at `share` lies beyond the mean
+    """
+
+    __slots__ = ("_median", "_sigma", "mean")
 
     def __init__(self, mean: float, beyond: float, share: float) -> None:
-        z = max(_NORMAL.inv_cdf(share), 0.1)
-        # No log-normal has its quantile further beyond its mean than sigma = z gives.
+        z = max(_NORMAL.inv_cdf(share), _LEAST_Z)
+        # No log-normal has its quantile further beyond its mean than the one with sigma = z.
         ratio = min(2.0 * log((mean + max(beyond, 0.0)) / mean), z * z)
         self._sigma = z - sqrt(z * z - ratio)
         self._median = mean * exp(-0.5 * self._sigma**2)
         self.mean = mean
-        self._other: Spread | None = None
-        self._other_share = 0.0
 
-    @classmethod
-    def of(cls, mean: float, beyond: float, share: float = _SHARE) -> Self | None:
-        """`beyond`: how far the quantile at `share` lies beyond the mean. None for a mean of nothing."""
-        return cls(mean, beyond, share) if mean > 0.0 else None
+    def chance(self, limit: float) -> float:
+        """The share of cases that take no longer."""
+        if limit <= 0.0:
+            return 0.0
+        if self._sigma <= 0.0:
+            return 1.0 if limit >= self._median else 0.0
+        return _NORMAL.cdf(log(limit / self._median) / self._sigma)
+
+    def quantile(self, share: float) -> float:
+        """What `share` of the cases do not exceed."""
+        return self._median * exp(self._sigma * _NORMAL.inv_cdf(share))
+
+
+class Either:
+    """The one, or, with the chance `other_share`, the other."""
+
+    __slots__ = ("_one", "_other", "_other_share", "mean")
+
+    def __init__(self, one: Spread, other: Spread, other_share: float) -> None:
+        self._one = one
+        self._other = other
+        self._other_share = other_share
+        self.mean = one.mean + other_share * (other.mean - one.mean)
+
+    def chance(self, limit: float) -> float:
+        """The share of cases that take no longer."""
+        one = self._one.chance(limit)
+        return one + self._other_share * (self._other.chance(limit) - one)
+
+    def quantile(self, share: float) -> float:
+        """What `share` of the cases do not exceed."""
+        ends = self._one.quantile(share), self._other.quantile(share)
+        low, high = min(ends), max(ends)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            if self.chance(middle) < share:
+                low = middle
+            else:
+                high = middle
+        return high

@@ -17,8 +17,8 @@ def run_or_wait(request: RequestView, pool: PoolView, *, owned: bool, queued: bo
     """Run on the first owned (rented) tier that has a slot; wait while one of them could have; else shed."""
     possible = False
     for place, tier in enumerate(pool.tiers):
-        if tier.owned is owned and usable(tier, request):
-            if request.free_on(tier):
+        if tier.owned is owned and tier.blocked is None and request.may_use(tier.options.backend):
+            if tier.free and request.free_on(tier):
                 return Run(tier.options.backend, _reason(pool.tiers, place, request, queued=queued))
             possible = True
     if possible:
@@ -40,8 +40,7 @@ def first_in_queue(backend: str, pool: PoolView, *, owned: bool) -> Take | None:
 
 def _reason(tiers: Sequence[TierView], place: int, request: RequestView, *, queued: bool) -> Reason:
     """As if only the rented tiers, or only the owned ones, were listed."""
-    tier = tiers[place]
-    if tier.owned:
-        return reason([tier], 0, request, queued=queued)
+    if tiers[place].owned:
+        return Reason.FALLBACK if request.attempt else Reason.WARM_QUEUED if queued else Reason.WARM
     rented = [other for other in tiers[: place + 1] if not other.owned]
     return reason(rented, len(rented) - 1, request, queued=queued)

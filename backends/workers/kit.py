@@ -54,6 +54,12 @@ _CONNECTION_FIELDS = frozenset(
 )  # fmt: skip
 _PIECE = 64 * 1024
 
+PING_PATH = "/.overspill/ping"
+"""A request for this path is answered by the kit itself, with 204, as soon as the worker could serve a call.
+
+By it the gateway has an instance start, or keeps one from being stopped. The app does not see it; one that
+has to wait for something before it can serve has a method `wait_until_up`, which is called then."""
+
 
 class Boot:
     """The process as an instance: made once, when the worker starts."""
@@ -82,7 +88,11 @@ class Worker:
     def handle(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """One event in, one result out. Raises only if the event itself is not one."""
         age = self.boot.age()
-        status, fields, body = self.app(*read_event(event))
+        request = read_event(event)
+        if request[1] == PING_PATH:
+            self._wait_until_up()
+            return write_result(204, self.boot.fields(age), b"")
+        status, fields, body = self.app(*request)
         whole = body if isinstance(body, bytes) else b"".join(body)
         return write_result(status, [*_pairs(fields), *self.boot.fields(age)], whole)
 
@@ -101,6 +111,10 @@ class Worker:
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         query = scope.get("query_string", b"").decode("latin-1")
         body = await _received(receive)
+        if path == PING_PATH:
+            await asyncio.to_thread(self._wait_until_up)
+            await _answer_ping(self.boot.fields(age), send)
+            return
         status, fields, answer = await asyncio.to_thread(
             self.app, scope["method"], path, query, headers, body
         )
@@ -115,8 +129,17 @@ class Worker:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+    def _wait_until_up(self) -> None:
+        wait = getattr(self.app, "wait_until_up", None)
+        if wait is not None:
+            wait()
+
+
 def boot_fields(app: Asgi, boot: Boot) -> Asgi:
-    """Wrap an ASGI application (FastAPI, vLLM, …) so that its answers carry the two boot fields."""
+    """Wrap an ASGI application (FastAPI, vLLM, …) so that its answers carry the two boot fields.
+
+    Pings are answered here: a server takes requests once its application has started.
+    """
 
     async def wrapped(
         scope: Message,
@@ -124,6 +147,10 @@ def boot_fields(app: Asgi, boot: Boot) -> Asgi:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         age = boot.age()
+        if scope["type"] == "http" and scope["path"] == PING_PATH:
+            await _received(receive)
+            await _answer_ping(boot.fields(age), send)
+            return
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -257,6 +284,14 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
         glue = "; " if low == "cookie" else ", "
         joined[low] = joined[low] + glue + value if low in joined else value
     return joined
+
+
+async def _answer_ping(
+    fields: Iterable[tuple[str, str]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+    await send({"type": "http.response.start", "status": 204, "headers": raw})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _received(receive: Callable[[], Awaitable[Message]]) -> bytes:

@@ -53,14 +53,15 @@ def load(
     """
     file = printable(str(source) if isinstance(source, FilePath) else name)
     try:
-        text = _read(source) if isinstance(source, FilePath) else source.removeprefix("\ufeff")
+        text = read_text(source) if isinstance(source, FilePath) else source.removeprefix("\ufeff")
         tree = read_tree(text, file)
     except NotYaml as error:
         raise ConfigProblems([Problem(file, *error.place, FILE, str(error))]) from None
     return _Reader(tree, backends, policies, resolve_secrets=resolve_secrets).read()
 
 
-def _read(path: FilePath) -> str:
+def read_text(path: FilePath) -> str:
+    """The text of a file. Raises NotYaml where there is none to be had."""
     try:
         with path.open("rb") as file:
             raw = file.read(4 * MOST_CHARACTERS + 1)  # a device would never end

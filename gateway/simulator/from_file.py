@@ -102,10 +102,12 @@ def _endpoint(
     fee = 0.0
     if usd_per_second is None:
         usd_per_second, fee = _rent(name, options)
+    measured = _measured_cold(options)
+    # What is measured is what the gateway goes by; what is declared it goes by until it has seen a boot.
+    expect = _part(options, "cold_start", "expect", default=getattr(options, "boot", None))
     if cold is None:
-        cold = _measured_cold(options)
+        cold = measured
     if cold is None:
-        expect = _part(options, "cold_start", "expect", default=getattr(options, "boot", None))
         if expect is None:
             raise ValueError(f"backends.{name} does not say how long a cold start takes; give --cold")
         cold = parse(f"constant:{expect}s")
@@ -113,7 +115,8 @@ def _endpoint(
         idle_s = _part(options, "cold_start", "idle_after", default=getattr(options, "idle_after", None))
         if idle_s is None:
             raise ValueError(f"backends.{name} does not say how long an instance idles; give --idle")
-    return Endpoint(name, usd_per_second, idle_s, cold, fee, options.max_in_flight)
+    expect_s = expect if measured is None else None
+    return Endpoint(name, usd_per_second, idle_s, cold, fee, options.max_in_flight, expect_s)
 
 
 def measured_service(settings: Settings, route: str | None) -> Distribution | None:

@@ -105,14 +105,17 @@ class _Visit(Lease):
         self._run = run
         self.index = index
 
-    def arrive(self) -> None:
+    def arrive(self, now: float) -> None:
         """Ask the pool. A call that is shed is lost: it never gets an answer."""
+        self.since = now
         try:
-            slot = self.ask(self.settled)
+            slot = self._run.pool.arrive(self, now)
         except OverspillError:
             self._run.miss()
             return
-        if slot is not None:
+        if slot is None:
+            self._on_settled = self.settled
+        else:
             self._begin(slot)
 
     def settled(self) -> None:
@@ -144,7 +147,9 @@ class _Visit(Lease):
         now = run.time.instant
         run.answer(self.index, now)
         self._backend.end(self.index, now)
-        self.release(Verdict.SUCCESS)
+        slot, self.slot = self.slot, None
+        assert slot is not None
+        run.pool.release(self, slot, Verdict.SUCCESS)
 
 
 class _Run:
@@ -187,7 +192,7 @@ class _Run:
         tiers = [
             Tier(
                 options,
-                Capacity(self.backends[options.backend], clock=self.time, chance=chance, timers=self.time),
+                Capacity(self.backends[options.backend], clock=self.time, chance=chance, timers=self.time, watched=False),
                 _estimates(scenario, options.backend) if policy.learns else None,
             )
             for options in scenario.tiers
@@ -225,7 +230,7 @@ class _Run:
 
     def arrive(self, index: int) -> None:
         """Request number `index` comes."""
-        _Visit(self, index, self._calls[index]).arrive()
+        _Visit(self, index, self._calls[index]).arrive(self.time.instant)
 
 
 def _estimates(scenario: Scenario, backend: str) -> BackendEstimates:

@@ -10,7 +10,8 @@ from gateway import app
 from gateway.config.effective import effective
 from gateway.config.load import load
 
-SHIPPED = sorted(Path("config").glob("*.yaml"))
+STATE = Path("config/explain-state.yaml")  # of a fleet, for `overspill explain`: no configuration
+SHIPPED = sorted(path for path in Path("config").glob("*.yaml") if path != STATE)
 SECRETS = ("RUNPOD_API_KEY", "MODAL_KEY", "MODAL_SECRET")
 
 

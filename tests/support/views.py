@@ -85,6 +85,10 @@ class Pool:
     tiers: list[Tier]
     waiting: list[Request] = field(default_factory=list)
     caution: float = 2.0
+    recent_load: float = 0.0
+
+    def load(self, now: float) -> float:
+        return self.recent_load
 
     @property
     def in_time(self) -> int:
@@ -179,7 +183,11 @@ def any_request(chance: Random, names: list[str], *, waited: bool) -> Request:
 def any_pool(chance: Random) -> Pool:
     """Any pool there could be, its queue in order."""
     names = [f"tier-{n}" for n in range(chance.randint(1, 4))]
-    pool = Pool([any_tier(chance, name) for name in names], caution=chance.choice([0.0, 1.0, 2.3]))
+    pool = Pool(
+        [any_tier(chance, name) for name in names],
+        caution=chance.choice([0.0, 1.0, 2.3]),
+        recent_load=chance.choice([0.0, 0.5, 3.0, 100.0]),
+    )
     for _ in range(chance.randint(0, 6)):
         enqueue(pool, any_request(chance, names, waited=True))
     return pool

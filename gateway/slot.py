@@ -1,0 +1,106 @@
+"""One place taken on one replica, until it is given back.
+
+Holds what is told to it; counting is its owner's job (`capacity.py`), and what became of the call its
+holder's. Knows no queue and no policy.
+"""
+
+from typing import Protocol
+
+from backends.base import Backend
+from gateway.replica import ReplicaState
+from gateway.vocab import Reason, Start, Verdict
+
+QUESTION = -1
+"""Ticket of a place that takes no slot: a question about a model."""
+_RETURNED = -2
+
+
+class Reservation(Protocol):
+    """Money set aside for what runs on a slot."""
+
+    @property
+    def open(self) -> bool:
+        """Neither settled nor cancelled yet."""
+        ...
+
+    def cancel(self) -> None:
+        """Nothing was spent."""
+        ...
+
+
+class Owner(Protocol):
+    """Whose slots they are."""
+
+    backend: Backend
+
+    def take_back(self, slot: "Slot", ticket: int, verdict: Verdict, now: float) -> None:
+        """A slot returns."""
+        ...
+
+
+class Slot:
+    """One place taken on one replica, until it is given back.
+
+    reason:       why the call runs here
+    queued_s:     seconds the call waited for it
+    taken_at:     when it was taken, on the clock
+    answered_at:  when the answer's head came; None before that
+    age:          seconds for which the instance behind it had idled; None where none is known to be there
+    opening:      it is held while an instance boots, for no call in particular
+    used:         something was sent there
+    start:        whether the answer had to wait for a boot, as far as was told; `boot_s` for how long
+    reservation:  the money set aside for it; None where no spill budget applies
+    """
+
+    __slots__ = (
+        "_supply", "age", "answered_at", "boot_s", "opening", "queued_s", "reason", "reservation", "start",
+        "state", "taken_at", "ticket", "used",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0917 - one is made for every call, by `Capacity` only
+        self,
+        supply: Owner,
+        state: ReplicaState,
+        ticket: int,
+        now: float,
+        reason: Reason,
+        queued_s: float,
+    ) -> None:
+        self._supply = supply
+        self.ticket = ticket  # the breaker's, or one of the two below zero
+        self.state = state
+        self.taken_at = now
+        self.reason = reason
+        self.queued_s = queued_s
+        self.answered_at: float | None = None
+        self.age: float | None = None
+        self.opening = self.used = False
+        self.start: Start | None = None
+        self.boot_s: float | None = None
+        self.reservation: Reservation | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """The backend it is a place of."""
+        return self._supply.backend
+
+    @property
+    def replica(self) -> int:
+        """Index of the replica."""
+        return self.state.index
+
+    def answered(self, now: float) -> None:
+        """The answer's head is here: what came before it is the replica's latency."""
+        self.answered_at = now
+
+    def give_back(self, verdict: Verdict, now: float) -> None:
+        """End of the attempt. Exactly once; RuntimeError the second time."""
+        ticket, self.ticket = self.ticket, _RETURNED
+        if self.reservation is not None and self.reservation.open:
+            self.reservation.cancel()  # nothing was sent; before the slot is offered to whoever waits
+        if ticket >= 0:
+            self._supply.take_back(self, ticket, verdict, now)
+        elif ticket == _RETURNED:
+            raise RuntimeError("this slot was given back before")
+
+
