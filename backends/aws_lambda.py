@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 from pydantic import Field, model_validator
 
+from backends.aws_errors import ERRORS, EXPIRED, described, error_type
 from backends.aws_report import Report, read_log_result
 from backends.aws_signer import Signer
 from backends.base import BackendOptions, Kit, backends
@@ -36,7 +37,7 @@ from backends.elastic import (
 )
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Ticket, take_boot
-from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
+from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.options import Options, SecretRef, Size, Usd
 from gateway.vocab import Call, Headers, Rent, Reply, Start, Usage
 
@@ -45,39 +46,6 @@ PAYLOAD_LIMIT = 6 * 2**20
 
 _PROBE_S = 10.0
 _NOT_JSON = b'{"error":"the body has to be a JSON document: it becomes the event of the function"}'
-
-# By the type in `x-amzn-ErrorType`. What is not listed goes by its status: 429 full, other 4xx denied,
-# 5xx broke. Source: the errors of "Invoke" in the API reference, sorted by whether the function ran.
-_FULL = (
-    "TooManyRequestsException", "EC2ThrottledException", "ENILimitReachedException",
-    "SubnetIPAddressLimitReachedException",
-)  # fmt: skip
-_UNREADY = (
-    "ENINotReadyException", "ResourceNotReadyException", "SnapStartNotReadyException",
-    "SnapStartTimeoutException", "ResourceConflictException", "CodeArtifactUserPendingException",
-    "EFSMountTimeoutException", "EFSMountConnectivityException", "S3FilesMountTimeoutException",
-    "S3FilesMountConnectivityException",
-)  # fmt: skip
-_BROKE = ("ServiceException", "ServiceUnavailableException", "InternalFailure")
-_DENIED = (
-    "InvalidParameterValueException", "InvalidRequestContentException", "NoPublishedVersionException",
-    "SnapStartException", "RecursiveInvocationException", "ModeNotSupportedException",
-    "ServiceQuotaExceededException", "AccessDeniedException", "InvalidSignatureException",
-    "ExpiredTokenException", "UnrecognizedClientException", "EFSMountFailureException",
-    "ResourceNotFoundException", "RuntimeVersionDeletedException", "CodeArtifactUserDeletedException",
-    "EFSIOException", "RequestTooLargeException", "SerializedRequestEntityTooLargeException",
-    "UnsupportedMediaTypeException", "KMSAccessDeniedException", "KMSDisabledException",
-    "KMSInvalidStateException", "KMSNotFoundException", "InvalidRuntimeException",
-    "InvalidZipFileException", "InvalidSubnetIDException", "InvalidSecurityGroupIDException",
-    "EC2AccessDeniedException", "EC2UnexpectedException",
-)  # fmt: skip
-ERRORS: Mapping[str, type[BackendError]] = {
-    **dict.fromkeys(_FULL, BackendFull),
-    **dict.fromkeys(_UNREADY, BackendUnready),
-    **dict.fromkeys(_BROKE, BackendBroke),
-    **dict.fromkeys(_DENIED, BackendDenied),
-}
-_EXPIRED = frozenset(("ExpiredTokenException", "ExpiredToken"))
 
 
 class AwsCredentials(Options):
@@ -220,11 +188,11 @@ class AwsLambda(Elastic):
                 fault = BackendBroke(f"{self.name}: the function answered a ping with {status}")
         except BackendBroke as error:
             fault = error
-        _, usage = self._judge(report, boot, ticket)
+        start, usage = self._judge(report, boot, ticket)
         if fault is not None:
             fault.usage = usage
             raise fault
-        return Pinged(usage.instance, usage.boot_s, boot.age if boot else None, usage=usage)
+        return Pinged(usage.instance, start, usage.boot_s, boot.age if boot else None, usage=usage)
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """One invocation. The answer is complete when it is there, so leaving has nothing to release.
@@ -251,7 +219,7 @@ class AwsLambda(Elastic):
     async def _invoke(self, payload: bytes) -> Answer:
         """The signed exchange; once more, with fresh credentials, if AWS says that these have expired."""
         answer = await self._signed(payload, "RequestResponse")
-        if answer.status in (400, 403) and _error_type(answer) in _EXPIRED:
+        if answer.status in (400, 403) and error_type(answer) in EXPIRED:
             self._signer.forget()
             answer = await self._signed(payload, "RequestResponse")
         return answer
@@ -268,7 +236,7 @@ class AwsLambda(Elastic):
 
     def _refusal(self, answer: Answer) -> BackendError:
         """What a status other than 200 means, by the error's type."""
-        kind = _error_type(answer)
+        kind = error_type(answer)
         said = f"{self.name}: Lambda answered {answer.status} {self.credentials.excerpt(kind)}".rstrip()
         by_status: type[BackendError] = BackendDenied if answer.status < 500 else BackendBroke
         if answer.status == 429:
@@ -301,7 +269,7 @@ class AwsLambda(Elastic):
 
     def _output(self, answer: Answer, function_error: bytes | None) -> tuple[int, Headers, bytes]:
         if function_error is not None:
-            said = self.credentials.excerpt(_function_error(answer.body))
+            said = self.credentials.excerpt(described(answer.body))
             raise BackendBroke(f"{self.name}: the function failed: {said}")
         if self.options.envelope == "raw":
             return 200, [(b"content-type", b"application/json")], answer.body
@@ -372,27 +340,6 @@ def _rent(options: LambdaOptions) -> Rent:
         bills_idle=False,
         round_up_s=0.001,
     )
-
-
-def _error_type(answer: Answer) -> str:
-    """The error's name: `x-amzn-errortype` up to a colon, else the body's `Type` or `__type`."""
-    for name, value in answer.headers:
-        if name == b"x-amzn-errortype":
-            return value.decode("latin-1").partition(":")[0].strip()
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        document = msgspec.json.decode(answer.body, type=dict[str, Any])
-        return str(document.get("__type", document.get("code", ""))).rpartition("#")[2]
-    return ""
-
-
-def _function_error(body: bytes) -> str:
-    """`errorType: errorMessage` of a function error. Old runtimes leave the type out."""
-    try:
-        document = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return "no details"
-    parts = [str(document[key]) for key in ("errorType", "errorMessage") if document.get(key)]
-    return ": ".join(parts) or "no details"
 
 
 def _is_json(body: bytes) -> bool:

@@ -64,12 +64,14 @@ class ElasticOptions(BackendOptions):
 class Pinged(NamedTuple):
     """What came back from a ping, as far as it is known.
 
+    start:   whether the instance came up after the ping was first sent
     boot_s:  seconds of start-up that it waited for, 0.0 for none; `age`: of the worker's process, in seconds
     busy_s:  seconds that it ran there
     usage:   where the provider bills each request by itself
     """
 
     instance: str = ""
+    start: Start = Start.UNKNOWN
     boot_s: float | None = None
     age: float | None = None
     busy_s: float | None = None
@@ -175,9 +177,9 @@ class Elastic(Backend):
                 await asyncio.sleep(pause)
                 again, pause = True, min(PING_AGAIN_MOST_S, PING_AGAIN_GROWTH * pause)
             boot_s, busy_s = pinged.boot_s, pinged.busy_s
-            if again and boot_s:
-                # It came up while an earlier ping ran elsewhere: only the worker knows for how long it is.
-                boot_s = min(boot_s if pinged.age is None else pinged.age, now - ticket.began)
+            if again and pinged.start is Start.COLD and pinged.age is not None:
+                # It came up while an earlier ping ran elsewhere: only the worker knows how long it is up.
+                boot_s = min(pinged.age, now - ticket.began)
                 busy_s = min(now - asked, now - ticket.began - boot_s) if busy_s is None else busy_s
             span = self.table.end(ticket, now, instance_id=pinged.instance, boot_s=boot_s, busy_s=busy_s)
             reported = pinged.busy_s is not None

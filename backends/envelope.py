@@ -51,7 +51,7 @@ def ping_call(route: str) -> Call:
     call = Call(
         protocol="raw",
         operation="ping",
-        method=b"GET",
+        method=b"POST",  # an HTTP library may send a GET twice
         target=PING_TARGET,
         headers=[],
         body=WholeBody(b""),

@@ -120,8 +120,8 @@ class Modal(Elastic):
                 raise refusal
         if boot is None:
             return Pinged()
-        boot_s = boot.age if self._start(boot, ticket) is Start.COLD else 0.0
-        return Pinged(boot.id, boot_s, boot.age)
+        start = self._start(boot, ticket)
+        return Pinged(boot.id, start, boot.age if start is Start.COLD else 0.0, boot.age)
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """One request. Leaving before the answer's end closes the connection, which ends the input."""

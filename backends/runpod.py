@@ -168,8 +168,8 @@ class RunPod(Elastic):
             raise BackendBroke(f"{self.name}: a worker answered a ping with {status}")
         boot = take_boot(headers)[1]
         now = self.kit.clock.now()
-        _, boot_s, instance = self._judge(job, boot, now, now - ticket.began)
-        return Pinged(instance, boot_s, boot.age if boot else None, job.execution_s)
+        start, boot_s, instance = self._judge(job, boot, now, now - ticket.began)
+        return Pinged(instance, start, boot_s, boot.age if boot else None, job.execution_s)
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """One job. The answer is complete when it is there, so leaving has nothing to release."""

@@ -1,4 +1,4 @@
-"""The admin port: metrics, health and the state of routes and backends, read-only.
+"""The admin port: metrics, health, the state of routes and backends, and why it was decided so; read-only.
 
     /metrics          Prometheus text, or OpenMetrics where `accept` asks for it
     /livez            200 while the process can answer
@@ -6,6 +6,7 @@
     /admin/config     the running configuration, secrets by reference
     /admin/routes     what each route was asked, where it went, how fast, at what cost
     /admin/backends   slots, readiness, breakers and instances of each backend
+    /admin/explain    POST: what would be decided about a call, or was, and why every other way lost
 
 It stands beside the data plane on the same event loop: what it does takes milliseconds at most between
 two turns of the loop. It never changes anything and never shows a secret, a header or a body. It asks
@@ -25,6 +26,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from gateway import __version__
+from gateway.explain.live import USAGE, Explaining
 from gateway.metrics import GatewayCollector, Observed, build_registry
 from gateway.reports import not_served, report_backends, report_routes
 
@@ -48,8 +50,9 @@ class AdminState(Observed, Protocol):
 class Admin:
     """The admin server."""
 
-    def __init__(self, state: AdminState) -> None:
+    def __init__(self, state: AdminState, explaining: Explaining | None = None) -> None:
         self._state = state
+        self._explaining = explaining
         self.registry = build_registry(GatewayCollector(state, version=__version__))
         self._runner: web.AppRunner | None = None
 
@@ -62,6 +65,9 @@ class Admin:
         app.router.add_get("/admin/config", self._config)
         app.router.add_get("/admin/routes", self._routes)
         app.router.add_get("/admin/backends", self._backends)
+        if self._explaining is not None:
+            app.router.add_get("/admin/explain", self._explain_usage)
+            app.router.add_post("/admin/explain", partial(self._explain, self._explaining))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -101,6 +107,13 @@ class Admin:
     async def _backends(self, _: web.Request) -> web.Response:
         state = self._state
         return _json({"backends": report_backends(state.ledger, state.capacities, state.clock.now())})
+
+    async def _explain_usage(self, _: web.Request) -> web.Response:
+        return _json(USAGE)
+
+    async def _explain(self, explaining: Explaining, request: web.Request) -> web.Response:
+        answer = explaining.answer(await request.read())
+        return _json(answer.body, status=answer.status)
 
 
 class Health(NamedTuple):

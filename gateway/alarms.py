@@ -16,16 +16,24 @@ Item = TypeVar("Item")
 
 
 class Alarms(Generic[Item]):
-    """Calls `ring(item, moment)` when its moment comes, for every entry ever added: the caller knows which
-    of them still matter.
+    """Calls `ring(item, moment)` when its moment comes, for every entry that matters then.
+
+    matters:  whether somebody still waits for an item's moment; once it does not, it never will again
     """
 
-    __slots__ = ("_clock", "_entries", "_ring", "_sequence", "_set_for", "_timer", "_timers")
+    __slots__ = ("_clock", "_entries", "_matters", "_ring", "_sequence", "_set_for", "_timer", "_timers")
 
-    def __init__(self, clock: Clock, timers: TimerHost, ring: Callable[[Item, float], object]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        timers: TimerHost,
+        ring: Callable[[Item, float], object],
+        matters: Callable[[Item, float], bool],
+    ) -> None:
         self._clock = clock
         self._timers = timers
         self._ring = ring
+        self._matters = matters
         self._entries: list[tuple[float, int, Item]] = []
         self._sequence = 0
         self._timer: Timer | None = None
@@ -57,9 +65,15 @@ class Alarms(Generic[Item]):
         now = max(self._set_for, self._clock.now())
         self._timer = None
         self._set_for = inf
-        entries = self._entries
-        while entries and entries[0][0] <= now:
-            moment, _, item = heappop(entries)
-            self._ring(item, moment)
+        entries, matters = self._entries, self._matters
+        while entries:
+            moment, _, item = entries[0]
+            if not matters(item, moment):
+                heappop(entries)
+            elif moment <= now:
+                heappop(entries)
+                self._ring(item, moment)
+            else:
+                break
         if entries and entries[0][0] < self._set_for:
             self._set(entries[0][0])

@@ -33,6 +33,8 @@ from gateway.connection import ListenerLimits
 from gateway.dispatch import Dispatch
 from gateway.estimates import Estimates
 from gateway.expectations import expectation
+from gateway.explain.live import Explaining
+from gateway.explain.ring import Ring
 from gateway.ledger import Ledger
 from gateway.listener import Listener
 from gateway.pipeline import Pipeline
@@ -123,7 +125,13 @@ class Gateway:
             clock=clock,
         )
         self.listener = Listener(self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance)
-        self.admin = Admin(self)
+        decisions = Ring()
+        for pool in self.pools.values():
+            pool.witness = decisions.of(pool)
+        explaining = Explaining(
+            self.routes, self.pools, ring=decisions, clock=clock, spending=self.spending
+        )
+        self.admin = Admin(self, explaining)
         self.http_address: Address | None = None
         self.admin_address: Address | None = None
 

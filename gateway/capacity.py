@@ -98,9 +98,10 @@ class Capacity:
     def warm(self) -> int:
         """Free slots of a rented backend with an idle instance behind them; 0 for an owned one."""
         warmth = self.warmth
-        if warmth is None or not self.free_slots:
+        if warmth is None or not warmth.idle:
             return 0
-        return min(self.free_slots, warmth.warm(self._clock.now()))
+        idle, free = warmth.warm(self._clock.now()), self.free_slots
+        return idle if idle < free else free
 
     @property
     def room(self) -> int:

@@ -166,7 +166,7 @@ def explain(
 ) -> None:
     """Say what would be decided about a call in a given state, and why every other way lost.
 
-    The route's own policy decides, on the gateway's own queue and slots; nothing is sent and nothing is spent.
+    The route's own policy decides, on the gateway's own queue and slots. Nothing is sent or spent.
     """
     try:
         explaining.explain(

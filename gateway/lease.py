@@ -79,14 +79,16 @@ class Lease:
     """
 
     __slots__ = (
-        "_carries", "_lot", "_on_settled", "_pool", "attempt", "bucket", "call", "deadline", "due", "error",
-        "late", "order", "since", "slot", "tier", "tried", "waiting", "wake_at", "work",
+        "_carries", "_fields", "_lot", "_on_settled", "_pool", "attempt", "bucket", "call", "deadline", "due",
+        "error", "late", "mark", "order", "since", "slot", "tier", "tried", "waiting", "wake_at", "work",
     )  # fmt: skip
 
     # Set when it asks (`since`), when it joins the queue, and when it takes a slot (`tier`).
     since: float
     order: tuple[int, float, int]
     wake_at: float
+    mark: float
+    """What the pool's count of work that has left the queue will be when nothing stands before this call."""
     tier: Tier
     _on_settled: Callable[[], object] | None
 
@@ -104,7 +106,8 @@ class Lease:
         self.error: Exception | None = None
         self.waiting = False
         self._lot: float | None = None
-        self._carries: dict[str, bool] | None = None  # only while it waits
+        self._carries: dict[str, bool] | None = None  # once it waits, or may be spilled
+        self._fields: dict[bytes, bytes | None] | None = None  # only those asked for
 
     # -- for the policy ------------------------------------------------------------------------
 
@@ -136,6 +139,8 @@ class Lease:
         may = supply.backend.cannot_carry(self.call) is None
         if self.tried and supply.exhausted(self.tried):
             may = False
+        if known is None and not supply.backend.owned:
+            known = self._carries = {}  # what is rented is asked about again and again
         if known is not None:
             known[backend] = may
         return may
@@ -145,6 +150,15 @@ class Lease:
         if not self.tried:
             return tier.free > 0
         return self._pool.supplies[tier.options.backend].free(self.tried) > 0
+
+    def header(self, name: bytes) -> bytes | None:
+        """Looked for when first asked, and kept."""
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = {}
+        if name not in fields:
+            fields[name] = next((value for key, value in self.call.headers if key == name), None)
+        return fields[name]
 
     # -- for the pipeline ----------------------------------------------------------------------
 
@@ -184,7 +198,7 @@ class Lease:
         self.order = order
         self.work = work
         self.wake_at = inf
-        self._carries = {}
+        self._carries = self._carries or {}
         self._on_settled = None
 
     def settle(self, slot: Slot | None, error: Exception | None) -> None:

@@ -17,21 +17,22 @@ carrying it out, and an error in it costs its own call. Knows no concrete policy
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import ceil, inf
+from math import ceil, fsum, inf
 from operator import attrgetter
 from random import Random
 from typing import Any, Protocol
 
 from gateway.alarms import Alarms
 from gateway.attainment import Attainment
-from gateway.capacity import Capacity, Slot
+from gateway.capacity import Capacity
 from gateway.clock import Clock, TimerHost
 from gateway.errors import Contended, DeadlinePassed, NoCapacity, OverspillError
 from gateway.lease import Attempt, Lease
 from gateway.rate import Rate
+from gateway.slot import Slot
 from gateway.tier import Tier
 from gateway.vocab import Call, Reason, Start, Verdict
-from policies.base import Action, Hold, Policy, Run, Shed
+from policies.base import Action, Hold, Policy, RequestView, Run, Shed
 
 ROUNDING_S = 1e-9
 """Sums of times round: an answer that is later by less is in time."""
@@ -62,6 +63,14 @@ class Opener(Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Who is told of every decision, before it is carried out."""
+
+    def note(self, lease: Lease, action: Action, now: float) -> None:
+        """The policy has answered. Changes nothing and raises nothing."""
+        ...
+
+
 class Pool:
     """The tiers, the policy and the queue of one route (`policies.base.PoolView`)."""
 
@@ -88,12 +97,13 @@ class Pool:
         if self.tiers:
             self.reference = next((tier for tier in self.tiers if tier.owned), self.tiers[0])
         self.clock = clock
+        self.witness: Witness | None = None
         self.attainment = Attainment(objective, clock.now())
         self._within = within
         self._first_byte = within if first_byte is None else first_byte
         self._chance = chance
         self._opener = opener
-        self._alarms = Alarms(clock, timers, self._wake)
+        self._alarms = Alarms(clock, timers, self._wake, _waits_for)
         self._learns = any(tier.estimates is not None for tier in self.tiers)
         self._named = {tier.name: tier for tier in self.tiers}
         self.supplies: Mapping[str, Capacity] = {tier.options.backend: tier.supply for tier in self.tiers}
@@ -103,10 +113,13 @@ class Pool:
         self._arrivals = 0
         self.in_flight = 0
         """Slots that calls of this pool hold."""
+        self.opening = 0
+        """Instances that boot because this pool had them opened."""
         self.in_time = 0
         """Waiting calls that are not late."""
         self.work = 0.0
         """Seconds of a slot of the reference tier that they are expected to take."""
+        self._left = 0.0  # work that has left the queue, ever
         self._arriving = Rate(RATE_MEMORY_S, clock.now())
 
     @property
@@ -160,6 +173,8 @@ class Pool:
         if self._learns:
             self._arriving.add(self.reference.service(lease).mean, now)
         action = self.policy.arrive(lease, self, now, self._chance)
+        if self.witness is not None:
+            self.witness.note(lease, action, now)
         if isinstance(action, Run):  # the common case, without a detour
             slot = self._take(lease, action.backend, action.reason, now)
             if slot is not None:
@@ -212,7 +227,7 @@ class Pool:
                 estimates.learn_cold(slot.age, boot, now)
             elif slot.start is not Start.WARM:
                 return
-            if slot.age is not None:
+            if slot.age:  # one that has not idled at all says nothing
                 estimates.learn_start(slot.age, slot.start is Start.COLD)
         estimates.learn_service(lease.bucket, max(0.0, held - boot), now)
         if tier.answers is not None and lease.call.stream and head is not None:
@@ -233,12 +248,14 @@ class Pool:
             slot = tier.supply.open(now, now + tier.cold.mean, Reason.SPILL_SLOW)
             if slot is None:
                 return opened
+            self.opening += 1
             self._opener.open(slot, route=self.route, kind=kind, done=partial(self._opened, slot))
         return count
 
     def _opened(self, slot: Slot, verdict: Verdict, boot_s: float | None) -> None:
         """The opener is done with an instance: it is up after `boot_s`, or never will be."""
         now = self.clock.now()
+        self.opening -= 1
         estimates = self._named[slot.backend.name].estimates
         if verdict is Verdict.SUCCESS and estimates is not None and boot_s is not None:
             estimates.learn_cold(None, boot_s, now)
@@ -246,9 +263,8 @@ class Pool:
 
     def _wake(self, lease: Lease, moment: float) -> None:
         """The moment came at which a waiting call was to be looked at again."""
-        if lease.waiting and lease.wake_at == moment:
-            # Hosts round: a timer that rings a little early still means the moment it was set for.
-            self._look_again(lease, max(moment, self.clock.now()))
+        # Hosts round: a timer that rings a little early still means the moment it was set for.
+        self._look_again(lease, max(moment, self.clock.now()))
 
     def _question(self, lease: Lease, now: float) -> Slot:
         """A question about a model: no slot, no queue, and no rented backend, since it is not work."""
@@ -310,11 +326,29 @@ class Pool:
         for backend, count in action.opens:
             self.open(backend, count)
 
+    def ahead(self, request: RequestView) -> float:
+        """Work of calls in time that stands before one of them, or would.
+
+        For a call that waits it is what stood there when it joined, less what has left the queue since: as
+        good as exact, since calls leave at the front, and the same effort for any length of the queue.
+        """
+        if isinstance(request, Lease) and request.waiting:
+            left = request.mark - self._left
+            return left if left > 0.0 else 0.0
+        if not self.in_time or request.due >= self._queue[self.in_time - 1].due:
+            return self.work
+        return self._before((RANKS["default"], request.due, self._arrivals))
+
+    def _before(self, order: tuple[int, float, int]) -> float:
+        return fsum(lease.work for lease in self._queue[: self.in_time] if lease.order < order)
+
     def _enqueue(self, lease: Lease) -> None:
         queue = self._queue
         if queue and lease.order < queue[-1].order:
+            lease.mark = self._left + (self._before(lease.order) if lease.order[0] < LATE else 0.0)
             insort(queue, lease, key=_in_order)
         else:
+            lease.mark = self._left + self.work
             queue.append(lease)
         if lease.order[0] < LATE:
             self.in_time += 1
@@ -325,6 +359,7 @@ class Pool:
         del queue[0 if queue[0] is lease else bisect_left(queue, lease.order, key=_in_order)]
         if lease.order[0] < LATE:
             self.in_time -= 1
+            self._left += lease.work
             # Sums of floats drift; an empty queue is the moment to begin anew.
             self.work = self.work - lease.work if self.in_time else 0.0
 
@@ -390,6 +425,8 @@ class Pool:
             if lease.deadline <= now:
                 self._finish(lease, None, self.too_late(now))
                 return bool(self._queue) and self.offer(supply, now)
+            if self.witness is not None:
+                self.witness.note(lease, Run(supply.name, take.reason), now)
             slot = self._take(lease, supply.name, take.reason, now)
             if slot is None:
                 if supply.free(lease.tried):
@@ -414,6 +451,8 @@ class Pool:
             return
         try:
             action = self.policy.recheck(lease, self, now, self._chance)
+            if self.witness is not None:
+                self.witness.note(lease, action, now)
             slot = self._carry_out(lease, action, now)
         except Exception as error:
             self._finish(lease, None, error)
@@ -431,6 +470,11 @@ class Pool:
             self._alarms.clear()
             for tier in self.tiers:
                 tier.supply.unsubscribe(self)
+
+
+def _waits_for(lease: Lease, moment: float) -> bool:
+    """Whether a call still waits for that moment."""
+    return lease.waiting and lease.wake_at == moment
 
 
 __all__ = ["Attempt", "Lease", "Pool", "Slot", "Tier"]

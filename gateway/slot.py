@@ -41,6 +41,7 @@ class Owner(Protocol):
 class Slot:
     """One place taken on one replica, until it is given back.
 
+    backend:      what it is a place of
     reason:       why the call runs here
     queued_s:     seconds the call waited for it
     taken_at:     when it was taken, on the clock
@@ -53,7 +54,7 @@ class Slot:
     """
 
     __slots__ = (
-        "_supply", "age", "answered_at", "boot_s", "opening", "queued_s", "reason", "reservation", "start",
+        "_supply", "age", "answered_at", "backend", "boot_s", "opening", "queued_s", "reason", "reservation", "start",
         "state", "taken_at", "ticket", "used",
     )  # fmt: skip
 
@@ -67,6 +68,7 @@ class Slot:
         queued_s: float,
     ) -> None:
         self._supply = supply
+        self.backend = supply.backend
         self.ticket = ticket  # the breaker's, or one of the two below zero
         self.state = state
         self.taken_at = now
@@ -78,11 +80,6 @@ class Slot:
         self.start: Start | None = None
         self.boot_s: float | None = None
         self.reservation: Reservation | None = None
-
-    @property
-    def backend(self) -> Backend:
-        """The backend it is a place of."""
-        return self._supply.backend
 
     @property
     def replica(self) -> int:

@@ -32,7 +32,7 @@ class Survival:
     until it was seen.
     """
 
-    __slots__ = ("_curve", "_edges", "_prior", "_seen", "_warm", "idle_s")
+    __slots__ = ("_curve", "_edges", "_prior", "_seen", "_stale", "_warm", "idle_s")
 
     def __init__(self, idle_s: float = 0.0) -> None:
         if not 0 <= idle_s < float("inf"):
@@ -46,9 +46,12 @@ class Survival:
         self._warm = [0.0] * bins
         self._seen = [0.0] * bins
         self._curve = list(self._prior)
+        self._stale = False  # drawn anew when it is read: it is learned far more often
 
     def chance(self, age: float) -> float:
         """0 to 1, never rising with the age (seconds idle)."""
+        if self._stale:
+            self._draw()
         return self._curve[bisect_left(self._edges, age)]
 
     def learn(self, age: float, cold: bool) -> None:
@@ -61,9 +64,10 @@ class Survival:
             self._warm[index] /= 2
         self._seen[index] += 1
         self._warm[index] += not cold
-        self._draw()
+        self._stale = True
 
     def _draw(self) -> None:
+        self._stale = False
         pairs = zip(self._warm, self._seen, self._prior, strict=True)
         shares = [(warm + prior) / (seen + 1) for warm, seen, prior in pairs]
         self._curve = falling(shares, [seen + _UNSEEN for seen in self._seen])

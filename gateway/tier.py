@@ -4,10 +4,11 @@ Reads a `Capacity` and the estimates of one route on one backend; changes neithe
 """
 
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from gateway.capacity import Capacity
-from gateway.vocab import Reason, Rent
+from gateway.vocab import Rent
 from policies.base import Estimate, RequestView, TierOptions
 
 
@@ -81,20 +82,13 @@ class Tier:
         self.estimates = estimates
         self.answers = answers
 
-    @property
-    def blocked(self) -> Reason | None:
-        """Why none of its replicas can take calls; None when one can."""
-        return self.supply.blocked
-
-    @property
-    def free(self) -> int:
-        """Slots that could be taken now."""
-        return self.supply.free_slots
-
-    @property
-    def in_flight(self) -> int:
-        """Slots taken, by every pool on this backend."""
-        return self.supply.in_flight
+    # Read for every call: by getters without a frame of their own.
+    blocked: "property" = property(attrgetter("supply.blocked"))
+    """Why none of its replicas can take calls; None when one can."""
+    free: "property" = property(attrgetter("supply.free_slots"))
+    """Slots that could be taken now."""
+    in_flight: "property" = property(attrgetter("supply.in_flight"))
+    """Slots taken, by every pool on this backend."""
 
     @property
     def capacity(self) -> int:

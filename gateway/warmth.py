@@ -19,12 +19,13 @@ from collections.abc import Collection
 class Warmth:
     """The instances behind the slots of one backend; every method takes `now`, in seconds."""
 
-    __slots__ = ("_idle", "_opening", "idle_s")
+    __slots__ = ("_opening", "idle", "idle_s")
 
     def __init__(self, idle_s: float) -> None:
         self.idle_s = idle_s
         """How long an unused instance stays."""
-        self._idle: list[float] = []  # since when, the longest idle first
+        self.idle: list[float] = []
+        """Since when each instance has been idle, the longest idle first; some of them may be gone by now."""
         self._opening: dict[object, float] = {}
 
     @property
@@ -34,7 +35,7 @@ class Warmth:
 
     def warm(self, now: float) -> int:
         """Instances that idle."""
-        idle = self._idle
+        idle = self.idle
         if idle and idle[0] + self.idle_s <= now:
             self._expire(now)
         return len(idle)
@@ -42,16 +43,16 @@ class Warmth:
     def ages(self, now: float) -> list[float]:
         """Seconds for which each of them has been idle, the longest first."""
         self.warm(now)
-        return [now - since for since in self._idle]
+        return [now - since for since in self.idle]
 
     @property
     def next_since(self) -> float | None:
         """Since when the instance idles that would serve next, if it is still there."""
-        return self._idle[-1] if self._idle else None
+        return self.idle[-1] if self.idle else None
 
     def take(self, now: float) -> float | None:
         """The instance that the next call is expected to meet: its idle age; None when one must boot."""
-        idle = self._idle
+        idle = self.idle
         if not idle:
             return None
         since = idle.pop()
@@ -62,11 +63,11 @@ class Warmth:
 
     def back(self, now: float) -> None:
         """An instance has done its work and idles."""
-        self._idle.append(now)
+        self.idle.append(now)
 
     def untouched(self, since: float) -> None:
         """An instance that was taken and not used after all: it has idled since then."""
-        insort(self._idle, since)
+        insort(self.idle, since)
 
     def begin_opening(self, holder: object, expected: float) -> None:
         """An instance begins to boot; it is expected to be up at `expected`."""
@@ -78,4 +79,4 @@ class Warmth:
 
     def _expire(self, now: float) -> None:
         oldest = now - self.idle_s
-        self._idle = [since for since in self._idle if since > oldest]
+        self.idle = [since for since in self.idle if since > oldest]

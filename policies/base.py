@@ -208,6 +208,10 @@ class RequestView(Protocol):
         """True when this call could take a slot of that tier now (not one that failed it already)."""
         ...
 
+    def header(self, name: bytes) -> bytes | None:
+        """Value of its first header of that name, in lower case; None where it has none."""
+        ...
+
 
 class PoolView(Protocol):
     """The pool at this moment. Read-only."""
@@ -223,6 +227,16 @@ class PoolView(Protocol):
         ...
 
     @property
+    def in_flight(self) -> int:
+        """Slots that calls of this pool hold, on any tier."""
+        ...
+
+    @property
+    def opening(self) -> int:
+        """Instances that boot because this pool had them opened."""
+        ...
+
+    @property
     def in_time(self) -> int:
         """How many of them are not late: the first so many of `waiting`."""
         ...
@@ -230,6 +244,10 @@ class PoolView(Protocol):
     @property
     def work(self) -> float:
         """Seconds of a slot of the reference tier that the calls in time are expected to take."""
+        ...
+
+    def ahead(self, request: RequestView) -> float:
+        """Of that work, what stands before a call, or would if it joined the queue now."""
         ...
 
     @property
@@ -348,6 +366,10 @@ class Policy(ABC):
     @abstractmethod
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
         """A slot of `backend` is free: which waiting call gets it, if any."""
+
+    def problems(self, backends: Sequence[str]) -> Mapping[tuple[str, ...], str]:
+        """What is wrong with its options on a route with tiers on these backends; by the path of the key."""
+        return {}
 
     def explain(self, action: Action, request: RequestView, pool: PoolView, now: float) -> str:
         """The rule by which it gave `action` on what it was shown: one sentence for people."""

@@ -42,10 +42,10 @@ from policies.base import (
     policies,
 )
 from policies.choice import reason, usable
-from policies.prediction import latest_start, open_slots, owned_work, rented_work, speed
+from policies.prediction import FAR_S, latest_start, open_slots, owned_work, rented_work, speed
 
-FAR_S = 1e9
-"""A moment further away than this is as good as never."""
+PATIENCE = 0.25
+"""Share of the time until it must start, for which a call that was found to be in time is not looked at."""
 AGAIN_S = 0.001
 """Soonest that a call is looked at again."""
 VICTIMS = 8
@@ -74,14 +74,9 @@ class CheapestInBudget(Policy):
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """A free owned slot, else whatever is cheapest in time."""
         for place, tier in enumerate(pool.tiers):
-            if tier.owned and tier.free and usable(tier, request) and request.free_on(tier):
+            if tier.free and tier.owned and usable(tier, request) and request.free_on(tier):
                 return Run(tier.options.backend, reason(pool.tiers, place, request, queued=False))
-        waiting = pool.waiting
-        if not waiting or request.due >= waiting[pool.in_time - 1].due:
-            ahead = pool.work
-        else:
-            ahead = _work_before(request, pool)
-        return self._place(request, pool, ahead, now)
+        return self._place(request, pool, now)
 
     def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """The same for a call that waits, with what stands before it."""
@@ -89,10 +84,9 @@ class CheapestInBudget(Policy):
             if tier.owned and tier.free and usable(tier, request) and request.free_on(tier):
                 return Run(tier.options.backend, reason(pool.tiers, place, request, queued=True))
         if request.late:
-            tiers = [tier for tier in pool.tiers if usable(tier, request)]
-            owned = [tier for tier in tiers if tier.owned]
-            return _overdue(request, pool, owned, [tier for tier in tiers if not tier.owned], now)
-        return self._place(request, pool, _work_before(request, pool), now)
+            rented = [tier for tier in pool.tiers if not tier.owned and usable(tier, request)]
+            return _overdue(request, pool, rented, now)
+        return self._place(request, pool, now)
 
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
         """Owned: the first in the queue. Rented: the same, as long as the queue is too long for the fleet."""
@@ -127,34 +121,38 @@ class CheapestInBudget(Policy):
         if action.late:
             return "Nothing can be counted on to be in time any more; it runs where it costs nothing."
         if action.opens:
-            return "What is there and on its way would be too late; new instances, as few as it takes, are not."
+            return "What is there and on its way would be too late; as few new instances as it takes are not."
         if now + min(tier.answer(request).mean for tier in pool.tiers) > request.due:
             return "Nothing can be counted on to be in time; to pay for a late answer would help nobody."
         return "It starts in time on what is there or on its way: nothing more need be paid for."
 
     # -- where to --------------------------------------------------------------------------------
 
-    def _place(self, request: RequestView, pool: PoolView, ahead: float, now: float) -> Action:
-        owned = [tier for tier in pool.tiers if tier.owned and usable(tier, request)]
-        rented = [tier for tier in pool.tiers if not tier.owned and usable(tier, request)]
-        if not owned and not rented:
-            return Shed(Reason.SHED_FULL, contended=False)
-        slots = sum(map(open_slots, owned)) + sum(map(open_slots, rented))
-        start = min(latest_start(request, (owned or rented)[0], pool, slots), now + FAR_S)
+    def _place(self, request: RequestView, pool: PoolView, now: float) -> Action:
+        ahead = pool.ahead(request)
         work = 0.0
-        for tier in owned:
-            work += owned_work(tier, pool, start, now)
-        if work > ahead:
-            return _hold(request, now, start, work - ahead, slots)
+        start = None
+        for tier in pool.tiers:
+            if tier.owned and tier.blocked is None and request.may_use(tier.options.backend):
+                if start is None:
+                    start = latest_start(request, tier, pool)
+                work += owned_work(tier, pool, start, now)
+        if start is not None and work > ahead:
+            return _hold(request, pool, now, start, work - ahead)
         # (1) what is paid for already
-        place = _cheapest_warm(request, pool, now)
+        rented = [tier for tier in pool.tiers if not tier.owned and usable(tier, request)]
+        place = _cheapest_warm(request, pool, rented, now)
         if place is not None:
             return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
         # (2) what is on its way
         for tier in rented:
+            if start is None:
+                start = latest_start(request, tier, pool)
             work += rented_work(tier, pool, start, now)
+        if start is None:
+            return Shed(Reason.SHED_FULL, contended=False)
         if work > ahead:
-            return _hold(request, now, start, work - ahead, slots)
+            return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
         opens = _openings(request, pool, rented, ahead - work, now)
         if opens:
@@ -164,7 +162,7 @@ class CheapestInBudget(Policy):
         if place is not None:
             return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
         # (4) nothing does
-        return _overdue(request, pool, owned, rented, now)
+        return _overdue(request, pool, rented, now)
 
     def _feeds(self, pool: PoolView, now: float) -> bool:
         """Is the queue too long for the owned tiers, so that an instance that is free goes on serving?"""
@@ -185,7 +183,7 @@ class CheapestInBudget(Policy):
             # Too late all of them: they wait for what costs nothing, unless that would be for ever.
             return len(waiting) * pool.reference.overall.mean > slots * 0.5 * (waiting[0].deadline - now)
         last = waiting[in_time - 1]
-        start = min(latest_start(last, pool.reference, pool, slots), now + FAR_S)
+        start = latest_start(last, pool.reference, pool)
         work = 0.0
         for tier in pool.tiers:
             if tier.owned and tier.blocked is None:
@@ -193,19 +191,17 @@ class CheapestInBudget(Policy):
         return work <= pool.work - last.work
 
 
-def _hold(request: RequestView, now: float, start: float, margin: float, slots: int) -> Hold:
-    """Wait, and look again when the prediction would not hold if the queue moved at half its pace."""
-    return Hold(min(max(now + AGAIN_S, min(start, now + 2.0 * margin / slots)), request.deadline))
+def _hold(request: RequestView, pool: PoolView, now: float, start: float, margin: float) -> Hold:
+    """Wait, and look again when the prediction would not hold if the queue moved at half its pace.
 
-
-def _work_before(request: RequestView, pool: PoolView) -> float:
-    """Work of those in time that stand before the call, or would."""
-    work = 0.0
-    for other in pool.waiting:
-        if other is request or other.late or other.due > request.due:
-            break
-        work += other.work
-    return work
+    Not at once where that is soon: as long as calls come, the last of them sees what became of the queue.
+    """
+    until = now + max(2.0 * margin / (pool.in_flight or 1), PATIENCE * (start - now))
+    if until > start:
+        until = start
+    if until < now + AGAIN_S:
+        until = now + AGAIN_S
+    return Hold(until if until < request.deadline else request.deadline)
 
 
 def _rented(tiers: Sequence[TierView], place: int, request: RequestView) -> Reason:
@@ -214,17 +210,17 @@ def _rented(tiers: Sequence[TierView], place: int, request: RequestView) -> Reas
     return Reason.SPILL_SLOW if word is Reason.SPILL_FULL else word
 
 
-def _cheapest_warm(request: RequestView, pool: PoolView, now: float) -> int | None:
+def _cheapest_warm(
+    request: RequestView, pool: PoolView, rented: Sequence[TierView], now: float
+) -> int | None:
     """The cheapest rented tier with an idle instance on which the call would be in time."""
     best, least = None, inf
-    for place, tier in enumerate(pool.tiers):
-        if not tier.owned and tier.warm and usable(tier, request) and request.free_on(tier):
-            if now + tier.answer(request).mean > request.due:
-                continue
+    for tier in rented:
+        if tier.warm and request.free_on(tier) and now + tier.answer(request).mean <= request.due:
             usd = _call_usd(tier, tier.service(request).mean)
             if best is None or usd < least:
-                best, least = place, usd
-    return best
+                best, least = tier, usd
+    return None if best is None else pool.tiers.index(best)
 
 
 def _call_usd(tier: TierView, seconds: float) -> float:
@@ -262,7 +258,7 @@ def _openings(
         expected = request.due - tier.answer(request).mean - now - tier.cold.mean
         if expected < 0.5 * service:
             continue
-        careful = latest_start(request, tier, pool, open_slots(tier) + 1) - now - tier.cold.mean
+        careful = latest_start(request, tier, pool) - now - tier.cold.mean
         each = max(careful, 0.5 * service, AGAIN_S) * speed(tier, pool)
         count = max(1, ceil(lacking / each))
         usd = count * _opening_usd(tier) + _call_usd(tier, lacking / speed(tier, pool))
@@ -294,18 +290,20 @@ def _bound(request: RequestView, pool: PoolView, now: float) -> int | None:
     return best
 
 
-def _overdue(
-    request: RequestView, pool: PoolView, owned: Sequence[TierView], rented: Sequence[TierView], now: float
-) -> Action:
+def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], now: float) -> Action:
     """Nothing can be counted on to be in time. The call waits for what there is.
 
     Instances are opened only if the queue would still stand when they are up and have had one budget's
     time, or if there is nothing else at all: for the calls that come after.
     """
+    owned = [tier for tier in pool.tiers if tier.owned and usable(tier, request)]
     tiers = [*owned, *rented]
+    if not tiers:
+        return Shed(Reason.SHED_FULL, contended=False)
     late = request.late or now > request.due - min(tier.answer(request).mean for tier in tiers)
     until = request.deadline if late else max(now + AGAIN_S, request.due - pool.reference.overall.mean)
     opens: tuple[Open, ...] = ()
+    nothing = not any(map(open_slots, tiers))
     closed = [tier for tier in rented if tier.room > 0]
     if closed:
         cheapest = min(closed, key=_opening_usd)
@@ -315,12 +313,10 @@ def _overdue(
         work += sum(rented_work(tier, pool, horizon, now) for tier in rented)
         behind = pool.work + (len(pool.waiting) - pool.in_time + 1) * pool.reference.overall.mean
         count = ceil((behind - work) / budget / speed(cheapest, pool))
-        if not any(map(open_slots, tiers)):
-            count = max(1, count)
-        count = min(count, cheapest.room, len(pool.waiting) + 1 - len(cheapest.opening))
+        count = min(max(count, int(nothing)), cheapest.room, len(pool.waiting) + 1 - len(cheapest.opening))
         if count > 0:
             opens = (Open(cheapest.options.backend, count),)
-    elif not any(map(open_slots, tiers)):
+    elif nothing:
         for place, tier in enumerate(pool.tiers):
             if not tier.owned and usable(tier, request) and request.free_on(tier):
                 return Run(tier.options.backend, _rented(pool.tiers, place, request))
@@ -334,16 +330,19 @@ def _victim(freed: TierView, pool: PoolView) -> RequestView | None:
     service on the reference tier: the order of the linear program's densities.
     """
     backend = freed.options.backend
-    best, least = None, inf
+    best: RequestView | None = None
+    least = inf
     seen = 0
     for request in pool.waiting:
+        seen += 1
+        if best is not None and (request.bucket == best.bucket or seen > VICTIMS):
+            if seen > VICTIMS:
+                break
+            continue
         if request.may_use(backend) and request.free_on(freed):
             if freed is pool.reference:
                 return request
             price = freed.service(request).mean / (request.work or 1.0)
             if best is None or price < 0.9 * least:  # small differences are noise, and order is not
                 best, least = request, price
-        seen += 1
-        if seen >= VICTIMS and best is not None:
-            break
     return best

@@ -13,9 +13,12 @@ free when it is expected to be up. Work and time are in seconds of a slot of the
 Pure functions over the views of `policies.base`; knows no policy.
 """
 
-from math import hypot, sqrt
+from math import sqrt
 
 from policies.base import Estimate, PoolView, RequestView, TierView
+
+FAR_S = 1e9
+"""A moment further away than this is as good as never."""
 
 
 def residual(estimate: Estimate) -> float:
@@ -28,11 +31,12 @@ def residual(estimate: Estimate) -> float:
 
 
 def speed(tier: TierView, pool: PoolView) -> float:
-    """Work that a slot of the tier does in a second: 1 for the reference tier, and where nothing is known."""
-    if tier is pool.reference:
+    """Work that a slot of the tier does in a second: 1 for the reference tier."""
+    reference = pool.reference
+    if tier is reference:
         return 1.0
-    mean, reference = tier.overall.mean, pool.reference.overall.mean
-    return reference / mean if mean > 0.0 and reference > 0.0 else 1.0
+    mean = tier.overall.mean
+    return reference.overall.mean / mean if mean > 0.0 else 1.0
 
 
 def owned_work(tier: TierView, pool: PoolView, until: float, now: float) -> float:
@@ -44,7 +48,10 @@ def owned_work(tier: TierView, pool: PoolView, until: float, now: float) -> floa
     left = window - residual(tier.overall)
     if left > 0.0:
         work += tier.in_flight * left
-    return work * speed(tier, pool) / tier.claimants
+    if tier is not pool.reference:
+        work *= speed(tier, pool)
+    claimants = tier.claimants
+    return work if claimants == 1 else work / claimants
 
 
 def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> float:
@@ -52,11 +59,13 @@ def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> flo
     window = until - now
     if window <= 0.0:
         return 0.0
-    work = tier.warm * window
     opening = tier.opening
-    left = window - residual(tier.overall)
-    if left > 0.0:
-        work += (tier.in_flight - len(opening)) * left
+    serving = tier.in_flight - len(opening)
+    work = tier.warm * window
+    if serving:
+        left = window - residual(tier.overall)
+        if left > 0.0:
+            work += serving * left
     if opening:
         # One that should be up by now has a slow boot: half a deviation more, again and again.
         slow = now + 0.5 * tier.cold.deviation
@@ -64,7 +73,10 @@ def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> flo
             left = until - (up_at if up_at > now else slow)
             if left > 0.0:
                 work += left
-    return work * speed(tier, pool) / tier.claimants
+    if not work:
+        return 0.0
+    claimants = tier.claimants
+    return work * speed(tier, pool) / claimants
 
 
 def open_slots(tier: TierView) -> int:
@@ -72,12 +84,14 @@ def open_slots(tier: TierView) -> int:
     return tier.in_flight + (tier.free if tier.owned else tier.warm)
 
 
-def latest_start(request: RequestView, tier: TierView, pool: PoolView, slots: int) -> float:
+def latest_start(request: RequestView, tier: TierView, pool: PoolView) -> float:
     """The last moment at which the call may take a slot of the tier and still be in time, with caution.
 
     What is uncertain is when its turn comes, which many slots even out, and its own service.
     """
     answer = tier.answer(request)
-    waiting = pool.in_time + 1
-    start_deviation = pool.reference.overall.deviation * sqrt(waiting) / (slots or 1)
-    return request.due - answer.mean - pool.caution * hypot(start_deviation, answer.deviation)
+    slots = pool.in_flight + pool.opening
+    queue = pool.reference.overall.deviation * sqrt(pool.in_time + 1) / (slots or 1)
+    own = answer.deviation
+    start = request.due - answer.mean - pool.caution * sqrt(queue * queue + own * own)
+    return start if start - FAR_S < request.since else request.since + FAR_S

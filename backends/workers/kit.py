@@ -128,7 +128,6 @@ class Worker:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
     def _wait_until_up(self) -> None:
         wait = getattr(self.app, "wait_until_up", None)
         if wait is not None:
@@ -286,9 +285,7 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return joined
 
 
-async def _answer_ping(
-    fields: Iterable[tuple[str, str]], send: Callable[[Message], Awaitable[None]]
-) -> None:
+async def _answer_ping(fields: Iterable[tuple[str, str]], send: Callable[[Message], Awaitable[None]]) -> None:
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
     await send({"type": "http.response.start", "status": 204, "headers": raw})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -15,7 +15,7 @@ from gateway.config.problems import USER_IN_URL, Path, Problem, quoted, suggesti
 from gateway.config.schema import RouteOptions, Settings
 from gateway.config.tree import Tree
 from gateway.options import SecretRef
-from policies.base import Queue
+from policies.base import Policy, Queue
 
 _SECRET_HEADERS = re.compile(
     r"authorization|proxy-authorization|cookie|.*(api[-_]?key|token|secret|password)", re.IGNORECASE
@@ -108,6 +108,21 @@ def _check_tiers(tree: Tree) -> None:
                     f"{quoted(name)} is already a tier here, in line {line}; keep one",
                 )
             seen.setdefault(name, index)
+
+
+def check_policies(tree: Tree, chosen: Mapping[str, Policy | None]) -> None:
+    """What the policy of each route, None while its options are wrong, finds wrong with the route's tiers."""
+    for route, policy in chosen.items():
+        tiers = _mapping(tree, "routes", route).get("tiers")
+        backends = [
+            name
+            for tier in (tiers if isinstance(tiers, list) else ())
+            if isinstance(tier, dict) and isinstance(name := tier.get("backend"), str)
+        ]
+        if policy is not None and backends:
+            for key, message in policy.problems(backends).items():
+                path: Path = ("routes", route, "policy", *key)
+                tree.problem(tree.at_value(path), path, message)
 
 
 def _check_matches(tree: Tree) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path as FilePath
 from typing import NamedTuple, TypeVar
 
 from backends.base import Backend, BackendOptions
-from gateway.config.checks import check_secrets, check_spill_budgets, check_tree, warnings
+from gateway.config.checks import (
+    check_policies,
+    check_secrets,
+    check_spill_budgets,
+    check_tree,
+    warnings,
+)
 from gateway.config.explain import NOT_YET, found, validate
 from gateway.config.problems import (
     FILE,
@@ -107,6 +113,13 @@ class _Reader:
         check_tree(tree)
         owned = {name: kind.owned for name in options if (kind := self._known_kind(name)) is not None}
         check_spill_budgets(tree, options, owned)
+        check_policies(
+            tree,
+            {
+                name: None if use is None else self._policies.get(use.type)(use.options)
+                for name, use in uses.items()
+            },
+        )
         if tree.problems or document is None:
             raise ConfigProblems(tree.problems)
         settings = _settings(document, options, uses)

@@ -87,6 +87,10 @@ class Asked:
         """Has the tier a free slot?"""
         return tier.free > 0
 
+    def header(self, name: bytes) -> bytes | None:
+        """It has none."""
+        return None
+
 
 def _bucket(pool: Pool, size: float | None) -> int:
     reference = pool.reference

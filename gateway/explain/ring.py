@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 from gateway.lease import Lease
 from gateway.pool import Pool
 from gateway.tier import Tier
+from gateway.vocab import Reason
 from policies.base import Action, Hold, Run
 
 _in_order: Callable[[Lease], Any] = attrgetter("order")
 _due: Callable[[Lease], Any] = attrgetter("due")
+
+_WARM = Reason.WARM
 
 KEPT = 1_000
 """Decisions that are kept, of all routes together."""
@@ -26,10 +29,10 @@ class Noted(NamedTuple):
     """One decision.
 
     waiting:  (calls that waited, those in time among them, seconds of work before this call); None where
-              nobody waited and an owned slot was free, so that nothing else was looked at
-    tiers:    for each tier (free, in flight, service mean, tail, deviation), and where `waiting` is not None
-              also (blocked, may use, warm, opening, idle for, claimants, all services' mean, deviation,
-              cold mean, tail, deviation, answer mean, tail, deviation)
+              the call took an owned slot at once, so that nothing else was looked at
+    tiers:    for each tier (free, in flight), and where `waiting` is not None also (blocked, warm, up at,
+              idle since, claimants), may use, and the estimates: a call's service (mean, tail, deviation),
+              of all sizes (mean, deviation), a boot (mean, tail, deviation), an answer (the same)
     """
 
     request_id: str
@@ -40,12 +43,12 @@ class Noted(NamedTuple):
     deadline: float
     attempt: int
     stream: bool
-    since: float
-    lot: float | None
-    late: bool
-    caution: float
-    waiting: tuple[int, int, float] | None
+    bucket: int
     tiers: list[tuple[Any, ...]]
+    since: float = 0.0
+    lot: float | None = None
+    late: bool = False
+    waiting: tuple[int, int, float] | None = None
 
 
 class Ring:
@@ -69,45 +72,33 @@ class Ring:
 class Witness:
     """Notes the decisions of one pool."""
 
-    __slots__ = ("_append", "_owned", "_pool", "_tiers")
+    __slots__ = ("_append", "_pool", "_supplies", "_tiers")
 
     def __init__(self, pool: Pool, noted: deque[tuple[Any, ...]]) -> None:
         self._pool = pool
         self._append = noted.append
-        self._tiers = tuple(pool.tiers)
-        self._owned = frozenset(tier.name for tier in pool.tiers if tier.owned)
+        self._supplies = [tier.supply for tier in pool.tiers]
+        self._tiers = list(pool.tiers)
 
     def note(self, lease: Lease, action: Action, now: float) -> None:
         """A decision was made and not carried out yet."""
-        pool = self._pool
-        if isinstance(action, Run) and not pool.waiting and action.backend in self._owned:
+        if action.__class__ is Run and action.reason is _WARM:  # as cheap as can be: nearly every call
             call = lease.call
             self._append((
-                call.request_id, pool.route, now, action, lease.due, lease.deadline, lease.attempt, call.stream,
-                lease.since, lease.drawn, False, 0.0, None, [_short(tier, lease.bucket) for tier in self._tiers],
+                call.request_id, call.route, now, action, lease.due, lease.deadline, lease.attempt,
+                call.stream, lease.bucket,
+                [(supply.free_slots, supply.in_flight) for supply in self._supplies],
             ))  # fmt: skip
             return
-        if isinstance(action, Hold) and lease.waiting and not action.opens and action.late is lease.late:
+        if action.__class__ is Hold and lease.waiting and not action.opens and action.late is lease.late:
             return  # looked at again, and it goes on waiting as before
-        self._append(self._whole(lease, action, now))
-
-    def _whole(self, lease: Lease, action: Action, now: float) -> tuple[Any, ...]:
         pool = self._pool
         call = lease.call
-        waiting = pool.queue_depth, pool.in_time, _before(pool, lease)
-        return (
+        self._append((
             call.request_id, pool.route, now, action, lease.due, lease.deadline, lease.attempt, call.stream,
-            lease.since, lease.drawn, lease.late, pool.caution, waiting,
-            [_row(tier, lease, now) for tier in self._tiers],
-        )  # fmt: skip
-
-
-def _short(tier: Tier, bucket: int) -> tuple[Any, ...]:
-    supply, estimates = tier.supply, tier.estimates
-    if estimates is None:
-        return supply.free_slots, supply.in_flight, 0.0, 0.0, 0.0
-    service = estimates.profiles[bucket]
-    return supply.free_slots, supply.in_flight, service.mean, service.tail, service.deviation
+            lease.bucket, [_row(tier, lease) for tier in self._tiers], lease.since, lease.drawn, lease.late,
+            (len(pool.waiting), pool.in_time, _before(pool, lease)),
+        ))  # fmt: skip
 
 
 def _before(pool: Pool, lease: Lease) -> float:
@@ -124,24 +115,26 @@ def _before(pool: Pool, lease: Lease) -> float:
     return pool.work * place / in_time
 
 
-def _row(tier: Tier, lease: Lease, now: float) -> tuple[Any, ...]:
-    supply, estimates, answers = tier.supply, tier.estimates, tier.answers
+def _row(tier: Tier, lease: Lease) -> tuple[Any, ...]:
+    supply, estimates = tier.supply, tier.estimates
     warmth = supply.warmth
-    warm = 0
-    opening: tuple[float, ...] = ()
-    idle_for: float | None = None
-    if warmth is not None:
-        warm = min(warmth.warm(now), supply.free_slots)
-        opening = tuple(warmth.opening)
-        since = warmth.next_since
-        idle_for = None if since is None else now - since
-    head = (supply.blocked, lease.may_use(tier.name), warm, opening, idle_for, supply.claimants)
+    state: tuple[Any, ...]
+    if warmth is None:
+        state = (supply.blocked, 0, (), None, supply.claimants)
+    else:
+        opening = warmth.opening
+        state = (
+            supply.blocked, supply.warm, tuple(opening) if opening else (), warmth.next_since,
+            supply.claimants,
+        )  # fmt: skip
+    may = lease.may_use(tier.name)
     if estimates is None:
-        return (supply.free_slots, supply.in_flight, 0.0, 0.0, 0.0, *head, *(0.0,) * 8)
-    each, cold, overall = estimates.profiles[lease.bucket], estimates.cold, estimates.service
-    answer = answers.profiles[lease.bucket] if answers is not None and lease.call.stream else each
+        return supply.free_slots, supply.in_flight, state, may
+    service, cold, overall = estimates.profiles[lease.bucket], estimates.cold, estimates.service
+    answers = tier.answers
+    answer = service if answers is None or not lease.call.stream else answers.profiles[lease.bucket]
     return (
-        supply.free_slots, supply.in_flight, each.mean, each.tail, each.deviation, *head,
-        overall.mean, overall.deviation, cold.mean, cold.tail, cold.deviation,
-        answer.mean, answer.tail, answer.deviation,
+        supply.free_slots, supply.in_flight, state, may,
+        service.mean, service.tail, service.deviation, overall.mean, overall.deviation,
+        cold.mean, cold.tail, cold.deviation, answer.mean, answer.tail, answer.deviation,
     )  # fmt: skip

@@ -27,7 +27,7 @@ def action_of(action: Action, now: float) -> dict[str, Any]:
         return {
             "do": "hold",
             "again_in_s": wait if wait < float("inf") else None,
-            "open": {each.backend: each.count for each in action.opens},
+            "open": {each.backend: each.instances for each in action.opens},
             "late": action.late,
         }
     return {"do": "shed", "reason": str(action.reason), "contended": action.contended}
@@ -39,7 +39,7 @@ def says(action: Action, now: float) -> str:
         return f"run on {action.backend} now ({action.reason})"
     if isinstance(action, Hold):
         words = "hold, behind the calls that can still be in time" if action.late else "hold"
-        opens = ", ".join(f"{each.count} on {each.backend}" for each in action.opens)
+        opens = ", ".join(f"{each.instances} on {each.backend}" for each in action.opens)
         wait = action.until - now
         again = f"look again in {seconds(wait)}" if wait < float("inf") else "until a slot is free"
         return f"{words}, {again}" + (f", opening {opens}" if opens else "")
@@ -49,7 +49,7 @@ def says(action: Action, now: float) -> str:
 
 
 def expected(entry: Mapping[str, float | None]) -> str:
-    """What is known of one backend: `service 400 ms, tail 1.2 s (learned from 12 calls)`, and so for boots."""
+    """What is known of one backend: `service 400 ms, tail 1.2 s (learned from 12 calls)`, boots alike."""
     text = _known(entry, "service", "calls")
     return f"{text}; {_known(entry, 'cold', 'boots')}" if "cold_mean_s" in entry else text
 

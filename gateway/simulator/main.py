@@ -10,6 +10,8 @@ from functools import partial
 from math import inf
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from backends.base import Backend
 from gateway.config.schema import Settings
 from gateway.options import parse_duration, parse_share
@@ -24,7 +26,7 @@ from gateway.simulator.run import Outcome, simulate
 from gateway.simulator.scenario import Endpoint, Fleet, Scenario, Workload
 from gateway.simulator.search import cheapest
 from gateway.simulator.traces import Trace
-from policies.base import Policy, TierOptions
+from policies.base import Policy, PolicyOptions, TierOptions
 
 BASELINES = ("fleet_only", "serverless_only", "queue_threshold", "spill_when_full")
 """The policies that are simulated when none is named."""
@@ -204,8 +206,19 @@ def _policies(
         if name not in policies:
             raise ValueError(f"there is no policy {name!r}; there are {', '.join(policies)}")
         cls = policies.get(name)
-        chosen[name] = cls(own.options if own is not None and own.type == name else cls.Options())
+        chosen[name] = cls(own.options if own is not None and own.type == name else _defaults(name, cls))
     return chosen
+
+
+def _defaults(name: str, cls: type[Policy]) -> PolicyOptions:
+    """Of a policy that the file does not use. ValueError for one that cannot do without options."""
+    try:
+        return cls.Options()
+    except ValidationError:
+        raise ValueError(
+            f"policy {name!r} does nothing without options; give them in a route of a file, as "
+            f"policy: {{type: {name}, …}}, and simulate that with -c FILE"
+        ) from None
 
 
 def _services(trace: Trace, wanted: Wanted, usual: Distribution | None = None) -> Any:

@@ -10,7 +10,7 @@ from policies import policies
 from policies.base import Action, Hold, Policy, Run, Shed, Take
 from tests.support.views import NOW, Pool, Request, any_pool, any_request, enqueue
 
-CASES = 600
+CASES = 6000
 SHED_WORDS = {Reason.SHED_BUDGET, Reason.SHED_FULL, Reason.SHED_DEADLINE}
 RUN_WORDS = set(Reason) - SHED_WORDS - {Reason.NO_ROUTE}
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from backends.aws_lambda import ERRORS, PAYLOAD_LIMIT, AwsLambda
+from backends.aws_errors import ERRORS
+from backends.aws_lambda import PAYLOAD_LIMIT, AwsLambda
 from backends.aws_report import read_log, read_log_result
 from backends.workers import kit
 from gateway.errors import BackendBroke, BackendDenied, BackendDown, BackendError, BackendFull, BackendUnready

@@ -245,3 +245,47 @@ def test_no_story_of_calls_breaks_the_table(
         instances.lose(ticket, now)
     assert all(charge.usd > 0 for charge in instances.settle(math.inf))
     assert sum(instances.counts(math.inf).values()) == 0
+
+
+def test_a_ping_opens_beside_what_idles_and_its_idling_is_its_own_until_a_call_uses_it() -> None:
+    instances = table(idle_after=10.0)
+    instances.end(instances.begin(0.0, "a"), 1.0, instance_id="one")
+    ping = instances.begin(2.0, "b", "prewarm", fresh=True)
+    assert instances.counts(2.0) == {"opening": 1, "busy": 0, "idle": 1}
+    assert instances.end(ping, 5.0, instance_id="two", boot_s=3.0).billed_s == 3.0
+    call = instances.begin(7.0, "a")
+    assert call.instance.id == "two"
+    instances.end(call, 8.0, instance_id="two")
+    assert instances.settle(8.0) == [Charge("b", "prewarm", 2.0)]
+    assert instances.settle(math.inf) == [Charge("a", "spill", 10.0), Charge("a", "spill", 10.0)]
+
+
+def test_a_ping_that_ran_where_something_idled_pays_its_seconds_and_renews_the_idling() -> None:
+    instances = table(idle_after=10.0)
+    instances.end(instances.begin(0.0, "a"), 1.0, instance_id="one")
+    ping = instances.begin(2.0, "b", "prewarm", fresh=True)
+    instances.visit(ping, 4.0, "one", 0.5)
+    assert instances.settle(4.0) == [Charge("a", "spill", 2.5), Charge("b", "prewarm", 0.5)]
+    assert instances.knows("one", 13.9)
+    instances.undo(ping)
+    assert instances.settle(math.inf) == [Charge("a", "spill", 10.0)]
+
+
+def test_a_ping_that_ran_before_a_call_that_runs_is_within_what_the_calls_end_finds() -> None:
+    instances = table(idle_after=10.0)
+    instances.end(instances.begin(0.0, "a"), 1.0, instance_id="one")
+    ping = instances.begin(1.0, "b", "prewarm", fresh=True)
+    call = instances.begin(2.0, "a")
+    instances.visit(ping, 3.0, "one", 0.5)
+    instances.undo(ping)
+    instances.end(call, 6.0, instance_id="one", busy_s=2.0)
+    assert sum(charge.usd for charge in instances.settle(6.0)) == 3.0
+
+
+def test_a_ping_that_failed_leaves_its_seconds_and_no_instance() -> None:
+    instances = table()
+    ping = instances.begin(2.0, "b", "prewarm", fresh=True)
+    instances.drop(ping, 4.0)
+    instances.drop(ping, 9.0)
+    assert instances.counts(4.0) == {"opening": 0, "busy": 0, "idle": 0}
+    assert instances.settle(math.inf) == [Charge("b", "prewarm", 2.0)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backends.envelope import from_result, to_event
+from backends.envelope import from_result, ping_call, to_event
 from backends.instances import take_boot
 from backends.workers import kit, lambda_handler, modal_app, runpod_handler
 from tests.support.provider import a_call
@@ -215,3 +215,66 @@ def test_a_worker_image_needs_nothing_but_these_files(tmp_path: Path) -> None:
         return (await process.communicate())[0]
 
     assert asyncio.run(isolated()) == b"True\n"
+
+
+class Slow:
+    """An app that takes a while until it can serve."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.calls = 0
+
+    def wait_until_up(self) -> None:
+        self.up = True
+
+    def __call__(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        self.calls += 1
+        return 200, {}, b""
+
+
+def test_a_ping_is_answered_by_the_kit_once_the_app_is_up_and_never_by_the_app() -> None:
+    clock, app = Ticking(), Slow()
+    worker = kit.Worker(app, kit.Boot(clock))
+    clock.now += 3.5
+    status, headers, body = from_result(worker.handle(to_event(ping_call("embed"), b"")))
+    assert (status, body) == (204, b"")
+    assert take_boot(headers) == ([], (worker.boot.id, 3.5))
+    assert (app.up, app.calls) == (True, 0)
+
+
+async def asgi_ping(app: kit.Asgi) -> tuple[int, bytes, dict[bytes, bytes]]:
+    target = ping_call("embed").target
+    parts: list[kit.Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+    sent: list[kit.Message] = []
+
+    async def receive() -> kit.Message:
+        return parts.pop()
+
+    async def send(message: kit.Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": target.decode(), "raw_path": target, "headers": []}
+    await app(scope, receive, send)
+    body = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], body, dict(sent[0]["headers"])
+
+
+async def test_a_ping_over_asgi_is_answered_alike() -> None:
+    app = Slow()
+    worker = kit.Worker(app, kit.Boot())
+    status, body, headers = await asgi_ping(worker.asgi)
+    assert (status, body) == (204, b"")
+    assert headers[b"x-overspill-boot-id"] == worker.boot.id.encode()
+    assert (app.up, app.calls) == (True, 0)
+
+
+async def test_an_application_that_is_only_wrapped_does_not_see_pings() -> None:
+    async def never(scope: kit.Message, receive: object, send: object) -> None:
+        raise AssertionError(scope)
+
+    boot = kit.Boot()
+    status, body, headers = await asgi_ping(kit.boot_fields(never, boot))
+    assert (status, body) == (204, b"")
+    assert headers[b"x-overspill-boot-id"] == boot.id.encode()

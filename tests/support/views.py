@@ -19,6 +19,9 @@ class Expected(NamedTuple):
     tail: float = 0.0
 
 
+UNKNOWN = Expected()
+
+
 @dataclass
 class Tier:
     options: TierOptions
@@ -32,8 +35,8 @@ class Tier:
     opening: tuple[float, ...] = ()
     room: int = 0
     claimants: int = 1
-    overall: Expected = Expected()
-    cold: Expected = Expected()
+    overall: Expected = UNKNOWN
+    cold: Expected = UNKNOWN
     services: tuple[Expected, ...] = ()
     """By bucket; `overall` where there are none."""
     first_byte: Expected | None = None
@@ -86,6 +89,8 @@ class Pool:
     waiting: list[Request] = field(default_factory=list)
     caution: float = 2.0
     recent_load: float = 0.0
+    in_flight: int = 0
+    opening: int = 0
 
     def load(self, now: float) -> float:
         return self.recent_load
@@ -188,6 +193,8 @@ def any_pool(chance: Random) -> Pool:
         caution=chance.choice([0.0, 1.0, 2.3]),
         recent_load=chance.choice([0.0, 0.5, 3.0, 100.0]),
     )
+    pool.opening = chance.randint(0, sum(len(tier.opening) for tier in pool.tiers))
+    pool.in_flight = chance.randint(0, sum(tier.in_flight - len(tier.opening) for tier in pool.tiers))
     for _ in range(chance.randint(0, 6)):
         enqueue(pool, any_request(chance, names, waited=True))
     return pool
