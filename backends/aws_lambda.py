@@ -30,13 +30,13 @@ from backends.elastic import (
     Elastic,
     ElasticOptions,
     HttpUrl,
-    Pinged,
     check_envelope,
     retry_after,
     start_by_boot,
 )
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Ticket, take_boot
+from backends.pings import Pinged
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.options import Options, SecretRef, Size, Usd
 from gateway.vocab import Call, Headers, Rent, Reply, Start, Usage

@@ -3,33 +3,33 @@
 Knows the backend contract and the sibling helpers; it must never know a provider's wire format.
 """
 
-import asyncio
 import contextlib
 import email.utils
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from backends.base import Backend, BackendOptions, Kit
 from backends.client import HttpClient
 from backends.credentials import AddedFields, Credentials
-from backends.envelope import from_result, ping_call
+from backends.envelope import from_result
 from backends.instances import Boot, Instances, Span, Ticket
-from gateway.errors import BackendBroke, BackendError, BackendFull
+from backends.pings import Pinged, Pings
+from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef, Usd
 from gateway.vocab import Call, Charge, Headers, Rent, Start, Usage, Work
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
+PATIENCE_S = 5.0
+"""Seconds for which a new instance is waited for beyond twice the time that one is said to take."""
+
 BOOT_SLACK_S = 0.05
 """Ages and elapsed times come from two clocks' worth of rounding; smaller differences say nothing."""
 
-
-PING_AGAIN_S, PING_AGAIN_MOST_S, PING_AGAIN_GROWTH = 0.25, 2.0, 1.5
-"""Pauses of a ping that was answered by an instance that was up already."""
 
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")]
 """An address to which paths are appended: no user, no query."""
@@ -61,23 +61,6 @@ class ElasticOptions(BackendOptions):
     `none`: only a call makes one boot, and waits for it."""
 
 
-class Pinged(NamedTuple):
-    """What came back from a ping, as far as it is known.
-
-    start:   whether the instance came up after the ping was first sent
-    boot_s:  seconds of start-up that it waited for, 0.0 for none; `age`: of the worker's process, in seconds
-    busy_s:  seconds that it ran there
-    usage:   where the provider bills each request by itself
-    """
-
-    instance: str = ""
-    start: Start = Start.UNKNOWN
-    boot_s: float | None = None
-    age: float | None = None
-    busy_s: float | None = None
-    usage: Usage | None = None
-
-
 class Elastic(Backend):
     """Base of the rented backends."""
 
@@ -101,6 +84,14 @@ class Elastic(Backend):
             idle_after=rent.idle_s,
             usd_per_second=rent.usd_per_second if rent.bills_idle else None,
             round_up_to=rent.round_up_s,
+        )
+        self.pings = Pings(
+            name,
+            table=self.table,
+            clock=kit.clock,
+            send=self.send_ping,
+            usage=self._pinged,
+            patience=2.0 * rent.boot_s + PATIENCE_S,
         )
         self.added = AddedFields(options.headers)
         added = {f"header {field}": reference for field, reference in self.added.secret.items()}
@@ -155,62 +146,15 @@ class Elastic(Backend):
                 self.table.lose(ticket, self.kit.clock.now())
 
     async def ping(self, replica: int, *, route: str, kind: str, fresh: bool = True) -> Usage | None:
-        """Send the worker kit's no-op, and wait for its answer.
-
-        A provider gives it to whichever instance is free first, perhaps to one that was up before. With
-        `fresh` it is then sent again after a pause, until one that is new answers, or none came up in twice
-        the time that one is said to take.
-        """
-        clock, call, pause = self.kit.clock, ping_call(route), PING_AGAIN_S
-        with self._pinging(route, kind, fresh=fresh) as ticket:
-            again = False
-            while True:
-                asked = clock.now()
-                pinged = await self.send_ping(call, ticket)
-                now = clock.now()
-                if not (fresh and self.table.knows(pinged.instance, now)):
-                    break
-                self.table.visit(ticket, now, pinged.instance, pinged.busy_s or 0.0)
-                self._owe(ticket, pinged.usage)
-                if now - ticket.began > 2.0 * self._rent.boot_s + 1.0:
-                    raise BackendFull(f"{self.name}: only instances that were up before answered")
-                await asyncio.sleep(pause)
-                again, pause = True, min(PING_AGAIN_MOST_S, PING_AGAIN_GROWTH * pause)
-            boot_s, busy_s = pinged.boot_s, pinged.busy_s
-            if again and pinged.start is Start.COLD and pinged.age is not None:
-                # It came up while an earlier ping ran elsewhere: only the worker knows how long it is up.
-                boot_s = min(pinged.age, now - ticket.began)
-                busy_s = min(now - asked, now - ticket.began - boot_s) if busy_s is None else busy_s
-            span = self.table.end(ticket, now, instance_id=pinged.instance, boot_s=boot_s, busy_s=busy_s)
-            reported = pinged.busy_s is not None
-            usage = pinged.usage or self.usage(span, boot_s, pinged.instance, reported=reported)
-            self._owe(ticket, usage)
-            return usage
+        """Have an instance answer the worker kit's no-op; with `fresh` one that was not up before."""
+        return await (self.pings.open(route, kind) if fresh else self.pings.keep(route, kind))
 
     @abstractmethod
     async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
         """Have a worker answer this `ping_call`. Raises BackendError. It leaves the ticket open."""
 
-    @contextlib.contextmanager
-    def _pinging(self, route: str, kind: str, *, fresh: bool) -> Iterator[Ticket]:
-        """A ping's ticket, closed on every way out. Of one that failed no instance is left in the table."""
-        ticket = self.table.begin(self.kit.clock.now(), route, kind, fresh=fresh)
-        try:
-            yield ticket
-        except BackendError as error:
-            if error.work is Work.NOT_STARTED:
-                self.table.undo(ticket)
-            elif error.usage is not None:
-                self._owe(ticket, error.usage)
-                self.table.undo(ticket)
-            self.table.drop(ticket, self.kit.clock.now())
-            raise
-        finally:
-            self.table.lose(ticket, self.kit.clock.now())  # cancelled: it may be up soon, and idle
-
-    def _owe(self, ticket: Ticket, usage: Usage | None) -> None:
-        if usage is not None and usage.usd:
-            self.table.owe(Charge(ticket.route, ticket.kind, usage.usd))
+    def _pinged(self, span: Span, pinged: Pinged) -> Usage:
+        return self.usage(span, pinged.boot_s, pinged.instance, reported=pinged.busy_s is not None)
 
     def price(self, billed_s: float) -> float | None:
         """Price in US dollars of a call's seconds; None when the file does not say."""

@@ -23,7 +23,9 @@ _OWN_PREFIX = b"x-overspill-"
 _FRAMING = HOP_BY_HOP | {b"content-length"}
 
 PING_TARGET = b"/.overspill/ping"
-"""Where the worker kit answers by itself, as soon as it could serve a call, without asking the model."""
+"""Where the worker kit answers by itself, as soon as it could serve a call, without asking the model.
+
+With `?hold=SECONDS` it stays for so long, and keeps its worker from answering anything else."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00\r\n]")
@@ -43,8 +45,8 @@ def carried(call: Call) -> Headers:
     return fields + [(name, value) for name, value in ours.items() if value]
 
 
-def ping_call(route: str) -> Call:
-    """A call of nobody's, that only needs an instance to be up.
+def ping_call(route: str, hold_s: float = 0.0) -> Call:
+    """A call of nobody's, that only needs an instance to be up, and keeps it busy for `hold_s`.
 
     A worker without the kit answers it too, whatever it answers: it is up then.
     """
@@ -52,7 +54,7 @@ def ping_call(route: str) -> Call:
         protocol="raw",
         operation="ping",
         method=b"POST",  # an HTTP library may send a GET twice
-        target=PING_TARGET,
+        target=PING_TARGET + (b"?hold=%g" % hold_s if hold_s else b""),
         headers=[],
         body=WholeBody(b""),
         inference=False,

@@ -101,16 +101,18 @@ class Ticket:
     """One call's place in the table, from `begin` until exactly one of `end`, `undo` or `lose`.
 
     kind:     of charge: `spill`, or what a ping was made for
+    fresh:    it is to make an instance open, whatever idles
     adopted:  True when a background task will close it, not the call's own
     """
 
-    __slots__ = ("adopted", "began", "closed", "instance", "kind", "route")
+    __slots__ = ("adopted", "began", "closed", "fresh", "instance", "kind", "route")
 
-    def __init__(self, instance: Instance, began: float, route: str, kind: str) -> None:
+    def __init__(self, instance: Instance, began: float, route: str, kind: str, *, fresh: bool) -> None:
         self.instance = instance
         self.began = began
         self.route = route
         self.kind = kind
+        self.fresh = fresh
         self.closed = False
         self.adopted = False
 
@@ -154,7 +156,7 @@ class Instances:
         instance = max(idle, key=lambda one: one.last_end or 0.0) if idle else self._open()
         instance.move("begin")
         instance.users = 1
-        return Ticket(instance, now, route, kind)
+        return Ticket(instance, now, route, kind, fresh=fresh)
 
     def running(self, ticket: Ticket) -> None:
         """The provider says that the call has left its queue: its instance is up."""

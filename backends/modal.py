@@ -24,13 +24,13 @@ from backends.elastic import (
     Elastic,
     ElasticOptions,
     HttpUrl,
-    Pinged,
     PricePerSecond,
     retry_after,
     start_by_boot,
 )
 from backends.envelope import carried
 from backends.instances import Boot, Ticket, take_boot
+from backends.pings import Pinged
 from gateway.errors import BackendBroke, BackendDenied, BackendDown, BackendError, BackendFull, OverspillError
 from gateway.options import Options, SecretRef
 from gateway.vocab import HOP_BY_HOP, Call, Headers, Rent, Reply, Start

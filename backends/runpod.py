@@ -21,13 +21,13 @@ from backends.elastic import (
     Elastic,
     ElasticOptions,
     HttpUrl,
-    Pinged,
     PricePerSecond,
     check_envelope,
     start_by_boot,
 )
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Ticket, take_boot
+from backends.pings import Pinged
 from backends.runpod_job import CONTROL_S, Job, JobRun, RunPodApi
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef

@@ -125,13 +125,7 @@ class Gateway:
             clock=clock,
         )
         self.listener = Listener(self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance)
-        decisions = Ring()
-        for pool in self.pools.values():
-            pool.witness = decisions.of(pool)
-        explaining = Explaining(
-            self.routes, self.pools, ring=decisions, clock=clock, spending=self.spending
-        )
-        self.admin = Admin(self, explaining)
+        self.admin = Admin(self, self._explaining())
         self.http_address: Address | None = None
         self.admin_address: Address | None = None
 
@@ -164,6 +158,13 @@ class Gateway:
             within=None if budget is None else budget.within,
             objective=0.99 if budget is None else budget.objective,
         )
+
+    def _explaining(self) -> Explaining:
+        """From now on every decision is noted, so that it can be explained."""
+        ring = Ring()
+        for pool in self.pools.values():
+            pool.witness = ring.of(pool)
+        return Explaining(self.routes, self.pools, ring=ring, clock=self.clock, spending=self.spending)
 
     # -- facts that protocols and the admin port ask for
 

@@ -9,6 +9,8 @@ from statistics import NormalDist
 
 WINDOW_S = 1800.0
 """Length of one of the two windows."""
+AHEAD_S = 600.0
+"""How far ahead the error budget may be used: no further than has been seen so far."""
 GRACE = 20
 """Answers that count as seen before the first one: a first miss is no reason for panic."""
 
@@ -26,11 +28,12 @@ class Attainment:
     quantile. Using up the error budget raises it: dearer, and safer.
     """
 
-    __slots__ = ("_allowed", "_base", "_ends", "_late", "_late_before", "_seen", "_seen_before", "caution")
+    __slots__ = ("_allowed", "_base", "_began", "_ends", "_late", "_late_before", "_seen", "_seen_before", "caution")
 
     def __init__(self, objective: float, now: float) -> None:
         self._allowed = 1.0 - objective
         self._base = max(0.0, NormalDist().inv_cdf(min(objective, 0.99999)) / _AT_99) if objective else 0.0
+        self._began = now
         self._ends = now + WINDOW_S
         self._seen = self._late = 0
         self._seen_before = self._late_before = 0
@@ -46,6 +49,16 @@ class Attainment:
     def late(self) -> int:
         """Late ones among them."""
         return self._late + self._late_before
+
+    def spare(self, now: float) -> float:
+        """Late answers that the objective would still allow; negative: none.
+
+        Of those answered lately and of those to come within `AHEAD_S` at the pace so far: an objective is
+        kept over hours, and a burst at their beginning may use what the calm after it will earn.
+        """
+        elapsed = max(now - self._began, 1.0)
+        pace = self.seen / min(elapsed, now - self._ends + 2.0 * WINDOW_S)
+        return self._allowed * (self.seen + pace * min(elapsed, AHEAD_S)) - self.late
 
     def note(self, in_time: bool, now: float) -> None:
         """One more answer, or one more call that will get none."""

@@ -75,6 +75,11 @@ class BackendEstimates:
         self.service = self._service.whole
         self.cold = self._cold.whole
 
+    @property
+    def expectation(self) -> Expectation:
+        """What the configuration says."""
+        return self._expectation
+
     def bucket_of(self, size: float | None) -> int:
         """The bucket of a size in any unit: one per doubling, 0 for an unknown size.
 

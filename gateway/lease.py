@@ -128,6 +128,11 @@ class Lease:
         """The lot, if it was asked for."""
         return self._lot
 
+    @property
+    def asked(self) -> Mapping[bytes, bytes | None]:
+        """The headers that were asked for, by name."""
+        return self._fields or {}
+
     def may_use(self, backend: str) -> bool:
         """False for a backend of which every replica failed this call, or that could not carry it."""
         supply = self._pool.supplies[backend]

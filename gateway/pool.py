@@ -136,6 +136,10 @@ class Pool:
         """Standard deviations that predictions allow for."""
         return self.attainment.caution
 
+    def spare(self, now: float) -> float:
+        """Late answers that the objective still allows."""
+        return self.attainment.spare(now)
+
     @property
     def queue_depth(self) -> int:
         """Calls waiting."""

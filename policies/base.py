@@ -259,6 +259,10 @@ class PoolView(Protocol):
         """Work that came per second lately: slots of the reference tier that it would keep busy."""
         ...
 
+    def spare(self, now: float) -> float:
+        """Late answers that the objective still allows; negative: too many were late."""
+        ...
+
     @property
     def caution(self) -> float:
         """How many standard deviations to allow for, so that the objective is reached and not overdone."""

@@ -46,6 +46,10 @@ from policies.prediction import FAR_S, latest_start, open_slots, owned_work, ren
 
 PATIENCE = 0.25
 """Share of the time until it must start, for which a call that was found to be in time is not looked at."""
+SPARE_SHARE = 0.8
+"""Of the late answers that the objective still allows, how many may be late because that is cheaper."""
+DEAR = 20.0
+"""Services' worth of booting and idling, for each call that would be in time, above which that is dear."""
 AGAIN_S = 0.001
 """Soonest that a call is looked at again."""
 VICTIMS = 8
@@ -124,7 +128,7 @@ class CheapestInBudget(Policy):
             return "What is there and on its way would be too late; as few new instances as it takes are not."
         if now + min(tier.answer(request).mean for tier in pool.tiers) > request.due:
             return "Nothing can be counted on to be in time; to pay for a late answer would help nobody."
-        return "It starts in time on what is there or on its way: nothing more need be paid for."
+        return "It waits for what is there or on its way: to open more would be dearer or too late."
 
     # -- where to --------------------------------------------------------------------------------
 
@@ -155,6 +159,13 @@ class CheapestInBudget(Policy):
             return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
         opens = _openings(request, pool, rented, ahead - work, now)
+        if opens and _wasted(pool, opens) > DEAR * pool.reference.overall.mean:
+            # What is dear is not done out of caution alone, nor for few while the objective allows them.
+            lacking = ahead - _expected_work(request, pool, now)
+            if lacking <= 0.0:
+                return _hold(request, pool, now, start, 0.0)
+            if _may_be_late(pool, opens, lacking, now):
+                return Hold(request.deadline, late=True)
         if opens:
             return Hold(min(max(start, now + AGAIN_S), request.deadline), opens)
         # A backend that only a call can make boot: the call goes there itself.
@@ -231,12 +242,18 @@ def _call_usd(tier: TierView, seconds: float) -> float:
     return seconds * rent.usd_per_second + rent.usd_per_call
 
 
+def _opening_s(tier: TierView) -> float:
+    """Seconds that are billed for an instance beside its work: its boot and its idle time-out."""
+    rent = tier.rent
+    return 0.0 if rent is None else tier.cold.mean * rent.bills_boot + rent.idle_s * rent.bills_idle
+
+
 def _opening_usd(tier: TierView) -> float:
-    """Dollars for an instance beside its work: its boot and its idle time-out."""
+    """The same in dollars; infinite where the price is not known."""
     rent = tier.rent
     if rent is None or rent.usd_per_second is None:
         return inf
-    return rent.usd_per_second * (tier.cold.mean * rent.bills_boot + rent.idle_s * rent.bills_idle)
+    return rent.usd_per_second * _opening_s(tier)
 
 
 def _openings(
@@ -270,6 +287,39 @@ def _openings(
         if lacking <= 0.0:
             break
     return tuple(opens)
+
+
+def _wasted(pool: PoolView, opens: Sequence[Open]) -> float:
+    """Seconds that these instances will be paid for beside their work."""
+    wasted = 0.0
+    for backend, count in opens:
+        tier = next(tier for tier in pool.tiers if tier.options.backend == backend)
+        wasted += count * _opening_s(tier)
+    return wasted
+
+
+def _expected_work(request: RequestView, pool: PoolView, now: float) -> float:
+    """What there is will have done so much when the call must start, as far as can be expected."""
+    until = min(request.due - pool.reference.answer(request).mean, now + FAR_S)
+    work = 0.0
+    for tier in pool.tiers:
+        if usable(tier, request):
+            work += (owned_work if tier.owned else rented_work)(tier, pool, until, now)
+    return work
+
+
+def _may_be_late(pool: PoolView, opens: Sequence[Open], lacking: float, now: float) -> bool:
+    """Are the instances dear for the few calls that they would save, and does the objective allow these?
+
+    The error budget is there to be used where being in time costs most: an idle time-out of a minute is
+    not paid for one call.
+    """
+    service = pool.reference.overall.mean
+    if _wasted(pool, opens) <= DEAR * (service + lacking):
+        return False
+    given_up = len(pool.waiting) - pool.in_time
+    risk = 1.0 + lacking / service if service > 0.0 else 1.0
+    return given_up + risk <= SPARE_SHARE * pool.spare(now)
 
 
 def _bound(request: RequestView, pool: PoolView, now: float) -> int | None:

@@ -13,6 +13,7 @@ Pure functions over the views of `policies.base`; knows no policy.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from math import hypot, sqrt
 from random import Random
 from statistics import NormalDist
@@ -379,8 +380,8 @@ class _FreedTier:
 def _work_before(request: RequestView, pool: PoolView) -> float:
     """Work of the calls in time that stand before this one, or would."""
     work = 0.0
-    for other in pool.waiting:
-        if other is request or other.late or (not request.late and other.due > request.due):
+    for other in islice(pool.waiting, pool.in_time):
+        if other is request or (not request.late and other.due > request.due):
             break
         work += other.work
     return work

@@ -61,16 +61,11 @@ class LatencyThreshold(Policy):
 
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """An owned slot, else a place in a queue that is fast enough, else a rented slot."""
-        return self._answer(request, pool, pool.work, now, queued=False)
+        return self._answer(request, pool, now, queued=False)
 
     def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
-        """The same, with the calls that wait before this one as the queue."""
-        ahead = 0.0
-        for other in pool.waiting:
-            if other is request:
-                break
-            ahead += other.work
-        return self._answer(request, pool, ahead, now, queued=True)
+        """The same, for a call that has been waiting."""
+        return self._answer(request, pool, now, queued=True)
 
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
         """Owned: the first in the queue. Rented: the first for which the owned tiers are too slow."""
@@ -94,9 +89,7 @@ class LatencyThreshold(Policy):
         limit = "its latency budget" if self._threshold is None else f"{self._threshold:g} s"
         return f"waits for the fleet while that is predicted, by means alone, to answer within {limit}"
 
-    def _answer(
-        self, request: RequestView, pool: PoolView, ahead: float, now: float, *, queued: bool
-    ) -> Action:
+    def _answer(self, request: RequestView, pool: PoolView, now: float, *, queued: bool) -> Action:
         tiers = pool.tiers
         possible = False
         for place, tier in enumerate(tiers):
@@ -104,7 +97,7 @@ class LatencyThreshold(Policy):
                 if request.free_on(tier):
                     return Run(tier.options.backend, reason(tiers, place, request, queued=queued))
                 possible = True
-        spare = self._spare(request, pool, ahead, now)
+        spare = self._spare(request, pool, pool.ahead(request), now)
         if spare > 0.0:
             # If nothing were to end until then, the prediction would reach the threshold.
             return Hold(min(max(now + spare, now + AGAIN_S), request.deadline))

@@ -175,6 +175,15 @@ class _Shown:
         """That of the whole pool."""
         return self._pool.load(now)
 
+    def ahead(self, request: RequestView) -> float:
+        """Of those shown."""
+        work = 0.0
+        for other in self.waiting:
+            if other is request or other.late or other.due > request.due:
+                break
+            work += other.work
+        return work
+
 
 def _answer(request: RequestView, tier: TierView, pool: PoolView, now: float) -> Action:
     if not usable(tier, request):

@@ -58,7 +58,13 @@ PING_PATH = "/.overspill/ping"
 """A request for this path is answered by the kit itself, with 204, as soon as the worker could serve a call.
 
 By it the gateway has an instance start, or keeps one from being stopped. The app does not see it; one that
-has to wait for something before it can serve has a method `wait_until_up`, which is called then."""
+has to wait for something before it can serve has a method `wait_until_up`, which is called then.
+
+`?hold=SECONDS` keeps the worker busy for so long before it answers, `LONGEST_HOLD_S` at most: another request
+then has to be answered by another instance."""
+
+LONGEST_HOLD_S = 5.0
+"""Longest that a ping may keep a worker."""
 
 
 class Boot:
@@ -91,6 +97,7 @@ class Worker:
         request = read_event(event)
         if request[1] == PING_PATH:
             self._wait_until_up()
+            time.sleep(_hold_s(request[2]))
             return write_result(204, self.boot.fields(age), b"")
         status, fields, body = self.app(*request)
         whole = body if isinstance(body, bytes) else b"".join(body)
@@ -113,6 +120,7 @@ class Worker:
         body = await _received(receive)
         if path == PING_PATH:
             await asyncio.to_thread(self._wait_until_up)
+            await asyncio.sleep(_hold_s(query))
             await _answer_ping(self.boot.fields(age), send)
             return
         status, fields, answer = await asyncio.to_thread(
@@ -148,6 +156,7 @@ def boot_fields(app: Asgi, boot: Boot) -> Asgi:
         age = boot.age()
         if scope["type"] == "http" and scope["path"] == PING_PATH:
             await _received(receive)
+            await asyncio.sleep(_hold_s(scope.get("query_string", b"").decode("latin-1")))
             await _answer_ping(boot.fields(age), send)
             return
 
@@ -283,6 +292,14 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
         glue = "; " if low == "cookie" else ", "
         joined[low] = joined[low] + glue + value if low in joined else value
     return joined
+
+
+def _hold_s(query: str) -> float:
+    """Seconds that a ping asks for; 0 for what is no such number."""
+    try:
+        return max(0.0, min(float(query.removeprefix("hold=")), LONGEST_HOLD_S))
+    except ValueError:
+        return 0.0
 
 
 async def _answer_ping(fields: Iterable[tuple[str, str]], send: Callable[[Message], Awaitable[None]]) -> None:

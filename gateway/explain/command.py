@@ -106,7 +106,12 @@ def _decided(scene: Scene, wanted: Wanted) -> dict[str, Any]:
         chance=chance,
         beside=beside(pool, asked, now, objective=scene.objective),
     )
-    return {**plain(explanation, now), "estimates": learned(pool, asked)}
+    # Nothing was learned here: the figures are the files'.
+    estimates = {
+        name: {**entry, "calls": None} | ({"boots": None} if "boots" in entry else {})
+        for name, entry in learned(pool, asked).items()
+    }
+    return {**plain(explanation, now), "estimates": estimates}
 
 
 def _route(settings: Settings, name: str | None) -> tuple[str, RouteOptions]:

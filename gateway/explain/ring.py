@@ -63,7 +63,7 @@ class Ring:
 
     def find(self, request_id: str) -> Iterator[Noted]:
         """What was decided about one request, in order."""
-        return (Noted._make(noted) for noted in self._noted if noted[0] == request_id)
+        return (Noted(*noted) for noted in self._noted if noted[0] == request_id)
 
     def __len__(self) -> int:
         return len(self._noted)

@@ -35,7 +35,7 @@ def screen(found: Mapping[str, Any]) -> RenderableType:
         Text(""),
         candidates(found["candidates"], objective),
         Text(""),
-        Text("expected of each backend, by which the times are predicted:", style="dim"),
+        Text("expected of each backend, by the state and the configuration:", style="dim"),
     ]
     width = max(map(len, found["estimates"]), default=0)
     for name, entry in found["estimates"].items():

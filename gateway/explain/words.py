@@ -57,7 +57,9 @@ def expected(entry: Mapping[str, float | None]) -> str:
 def _known(entry: Mapping[str, float | None], what: str, counted: str) -> str:
     mean, tail, samples = entry[f"{what}_mean_s"], entry[f"{what}_tail_s"], entry[counted]
     noun = "boot" if what == "cold" else what
-    source = f"learned from {samples:,.0f} {counted}" if samples and samples >= 1 else "nothing measured yet"
+    source = ""
+    if samples is not None:
+        source = f" (learned from {samples:,.0f} {counted})" if samples >= 1 else " (nothing measured yet)"
     if mean is None or tail is None or mean <= 0.0:
         return f"{noun} not known"
-    return f"{noun} {seconds(mean)}, tail {seconds(tail)} ({source})"
+    return f"{noun} {seconds(mean)}, tail {seconds(tail)}{source}"

@@ -59,7 +59,14 @@ async def test_wrong_questions_are_told_what_is_wrong() -> None:
         assert "there are echo" in (await client.explain({"route": "nope"}, 404))["error"]
         unknown = await client.explain({"request_id": "nope"}, 404)
         assert unknown["error"].startswith("nothing is known of request 'nope'")
-        for question in ({}, [], {"rout": "echo"}, {"route": 1}, {"route": "echo", "priority": "high"}):
+        questions: tuple[Any, ...] = (
+            {},
+            [],
+            {"rout": "echo"},
+            {"route": 1},
+            {"route": "echo", "priority": "high"},
+        )
+        for question in questions:
             assert "usage" in await client.explain(question, 400)
         assert "not both" in (await client.explain({"route": "echo", "request_id": "a"}, 400))["error"]
         assert "at least 0" in (await client.explain({"route": "echo", "size": -1}, 400))["error"]

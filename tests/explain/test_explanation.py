@@ -67,14 +67,15 @@ def test_the_chosen_line_is_what_the_policy_answers(name: str) -> None:
             assert [each.backend for each in lines] == [each.backend for each in answer.opens], case
             assert {each.way for each in lines} == {"new instance"}, case
         else:
-            assert len(lines) == 1, case
-            assert lines[0].way in WAITING, case
+            waits = [each for each in explanation.candidates if each.way in WAITING]
+            assert len(lines) == min(1, len(waits)), case
+            assert all(each in waits for each in lines), case
 
 
 @every_policy
 def test_the_pool_does_what_was_explained(name: str) -> None:
-    if name == "weighted":
-        return  # it draws, and two draws are two draws
+    if name in {"weighted", "canary"}:
+        return  # they draw, and two draws are two draws
     for case in range(CASES):
         made = any_scene(name, case)
         explanation = ask(made)
@@ -157,7 +158,8 @@ def test_the_cost_of_a_rented_call_is_its_seconds_and_what_it_makes_live_longer(
     assert new.finish_s == pytest.approx(9.5)
     assert busy.usd < warm.usd < new.usd  # type: ignore[operator]
     assert warm.usd == pytest.approx((2.0 + 4.0) * 0.001), "its idling begins anew"
-    assert (busy.chance, warm.chance) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert busy.chance == pytest.approx(1.0)
+    assert warm.chance == pytest.approx(1.0)
     assert (warm.start, new.start) == ("warm", "cold")
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from backends.aws_lambda import AwsLambda
 from backends.base import Backend
+from backends.elastic import Elastic
 from backends.emulators.instance import BootTimes
 from backends.emulators.server import EmulatorServer
 from backends.modal import Modal
@@ -98,8 +99,9 @@ async def test_what_idles_after_a_call_is_the_calls(provider: Any) -> None:
 
 @EACH
 async def test_so_many_pings_so_many_instances(provider: Any) -> None:
-    async with provider(fleet()) as server:
+    async with provider(fleet(idle_after_s=1.5)) as server:
         kind, options = section(server)
+        options["cold_start"] = {"expect": f"{BOOT_S}s", "idle_after": "1500ms"}
         async with built(kind, options) as (backend, _):
             pings = (backend.ping(0, route="embed", kind="spill") for _ in range(3))
             names = {usage.instance for usage in await asyncio.gather(*pings) if usage is not None}
@@ -130,6 +132,20 @@ async def test_a_ping_that_met_an_instance_which_was_up_waits_for_a_new_one(prov
 
 
 @EACH
+async def test_one_more_is_opened_while_others_idle(provider: Any) -> None:
+    async with provider(fleet(idle_after_s=1.5)) as server:
+        kind, options = section(server)
+        options["cold_start"] = {"expect": f"{BOOT_S}s", "idle_after": "1500ms"}
+        async with built(kind, options) as (backend, _):
+            for count in (1, 2, 3):
+                await backend.ping(0, route="embed", kind="prewarm")
+                assert backend.instances(backend.kit.clock.now()) == {"opening": 0, "busy": 0, "idle": count}
+                assert server.bill().cold_starts == count
+            charges = await gone(backend)
+            assert sum(charge.usd for charge in charges) == near(server)
+
+
+@EACH
 async def test_a_ping_that_is_not_to_open_anything_keeps_what_idles(provider: Any) -> None:
     async with provider(fleet()) as server:
         kind, options = section(server)
@@ -152,6 +168,8 @@ async def test_where_no_new_instance_comes_up_it_says_full_and_pays_for_what_it_
         kind, options = section(server)
         options["cold_start"] = {"expect": "300ms", "idle_after": "3s"}
         async with built(kind, options) as (backend, _):
+            assert isinstance(backend, Elastic)
+            backend.pings.patience = 1.0
             await backend.ping(0, route="embed", kind="prewarm")
             with pytest.raises(BackendFull, match="up before"):
                 await backend.ping(0, route="embed", kind="prewarm")

@@ -103,6 +103,14 @@ class Pool:
     def work(self) -> float:
         return sum(request.work for request in self.waiting if not request.late)
 
+    def ahead(self, request: RequestView) -> float:
+        work = 0.0
+        for other in self.waiting:
+            if other is request or other.late or other.due > request.due:
+                break
+            work += other.work
+        return work
+
     @property
     def reference(self) -> Tier:
         return next((tier for tier in self.tiers if tier.owned), self.tiers[0])

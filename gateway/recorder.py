@@ -1,0 +1,400 @@
+"""What decided, and what was decided: the events that reach pools and their slots, in order, with every answer.
+
+A recorder hands out the very `Pool` and `Capacity` that a gateway runs with, and stands at each of their
+seams: the clock, chance, the timers, the opener, the policy, and the few methods that others call. While an
+event is dealt with the clock stands still, and chance comes from a seed of the recorder's own, so that the
+lines say all there is to know: whoever feeds the events to another pool gets the same decisions, to the last
+digit (`gateway.simulator.replay`).
+
+    setup      a backend; a route with its tiers and what is expected of them
+    event      arrive, release, leave, open, opened, ring, ready
+    decision   what the policy answered to that event
+
+A line is a dict of JSON values. Bodies are not noted, headers only where a policy asked for one. It knows no
+concrete policy or backend, and changes no decision.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from math import inf
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from backends.base import Backend
+from gateway.capacity import Capacity
+from gateway.clock import Clock, Timer, TimerHost
+from gateway.estimates import BackendEstimates
+from gateway.lease import Lease
+from gateway.pool import Opened, Opener, Pool
+from gateway.slot import Slot
+from gateway.tier import Learned, Tier
+from gateway.vocab import Verdict
+from policies.base import Action, Hold, Policy, PoolView, RequestView, Run, Take
+
+VERSION = 1
+LIMIT = 200_000
+"""Lines that are kept; nothing is noted after them."""
+
+Line = dict[str, Any]
+
+
+class Recorder:
+    """Makes capacities and pools whose events and decisions are noted in `lines`.
+
+    seed:   of the chance that they draw from
+    limit:  most lines; `full` once an event was left out for it
+    """
+
+    def __init__(self, *, clock: Clock, timers: TimerHost, seed: int = 0, limit: int = LIMIT) -> None:
+        self.lines: list[Line] = [{"recording": VERSION, "seed": seed}]
+        self.full = False
+        self._limit = limit
+        self._clock = clock
+        self._still = _Still(clock)
+        self._timers = _Timers(self, timers)
+        self._chance = Random(seed)  # noqa: S311 - it spreads load, and has to be repeatable
+        self._numbers: dict[Lease, tuple[int, Line]] = {}
+        self._arrived = 0
+        self._openings = 0
+        self._noting = False
+
+    # -- what a gateway is built from ----------------------------------------------------------
+
+    def capacity(self, backend: Backend) -> Capacity:
+        """The slots of a backend."""
+        rent = backend.rent
+        self.lines.append(
+            {
+                "setup": "backend",
+                "name": backend.name,
+                "owned": backend.owned,
+                "replicas": len(backend.replicas),
+                "slots": backend.options.max_in_flight,
+                "can_open": backend.can_open,
+                "rent": None if rent is None else list(rent),
+                "carries_all": type(backend).cannot_carry is Backend.cannot_carry,
+            }
+        )
+        return _Capacity(self, backend, clock=self._still, chance=self._chance, timers=self._timers)
+
+    def pool(
+        self,
+        route: str,
+        policy: Policy,
+        tiers: Sequence[Tier],
+        *,
+        opener: Opener | None = None,
+        within: float | None = None,
+        first_byte: float | None = None,
+        objective: float = 0.99,
+    ) -> Pool:
+        """The queue of a route."""
+        with self._still.at(self._clock.now()) as now:
+            self.lines.append(
+                {
+                    "setup": "route",
+                    "at": now,
+                    "name": route,
+                    "within": within,
+                    "first_byte": first_byte,
+                    "objective": objective,
+                    "opens": opener is not None,
+                    "tiers": [
+                        {
+                            "options": tier.options.model_dump(),
+                            "estimates": _estimates(tier.estimates, now),
+                            "answers": _estimates(tier.answers, now),
+                        }
+                        for tier in tiers
+                    ],
+                }
+            )
+            return _Pool(
+                self, route, _Noted(policy, self, route), tiers, clock=self._still, chance=self._chance,
+                timers=self._timers, opener=None if opener is None else _Openings(self, opener),
+                within=within, first_byte=first_byte, objective=objective,
+            )  # fmt: skip
+
+    # -- what happens --------------------------------------------------------------------------
+
+    @contextmanager
+    def event(self, at: float | None = None, /, **line: Any) -> Iterator[Line]:
+        """Everything in here happens at one moment, and because of this."""
+        with self._still.at(self._clock.now() if at is None else at) as now:
+            noted: Line = {"at": now, **line}
+            self.full = self.full or len(self.lines) >= self._limit
+            if not self.full:
+                self.lines.append(noted)
+                self._noting = True
+            try:
+                yield noted
+            finally:
+                self._noting = False
+
+    @property
+    def inside(self) -> bool:
+        """An event is being dealt with."""
+        return self._still.stands
+
+    def arrival(self, lease: Lease, supplies: Mapping[str, Capacity]) -> Line:
+        """The facts of a call that has come, with a number for it."""
+        call = lease.call
+        self._arrived += 1
+        backends = supplies.items()
+        return {
+            "event": "arrive",
+            "call": self._arrived,
+            "arrived": call.arrived,
+            "deadline": None if call.deadline == inf else call.deadline,
+            "size": call.size,
+            "priority": call.priority,
+            "stream": call.stream,
+            "inference": call.inference,
+            "attempt": lease.attempt,
+            "tried": sorted(map(list, lease.tried)),
+            "unfit": [name for name, each in backends if each.backend.cannot_carry(call) is not None],
+            "headers": {},
+        }
+
+    def number(self, lease: Lease, line: Line) -> None:
+        """Remember a call by its line."""
+        self._numbers[lease] = (line["call"], line)
+
+    def number_of(self, lease: Lease, *, last: bool = False) -> int:
+        """Which call that is; `last` when it will not be heard of again."""
+        found = self._numbers.pop(lease, None) if last else self._numbers.get(lease)
+        return 0 if found is None else found[0]
+
+    def opening(self) -> int:
+        """The number of one more instance that boots."""
+        self._openings += 1
+        return self._openings
+
+    def decided(self, moment: str, route: str, request: RequestView | None, answer: Line | None) -> None:
+        """The policy has answered."""
+        if not self._noting:
+            return  # asked by somebody who wants to know, not by the pool
+        line: Line = {"decision": moment, "route": route}
+        if isinstance(request, Lease) and request in self._numbers:
+            number, arrival = self._numbers[request]
+            line["call"] = number
+            for name, value in request.asked.items():
+                arrival["headers"][name.decode("latin-1")] = (
+                    None if value is None else value.decode("latin-1")
+                )
+        self.lines.append({**line, **(answer or {"answer": None})})
+
+    # -- for good ------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """As JSON lines. Raises OSError."""
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(
+                json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in self.lines
+            )
+
+
+def load(path: Path) -> list[Line]:
+    """The lines of a recording. Raises OSError, and ValueError for a file that is not one."""
+    lines: list[Line] = []
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = None
+            if not isinstance(line, dict):
+                raise ValueError(f"{path}:{number}: not a JSON object; a recording has one on every line")
+            lines.append(line)
+    if not lines or lines[0].get("recording") != VERSION:
+        raise ValueError(f"{path}:1: not a recording of version {VERSION}")
+    return lines
+
+
+def decisions(lines: Iterable[Line]) -> list[Line]:
+    """Only what the policies answered."""
+    return [line for line in lines if "decision" in line]
+
+
+class _Still:
+    """A clock that stands still while an event is dealt with."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._moment: float | None = None
+
+    def now(self) -> float:
+        return self._clock.now() if self._moment is None else self._moment
+
+    def wall(self) -> float:
+        return self._clock.wall()
+
+    @property
+    def stands(self) -> bool:
+        return self._moment is not None
+
+    @contextmanager
+    def at(self, moment: float) -> Iterator[float]:
+        before, self._moment = self._moment, moment
+        try:
+            yield moment
+        finally:
+            self._moment = before
+
+
+class _Pool(Pool):
+    """A pool, and everything that others do to it. What it does to itself follows."""
+
+    def __init__(self, recorder: Recorder, *arguments: Any, **options: Any) -> None:
+        self._recorder = recorder
+        super().__init__(*arguments, **options)
+
+    def arrive(self, lease: Lease, now: float) -> Slot | None:
+        recorder = self._recorder
+        with recorder.event(now, route=self.route, **recorder.arrival(lease, self.supplies)) as line:
+            recorder.number(lease, line)
+            try:
+                return super().arrive(lease, now)
+            except BaseException:
+                recorder.number_of(lease, last=True)
+                raise
+
+    def release(self, lease: Lease, slot: Slot, verdict: Verdict) -> None:
+        call = self._recorder.number_of(lease, last=True)
+        facts: Line = {
+            "event": "release",
+            "call": call,
+            "backend": slot.backend.name,
+            "replica": slot.replica,
+            "reason": str(slot.reason),
+            "verdict": str(verdict),
+            "used": slot.used,
+            "start": None if slot.start is None else str(slot.start),
+            "boot_s": slot.boot_s,
+            "answered_at": slot.answered_at,
+        }
+        with self._recorder.event(route=self.route, **facts):
+            super().release(lease, slot, verdict)
+
+    def leave(self, lease: Lease) -> None:
+        call = self._recorder.number_of(lease, last=True)
+        with self._recorder.event(route=self.route, event="leave", call=call):
+            super().leave(lease)
+
+    def open(self, backend: str, count: int, *, kind: str = "spill") -> int:
+        if self._recorder.inside:  # the pool's own: a policy said so
+            return super().open(backend, count, kind=kind)
+        with self._recorder.event(event="open", route=self.route, backend=backend, count=count, kind=kind):
+            return super().open(backend, count, kind=kind)
+
+
+class _Capacity(Capacity):
+    """The slots of a backend, and what probes say of it."""
+
+    def __init__(self, recorder: Recorder, *arguments: Any, **options: Any) -> None:
+        self._recorder = recorder
+        super().__init__(*arguments, **options)
+
+    def note_ready(self, index: int, answer: bool | None, now: float) -> None:
+        if answer is None:
+            return
+        facts = {"event": "ready", "backend": self.name, "replica": index, "answer": answer}
+        with self._recorder.event(now, **facts):
+            super().note_ready(index, answer, now)
+
+
+class _Timers:
+    """Timers with numbers: those that rang are noted."""
+
+    def __init__(self, recorder: Recorder, timers: TimerHost) -> None:
+        self._recorder = recorder
+        self._timers = timers
+        self._set = 0
+
+    def call_at(self, when: float, callback: Any, /) -> Timer:
+        self._set += 1
+        return self._timers.call_at(when, partial(self._ring, self._set, callback))
+
+    def _ring(self, number: int, callback: Any) -> None:
+        with self._recorder.event(event="ring", timer=number):
+            callback()
+
+
+class _Openings:
+    """Boots with numbers: how each ended is noted."""
+
+    def __init__(self, recorder: Recorder, opener: Opener) -> None:
+        self._recorder = recorder
+        self._opener = opener
+
+    def open(self, slot: Slot, *, route: str, kind: str, done: Opened) -> None:
+        number = self._recorder.opening()
+        self._opener.open(slot, route=route, kind=kind, done=partial(self._done, number, done))
+
+    def _done(self, number: int, done: Opened, verdict: Verdict, boot_s: float | None) -> None:
+        with self._recorder.event(event="opened", opening=number, verdict=str(verdict), boot_s=boot_s):
+            done(verdict, boot_s)
+
+
+class _Noted(Policy):
+    """A policy whose answers are noted."""
+
+    def __init__(self, policy: Policy, recorder: Recorder, route: str) -> None:
+        super().__init__(policy.options)
+        self._policy = policy
+        self._recorder = recorder
+        self._route = route
+
+    def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
+        action = self._policy.arrive(request, pool, now, chance)
+        self._recorder.decided("arrive", self._route, request, _action(action))
+        return action
+
+    def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
+        action = self._policy.recheck(request, pool, now, chance)
+        self._recorder.decided("recheck", self._route, request, _action(action))
+        return action
+
+    def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
+        take = self._policy.slot_freed(backend, pool, now, chance)
+        request = None if take is None else take.request
+        answer = {"take": backend, "reason": None if take is None else str(take.reason)}
+        self._recorder.decided("slot_freed", self._route, request, answer)
+        return take
+
+    def problems(self, backends: Sequence[str]) -> Mapping[tuple[str, ...], str]:
+        return self._policy.problems(backends)
+
+    def explain(self, action: Action, request: RequestView, pool: PoolView, now: float) -> str:
+        return self._policy.explain(action, request, pool, now)
+
+
+def _action(action: Action) -> Line:
+    if isinstance(action, Run):
+        return {"run": action.backend, "reason": str(action.reason)}
+    if isinstance(action, Hold):
+        until = None if action.until == inf else action.until
+        return {"hold": until, "opens": [list(each) for each in action.opens], "late": action.late}
+    return {"shed": str(action.reason), "contended": action.contended}
+
+
+def _estimates(learned: Learned | None, now: float) -> Line | None:
+    """What is expected, and, where that is something else, what is known."""
+    if not isinstance(learned, BackendEstimates):
+        return None
+    expected = learned.expectation
+    known = learned.to_dict(now)
+    fresh = BackendEstimates(expected).to_dict(now)
+    return {
+        "objective": expected.objective,
+        "service": list(expected.service),
+        "cold": list(expected.cold),
+        "idle_s": expected.idle_s,
+        "known": None if known == fresh else known,
+    }
+
+
+__all__ = ["Line", "Recorder", "decisions", "load"]
