@@ -9,10 +9,12 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import uvloop
 
@@ -44,6 +46,7 @@ from gateway.protocols.kserve import Kserve
 from gateway.protocols.openai import OpenAI
 from gateway.protocols.raw import Raw
 from gateway.readiness import Readiness
+from gateway.recorder import Recorder
 from gateway.registry import Registry
 from gateway.relay import Relay
 from gateway.retry_budget import RetryBudgets
@@ -67,9 +70,14 @@ def registries() -> tuple[Registry[Backend], Registry[Policy]]:
 
 
 class Gateway:
-    """A running gateway. Build it on the event loop that will run it."""
+    """A running gateway. Build it on the event loop that will run it.
 
-    def __init__(self, settings: Settings, *, clock: Clock, chance: Random) -> None:
+    recorder:  notes every event and decision of its pools; None: nobody does
+    """
+
+    def __init__(
+        self, settings: Settings, *, clock: Clock, chance: Random, recorder: Recorder | None = None
+    ) -> None:
         self.settings = settings
         self.clock = clock
         self.draining = False
@@ -82,10 +90,12 @@ class Gateway:
             name: backends.get(options.type)(name, options, kit)
             for name, options in settings.backends.items()
         }
-        self.capacities = {
-            name: Capacity(backend, clock=clock, chance=chance, timers=loop)
-            for name, backend in self.backends.items()
-        }
+        seams: dict[str, Any] = {"clock": clock, "chance": chance, "timers": loop}
+        new_capacity: Callable[[Backend], Capacity] = partial(Capacity, **seams)
+        self._new_pool: Callable[..., Pool] = partial(Pool, **seams)
+        if recorder is not None:
+            new_capacity, self._new_pool = recorder.capacity, recorder.pool
+        self.capacities = {name: new_capacity(backend) for name, backend in self.backends.items()}
         self.spending = _spending(settings)
         self.retries = _retries(settings, clock.now())
         self.readiness = {
@@ -96,7 +106,7 @@ class Gateway:
         self.pools: dict[str, Pool] = {}
         for name, options in settings.routes.items():
             policy = policies.get(options.policy.type)(options.policy.options)
-            self.pools[name] = self._pool(name, options, policy, chance)
+            self.pools[name] = self._pool(name, options, policy)
         self.routes = RouteTable(
             Route.of(name, options, self.pools[name]) for name, options in settings.routes.items()
         )
@@ -129,7 +139,7 @@ class Gateway:
         self.http_address: Address | None = None
         self.admin_address: Address | None = None
 
-    def _pool(self, name: str, options: RouteOptions, policy: Policy, chance: Random) -> Pool:
+    def _pool(self, name: str, options: RouteOptions, policy: Policy) -> Pool:
         """The tiers and the queue of one route."""
         budget = options.latency_budget
         tiers = []
@@ -148,13 +158,10 @@ class Gateway:
                     self.estimates.of(f"{name} first byte", tier.backend, stated),
                 )
             )
-        return Pool(
+        return self._new_pool(
             name,
             policy,
             tiers,
-            clock=self.clock,
-            chance=chance,
-            timers=asyncio.get_running_loop(),
             within=None if budget is None else budget.within,
             objective=0.99 if budget is None else budget.objective,
         )

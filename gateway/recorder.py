@@ -1,4 +1,4 @@
-"""What decided, and what was decided: the events that reach pools and their slots, in order, with every answer.
+"""What decided, and what was decided: the events that reach pools and slots, in order, with every answer.
 
 A recorder hands out the very `Pool` and `Capacity` that a gateway runs with, and stands at each of their
 seams: the clock, chance, the timers, the opener, the policy, and the few methods that others call. While an

@@ -162,10 +162,8 @@ class CheapestInBudget(Policy):
         if opens and _wasted(pool, opens) > DEAR * pool.reference.overall.mean:
             # What is dear is not done out of caution alone, nor for few while the objective allows them.
             lacking = ahead - _expected_work(request, pool, now)
-            if lacking <= 0.0:
+            if lacking <= 0.0 or _may_be_late(pool, opens, lacking, now):
                 return _hold(request, pool, now, start, 0.0)
-            if _may_be_late(pool, opens, lacking, now):
-                return Hold(request.deadline, late=True)
         if opens:
             return Hold(min(max(start, now + AGAIN_S), request.deadline), opens)
         # A backend that only a call can make boot: the call goes there itself.
@@ -315,11 +313,10 @@ def _may_be_late(pool: PoolView, opens: Sequence[Open], lacking: float, now: flo
     not paid for one call.
     """
     service = pool.reference.overall.mean
-    if _wasted(pool, opens) <= DEAR * (service + lacking):
-        return False
-    given_up = len(pool.waiting) - pool.in_time
-    risk = 1.0 + lacking / service if service > 0.0 else 1.0
-    return given_up + risk <= SPARE_SHARE * pool.spare(now)
+    spare = SPARE_SHARE * pool.spare(now)
+    late = len(pool.waiting) - pool.in_time + 1.0 + (lacking / service if service > 0.0 else 0.0)
+    # What one more call in time is worth rises with what is used of the error budget already.
+    return late < spare and _wasted(pool, opens) > DEAR * late / spare * (service + lacking)
 
 
 def _bound(request: RequestView, pool: PoolView, now: float) -> int | None:

@@ -23,7 +23,7 @@ from gateway.simulator.world import no_background
 from gateway.slot import Slot
 from gateway.tier import Tier
 from gateway.vocab import Call, Rent, Reply, Start, Verdict, WholeBody
-from policies.base import Policy, TierOptions
+from policies.base import Policy, Queue, TierOptions
 
 
 class Diverged(Exception):
@@ -234,7 +234,7 @@ class _World:
         self._time.instant = line["at"]
         tiers = []
         for each in line["tiers"]:
-            options = TierOptions.model_validate(_written(each["options"]))
+            options = _tier_options(each["options"])
             known = (_estimates(each[what], line["at"]) for what in ("estimates", "answers"))
             tiers.append(Tier(options, self._capacities[options.backend], *known))
         self._pools[name] = self.recorder.pool(
@@ -303,12 +303,11 @@ def _headers(line: Line) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in asked if value is not None]
 
 
-def _written(options: Line) -> Line:
-    """A tier's options in the form of the file, whose durations have a unit."""
-    full = options["when_full"]
-    if isinstance(full, str):
-        return options
-    return {**options, "when_full": {**full, "queue": f"{full['queue']:.17f}".rstrip("0").rstrip(".") + "s"}}
+def _tier_options(noted: Line) -> TierOptions:
+    """As they were. Not checked again: the file's durations have units, the recording's are seconds."""
+    full = noted["when_full"]
+    when_full: Any = full if isinstance(full, str) else Queue.model_construct(**full)
+    return TierOptions.model_construct(backend=noted["backend"], when_full=when_full, weight=noted["weight"])
 
 
 def _estimates(line: Line | None, at: float) -> BackendEstimates | None:
