@@ -8,6 +8,9 @@ from types import TracebackType
 
 from gateway.errors import Contended
 
+FOR_BEST_EFFORT = 0.8
+"""Share of the places that best-effort calls may fill."""
+
 
 class Admission:
     """Counts the calls inside; used as `with admission.enter():`."""
@@ -18,9 +21,13 @@ class Admission:
         self._limit = limit
         self.inside = 0
 
-    def enter(self) -> "Admission":
-        """A place, or Contended. The place is the context; leaving it gives the place back."""
-        if self.inside >= self._limit:
+    def enter(self, priority: str = "default") -> "Admission":
+        """A place, or Contended. The place is the context; leaving it gives the place back.
+
+        The last fifth of the places is not for best-effort calls: they are refused first.
+        """
+        limit = self._limit * FOR_BEST_EFFORT if priority == "best_effort" else self._limit
+        if self.inside >= limit:
             raise Contended(f"the gateway already holds {self._limit} calls, its limit", retry_after=1.0)
         return self
 

@@ -26,19 +26,20 @@ from gateway.access_log import AccessLog
 from gateway.admin import Admin
 from gateway.admission import Admission
 from gateway.advice import Advice
+from gateway.assembly import Assembly
 from gateway.background import Background
 from gateway.capacity import Capacity
 from gateway.clock import Clock, SystemClock
 from gateway.config.effective import effective
-from gateway.config.schema import Address, RouteOptions, Settings
+from gateway.config.schema import Address, Settings
 from gateway.connection import ListenerLimits
 from gateway.dispatch import Dispatch
-from gateway.estimates import Estimates
-from gateway.expectations import expectation
 from gateway.explain.live import Explaining
 from gateway.explain.ring import Ring
 from gateway.ledger import Ledger
 from gateway.listener import Listener
+from gateway.memory import Memory
+from gateway.opening import Opening
 from gateway.pipeline import Pipeline
 from gateway.pool import Pool
 from gateway.protocols.base import Protocols
@@ -53,7 +54,6 @@ from gateway.retry_budget import RetryBudgets
 from gateway.routes import Route, RouteTable
 from gateway.spending import Budget, Spending
 from gateway.tallies import BackendFacts, RouteFacts
-from gateway.tier import Tier
 from policies.base import Policy
 
 log = logging.getLogger("overspill")
@@ -92,9 +92,9 @@ class Gateway:
         }
         seams: dict[str, Any] = {"clock": clock, "chance": chance, "timers": loop}
         new_capacity: Callable[[Backend], Capacity] = partial(Capacity, **seams)
-        self._new_pool: Callable[..., Pool] = partial(Pool, **seams)
+        new_pool: Callable[..., Pool] = partial(Pool, **seams)
         if recorder is not None:
-            new_capacity, self._new_pool = recorder.capacity, recorder.pool
+            new_capacity, new_pool = recorder.capacity, recorder.pool
         self.capacities = {name: new_capacity(backend) for name, backend in self.backends.items()}
         self.spending = _spending(settings)
         self.retries = _retries(settings, clock.now())
@@ -102,11 +102,17 @@ class Gateway:
             name: Readiness(capacity, clock=clock, chance=chance)
             for name, capacity in self.capacities.items()
         }
-        self.estimates = Estimates()
-        self.pools: dict[str, Pool] = {}
-        for name, options in settings.routes.items():
-            policy = policies.get(options.policy.type)(options.policy.options)
-            self.pools[name] = self._pool(name, options, policy)
+        self.opening = Opening(spawn=self.background.spawn, cold_tail=self._cold_tail)
+        assembly = Assembly(
+            backends=self.backends, capacities=self.capacities, spending=self.spending,
+            opener=self.opening, clock=clock, new_pool=new_pool,
+        )  # fmt: skip
+        self.estimates = assembly.estimates
+        self.pools = {
+            name: assembly.pool(name, options, policies.get(options.policy.type)(options.policy.options))
+            for name, options in settings.routes.items()
+        }
+        self.memory = None if settings.state is None else Memory(self.estimates, settings.state, clock)
         self.routes = RouteTable(
             Route.of(name, options, self.pools[name]) for name, options in settings.routes.items()
         )
@@ -139,32 +145,8 @@ class Gateway:
         self.http_address: Address | None = None
         self.admin_address: Address | None = None
 
-    def _pool(self, name: str, options: RouteOptions, policy: Policy) -> Pool:
-        """The tiers and the queue of one route."""
-        budget = options.latency_budget
-        tiers = []
-        for tier in options.tiers:
-            backend = self.backends[tier.backend]
-            stated = expectation(
-                backend,
-                within=None if budget is None else budget.within,
-                objective=None if budget is None else budget.objective,
-            )
-            tiers.append(
-                Tier(
-                    tier,
-                    self.capacities[tier.backend],
-                    self.estimates.of(name, tier.backend, stated),
-                    self.estimates.of(f"{name} first byte", tier.backend, stated),
-                )
-            )
-        return self._new_pool(
-            name,
-            policy,
-            tiers,
-            within=None if budget is None else budget.within,
-            objective=0.99 if budget is None else budget.objective,
-        )
+    def _cold_tail(self, route: str, backend: str) -> float:
+        return self.estimates.of(route, backend).cold.tail
 
     def _explaining(self) -> Explaining:
         """From now on every decision is noted, so that it can be explained."""
@@ -212,6 +194,9 @@ class Gateway:
             every = getattr(self.backends[name].options, "probe_every", PROBE_EVERY_S)
             self.background.spawn(readiness.run(every), name=f"probe {name}")
         self.background.spawn(self._settle_forever(), name="settle charges")
+        if self.memory is not None:
+            self.memory.load()
+            self.background.spawn(self.memory.run(), name="save estimates")
         if self.ledger.advice is not None:
             self.background.spawn(self.ledger.advice.run(self.effective_config), name="advice on replicas")
         listen = self.settings.listen
@@ -222,6 +207,7 @@ class Gateway:
         """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""
         self.draining = True
         await self.listener.drain(self.settings.drain_timeout)
+        await self.opening.close()
         self.settle(math.inf)  # what still idles will be billed to its end, though nobody counts then
         for capacity in self.capacities.values():
             capacity.close()
@@ -229,6 +215,8 @@ class Gateway:
         for backend in self.backends.values():
             await backend.close()
         await self.admin.stop()
+        if self.memory is not None:
+            self.memory.save()
         if self.access_log is not None:
             self.access_log.close()
 
@@ -347,6 +335,7 @@ def _route_facts(name: str, settings: Settings) -> RouteFacts:
     return RouteFacts(
         name,
         within=None if budget is None else budget.within,
+        first_byte=None if budget is None else budget.first_byte,
         objective=0.99 if budget is None else budget.objective,
         backends=tuple(tier.backend for tier in options.tiers),
         match=", ".join(options.match.models) or f"/invoke/{name}",

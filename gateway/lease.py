@@ -112,6 +112,11 @@ class Lease:
     # -- for the policy ------------------------------------------------------------------------
 
     @property
+    def priority(self) -> str:
+        """Its class."""
+        return self.call.priority
+
+    @property
     def stream(self) -> bool:
         """Its answer is read as it is made."""
         return self.call.stream
@@ -152,7 +157,7 @@ class Lease:
 
     def free_on(self, tier: TierView) -> bool:
         """True when this call could take a slot of that tier now."""
-        if not self.tried:
+        if not self.tried or not tier.free:
             return tier.free > 0
         return self._pool.supplies[tier.options.backend].free(self.tried) > 0
 

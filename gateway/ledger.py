@@ -110,9 +110,12 @@ class Ledger:
                 route.served += 1
             if route.within is not None and outcome not in _OUTSIDE_BUDGET:
                 route.budget_calls += 1
-                if record.stream and first_byte_at is not None:
-                    duration = first_byte_at - record.arrived
-                if duration > route.within or outcome not in _ANSWERED:
+                within = route.within
+                if record.stream:
+                    within = route.first_byte or within
+                    if first_byte_at is not None:
+                        duration = first_byte_at - record.arrived
+                if duration > within or outcome not in _ANSWERED:
                     route.missed += 1
             if self.advice is not None and outcome not in _OUTSIDE_BUDGET:
                 self.advice.note(record, lane.owned, now)

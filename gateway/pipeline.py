@@ -67,9 +67,11 @@ class Pipeline:
             _describe(call, record)
             route = self._routes.lookup(call)  # 3
             record.route = route.name
-            with self._admission.enter():  # 4
+            with self._admission.enter(call.priority):  # 4
                 if call.body.whole() is None:
                     await call.body.settle()
+                if route.size_of is not None:
+                    call.size = route.size_of(call)
                 attempt = self._dispatch.attempt(call, record)
                 while attempt.again:
                     with attempt:

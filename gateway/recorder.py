@@ -30,7 +30,7 @@ from gateway.estimates import BackendEstimates
 from gateway.lease import Lease
 from gateway.pool import Opened, Opener, Pool
 from gateway.slot import Slot
-from gateway.tier import Learned, Tier
+from gateway.tier import Learned, PursedTier, Tier
 from gateway.vocab import Verdict
 from policies.base import Action, Hold, Policy, PoolView, RequestView, Run, Take
 
@@ -90,6 +90,7 @@ class Recorder:
         within: float | None = None,
         first_byte: float | None = None,
         objective: float = 0.99,
+        best_effort_limit: int | None = None,
     ) -> Pool:
         """The queue of a route."""
         with self._still.at(self._clock.now()) as now:
@@ -101,10 +102,12 @@ class Recorder:
                     "within": within,
                     "first_byte": first_byte,
                     "objective": objective,
+                    "best_effort_limit": best_effort_limit,
                     "opens": opener is not None,
                     "tiers": [
                         {
                             "options": tier.options.model_dump(),
+                            "budgeted": isinstance(tier, PursedTier),
                             "estimates": _estimates(tier.estimates, now),
                             "answers": _estimates(tier.answers, now),
                         }
@@ -116,6 +119,7 @@ class Recorder:
                 self, route, _Noted(policy, self, route), tiers, clock=self._still, chance=self._chance,
                 timers=self._timers, opener=None if opener is None else _Openings(self, opener),
                 within=within, first_byte=first_byte, objective=objective,
+                best_effort_limit=best_effort_limit,
             )  # fmt: skip
 
     # -- what happens --------------------------------------------------------------------------

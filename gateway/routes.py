@@ -8,11 +8,12 @@ whether it can be served now.
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import ConfigError, UnknownRoute
+from gateway.sizes import measure
 from gateway.vocab import Call
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ class BudgetOptions(Protocol):
     def objective(self) -> float: ...
 
 
+class SizeOptions(Protocol):
+    """`size` of one route."""
+
+    @property
+    def weights(self) -> Mapping[str, float]: ...
+
+
 class RouteOptions(Protocol):
     """One entry of the `routes` section, as far as this step needs it."""
 
@@ -57,6 +65,8 @@ class RouteOptions(Protocol):
     def stall_timeout(self) -> float: ...
     @property
     def idempotent(self) -> bool: ...
+    @property
+    def size(self) -> SizeOptions: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +76,7 @@ class Route:
     within_s, objective:  the latency budget; None without one
     timeout_s:            from arrival to the first byte of the answer
     stall_timeout_s:      longest silence inside a streamed answer
+    size_of:              how much a call asks for; None where the route declares no feature
     """
 
     name: str
@@ -78,6 +89,7 @@ class Route:
     timeout_s: float
     stall_timeout_s: float
     idempotent: bool
+    size_of: Callable[[Call], float | None] | None = None
 
     @classmethod
     def of(cls, name: str, options: RouteOptions, pool: "Pool") -> "Route":
@@ -94,6 +106,7 @@ class Route:
             timeout_s=options.timeout,
             stall_timeout_s=options.stall_timeout,
             idempotent=options.idempotent,
+            size_of=measure(options.size.weights),
         )
 
     def serves(self, protocol: str) -> bool:

@@ -8,24 +8,12 @@ from typing import Protocol
 
 from backends.base import Backend
 from gateway.replica import ReplicaState
+from gateway.spending import Reservation
 from gateway.vocab import Reason, Start, Verdict
 
 QUESTION = -1
 """Ticket of a place that takes no slot: a question about a model."""
 _RETURNED = -2
-
-
-class Reservation(Protocol):
-    """Money set aside for what runs on a slot."""
-
-    @property
-    def open(self) -> bool:
-        """Neither settled nor cancelled yet."""
-        ...
-
-    def cancel(self) -> None:
-        """Nothing was spent."""
-        ...
 
 
 class Owner(Protocol):

@@ -63,6 +63,7 @@ class RouteFacts(NamedTuple):
     """What the ledger must know of one route.
 
     within:     latency budget in seconds; None when the route has none
+    first_byte: the same for streamed answers; None: as `within`
     objective:  share of answers that must come within it
     backends:   names of its tiers' backends, in order
     match:      what the route matches, as text for people
@@ -70,6 +71,7 @@ class RouteFacts(NamedTuple):
 
     name: str
     within: float | None = None
+    first_byte: float | None = None
     objective: float | None = None
     backends: tuple[str, ...] = ()
     match: str = ""
@@ -133,11 +135,12 @@ class RouteTally:
     served:         inference calls that were answered
     """
 
-    __slots__ = ("budget_calls", "facts", "missed", "overhead", "served", "within")
+    __slots__ = ("budget_calls", "facts", "first_byte", "missed", "overhead", "served", "within")
 
     def __init__(self, facts: RouteFacts) -> None:
         self.facts = facts
         self.within = facts.within
+        self.first_byte = facts.within if facts.first_byte is None else facts.first_byte
         self.overhead = Histogram(OVERHEAD_EDGES)
         self.budget_calls = 0
         self.missed = 0
@@ -147,6 +150,7 @@ class RouteTally:
         """Take over what the configuration says now; sums stay."""
         self.facts = facts
         self.within = facts.within
+        self.first_byte = facts.within if facts.first_byte is None else facts.first_byte
 
 
 class Lane:

@@ -3,12 +3,16 @@
 Reads a `Capacity` and the estimates of one route on one backend; changes neither. Knows no policy.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from math import inf
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from gateway.capacity import Capacity
-from gateway.vocab import Rent
+from gateway.capacity import Capacity, Replicas
+from gateway.clock import Clock
+from gateway.slot import Slot
+from gateway.spending import Purse, refusal, reservation_usd
+from gateway.vocab import Reason, Rent
 from policies.base import Estimate, RequestView, TierOptions
 
 
@@ -126,6 +130,18 @@ class Tier:
         """How long an instance boots."""
         return _UNKNOWN if self.estimates is None else self.estimates.cold
 
+    def take(self, tried: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
+        """A slot for a call; None when there is none."""
+        return self.supply.take(tried, now, reason, queued_s)
+
+    def open(self, now: float) -> Slot | None:
+        """A slot on which an instance is to boot; None when there is none."""
+        return self.supply.open(now, now + self.cold.mean, Reason.SPILL_SLOW)
+
+    def affordable(self, now: float) -> bool:
+        """Nothing forbids to pay for a call here."""
+        return True
+
     def service(self, request: RequestView) -> Estimate:
         """How long this call would hold a slot."""
         return _UNKNOWN if self.estimates is None else self.estimates.profiles[request.bucket]
@@ -135,3 +151,101 @@ class Tier:
         if self.answers is not None and request.stream:
             return self.answers.profiles[request.bucket]
         return _UNKNOWN if self.estimates is None else self.estimates.profiles[request.bucket]
+
+
+class PursedTier(Tier):
+    """A rented tier whose calls are limited by spill budgets: it looks full while these say so.
+
+    fleet_usable:  whether any owned tier of the route can take calls: what a refusal should say
+    """
+
+    __slots__ = ("_clock", "_fleet_usable", "_requested", "_route", "purse")
+
+    def __init__(
+        self,
+        options: TierOptions,
+        supply: Capacity,
+        estimates: Learned,
+        answers: Learned | None,
+        *,
+        route: str,
+        purse: Purse,
+        clock: Clock,
+        requested: Callable[[str, float], None],
+        fleet_usable: Callable[[], bool],
+    ) -> None:
+        super().__init__(options, supply, estimates, answers)
+        self.purse = purse
+        self._route = route
+        self._clock = clock
+        self._requested = requested
+        self._fleet_usable = fleet_usable
+
+    def requested(self, now: float) -> None:
+        """A call that wants work done has come on this route."""
+        self._requested(self._route, now)
+
+    def price(self, *, opening: bool = False) -> float | None:
+        """Dollars that are set aside for one attempt, or for one instance; None: the price is not known."""
+        if self.rent is None:
+            return None
+        boot_s = 0.0 if self.supply.warm and not opening else max(self.cold.tail, self.rent.boot_s)
+        return reservation_usd(self.rent, service_s=0.0 if opening else self.overall.tail, boot_s=boot_s)
+
+    def affordable(self, now: float) -> bool:
+        """There is money for a call."""
+        return self.purse.would_allow(self.price(), now)
+
+    @property
+    def spent(self) -> bool:
+        """Calls are to wait for the owned tiers, because the money is used up."""
+        return self.purse.looks_full(self.price(), self._clock.now())
+
+    def funded_at(self, now: float) -> float:
+        """When there will be money again; never, where it is not what is wanting."""
+        usd = self.price()
+        return self.purse.available_at(usd, now) if self.purse.looks_full(usd, now) else inf
+
+    @property
+    def free(self) -> int:
+        """None while the money is used up."""
+        return 0 if self.supply.free_slots and self.spent else self.supply.free_slots
+
+    @property
+    def warm(self) -> int:
+        """None while the money is used up."""
+        warm = self.supply.warm
+        return 0 if warm and self.spent else warm
+
+    @property
+    def room(self) -> int:
+        """None unless there is money for an instance."""
+        room = self.supply.room
+        return room if room and self.purse.would_allow(self.price(opening=True), self._clock.now()) else 0
+
+    def take(self, tried: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
+        """A slot, with what it may cost set aside. Raises Shed where the money is used up."""
+        usd = self.price()
+        reservation = self.purse.reserve(usd, now)
+        if reservation is None:
+            if self.purse.looks_full(usd, now):
+                return None
+            raise refusal(self._route, self.purse, usd, now, fleet_usable=self._fleet_usable())
+        slot = super().take(tried, now, reason, queued_s)
+        if slot is None:
+            reservation.cancel()
+        else:
+            slot.reservation = reservation
+        return slot
+
+    def open(self, now: float) -> Slot | None:
+        """The same for an instance; None while there is no money for one."""
+        reservation = self.purse.reserve(self.price(opening=True), now)
+        if reservation is None:
+            return None
+        slot = super().open(now)
+        if slot is None:
+            reservation.cancel()
+        else:
+            slot.reservation = reservation
+        return slot

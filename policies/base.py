@@ -174,6 +174,11 @@ class RequestView(Protocol):
         ...
 
     @property
+    def priority(self) -> str:
+        """`critical` or `default`. Best-effort calls fill idle slots without a policy being asked."""
+        ...
+
+    @property
     def stream(self) -> bool:
         """Its answer is read as it is made: its budget speaks of the first byte."""
         ...

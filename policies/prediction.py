@@ -31,12 +31,12 @@ def residual(estimate: Estimate) -> float:
 
 
 def speed(tier: TierView, pool: PoolView) -> float:
-    """Work that a slot of the tier does in a second: 1 for the reference tier."""
+    """Work that a slot of the tier does in a second: 1 for the reference tier, and where nothing is known."""
     reference = pool.reference
     if tier is reference:
         return 1.0
     mean = tier.overall.mean
-    return reference.overall.mean / mean if mean > 0.0 else 1.0
+    return (reference.overall.mean / mean or 1.0) if mean > 0.0 else 1.0
 
 
 def owned_work(tier: TierView, pool: PoolView, until: float, now: float) -> float:

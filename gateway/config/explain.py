@@ -21,13 +21,6 @@ Model = TypeVar("Model", bound=BaseModel)
 JsonSchema = Mapping[str, Any]
 
 SECRET_RULE = "a secret is never written in this file; write {env: NAME} or {file: PATH} instead"  # noqa: S105
-NOT_YET = "this version of Overspill does not have it yet; take it out"
-
-_LATER = (
-    re.compile(r"state"),
-    re.compile(r"routes/[^/]+/latency_budget/first_byte"),
-)
-"""Keys that belong to the format and come with later versions."""
 
 _SENSITIVE = re.compile(r"key|secret|token|passw|credential|auth|cookie", re.IGNORECASE)
 _EXPECTED = {
@@ -177,11 +170,8 @@ class _Explainer:
 
     def _tell_unknown_key(self, path: Path) -> None:
         key = str(path[-1])
-        if any(pattern.fullmatch("/".join(map(str, path))) for pattern in _LATER):
-            message = f"{quoted(key)} is part of the format, but {NOT_YET}"
-        else:
-            known = {name for node in self._nodes(path[:-1]) for name in node.get("properties", ())}
-            message = f"{quoted(key)} is not a key here; {suggestion(key, known, 'keys')}"
+        known = {name for node in self._nodes(path[:-1]) for name in node.get("properties", ())}
+        message = f"{quoted(key)} is not a key here; {suggestion(key, known, 'keys')}"
         self._tree.problem(self._tree.at_key(path), path, message)
 
     def _wrong(self, item: _Found) -> str:
@@ -223,7 +213,7 @@ class _Explainer:
         if kind == "string_type" and isinstance(value, bool | int | float):
             return "; put it in quotes"
         if path and path[-1] == "max_in_flight" and value == "auto":
-            return f"; `auto` is part of the format, but {NOT_YET}"
+            return "; `auto` is part of the format, but this version of Overspill does not have it yet"
         if kind in ("int_type", "float_type") and isinstance(value, str):
             if not plain and re.fullmatch(r"[-+]?[0-9.]+", value):
                 return "; leave the quotes out"

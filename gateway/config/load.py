@@ -15,7 +15,7 @@ from gateway.config.checks import (
     check_tree,
     warnings,
 )
-from gateway.config.explain import NOT_YET, found, validate
+from gateway.config.explain import found, validate
 from gateway.config.problems import (
     FILE,
     ConfigProblems,
@@ -34,7 +34,6 @@ from policies.base import Policy
 Plugin = TypeVar("Plugin")
 
 _DEFAULT_POLICY = str(RouteDocument.model_fields["policy"].default)
-_LATER_POLICIES = ("cheapest_in_budget",)
 
 
 class Loaded(NamedTuple):
@@ -173,8 +172,6 @@ class _Reader:
             place, what = tree.at_key(path), "is missing"
         elif not isinstance(name, str):
             place, what = tree.at_value(type_path), f"{found(tree, type_path)}; it must be text"
-        elif registry.kind == "policy" and name in _LATER_POLICIES:
-            place, what = tree.at_value(type_path), f"{quoted(name)} is part of the format, but {NOT_YET}"
         else:
             place, what = tree.at_value(type_path), f"there is no {registry.kind} type {quoted(name)}"
         known = suggestion(name if isinstance(name, str) else "", registry, f"{registry.kind} types")

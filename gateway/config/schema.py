@@ -10,7 +10,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, PlainSerializer, PlainValidator, SerializeAsAny, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, SerializeAsAny, WithJsonSchema, model_validator
 
 from backends.base import BackendOptions, SpillBudget
 from gateway.options import Duration, Options, Share, Size, Usd
@@ -67,6 +67,7 @@ ListenAddress = Annotated[
     WithJsonSchema({"type": "string", "pattern": r":\d{1,5}$", "examples": ["127.0.0.1:8000"]}),
 ]
 Period = Annotated[Duration, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME)]
 
 
@@ -117,6 +118,15 @@ class AccessLog(Options):
     """Share of the calls that are logged; calls that failed are always logged."""
 
 
+class State(Options):
+    """What is kept across restarts."""
+
+    path: str = Field(min_length=1)
+    """File for what was learned about backends: how long calls take, how long instances boot and idle."""
+    every: Period = 60.0
+    """How often it is written; it is also written when the gateway stops."""
+
+
 class Advice(Options):
     """How many replicas the last calls would have needed, shown as `recommended_replicas`."""
 
@@ -141,10 +151,22 @@ class Match(Options):
 class LatencyBudget(Options):
     """What counts as fast enough, and how often it must be reached."""
 
-    within: Period
-    """From the request's arrival to the first byte of its answer."""
+    within: Period = 0.0
+    """From the request's arrival to its answer. Absent: as `first_byte`."""
+    first_byte: Period | None = None
+    """The same for streamed answers, whose first byte is what counts; absent: as `within`."""
     objective: Share = Field(default=0.99, gt=0)
     """Share of the calls that should stay within it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_at_least(cls, written: Any) -> Any:
+        """Where only one of the two is written it stands for both."""
+        if isinstance(written, dict) and "within" not in written:
+            if written.get("first_byte") is None:
+                raise ValueError("within is missing; write how fast an answer must be, like {within: 250ms}")
+            return {**written, "within": written["first_byte"]}
+        return written
 
 
 class PolicyUse(Options):
@@ -187,6 +209,22 @@ class RetryBudget(Options):
     all go, `limit` makes each cost a token, so that an outage is not a bill."""
 
 
+class SizeOf(Options):
+    """Features of a call, each with the weight that it has in the call's size."""
+
+    body_bytes: Weight = 0.0
+    """Bytes of the request's body."""
+    max_tokens: Weight = 0.0
+    """The most tokens that it wants generated."""
+    tensor_elements: Weight = 0.0
+    """Elements of its input tensors."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By the name of the feature."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
 class _Route(Options):
     match: Match = Match()
     """Which calls take this route."""
@@ -200,6 +238,12 @@ class _Route(Options):
     """Longest silence inside a streamed answer; then it is cut off."""
     idempotent: bool = True
     """Whether a call may run again elsewhere when a failed attempt may already have executed it."""
+    size: SizeOf = SizeOf()
+    """What a call's size is made of, each feature with its weight: calls of like size are expected to take
+    alike. Absent: one expectation for all."""
+    best_effort_limit: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Most calls with `x-overspill-priority: best_effort` that may wait or run; absent: no limit. They only
+    ever use owned slots that nobody else wants."""
     prewarm: Prewarm | None = None
     """Whether, and how far, instances may be opened ahead of demand; absent: never."""
     spill_budget: RouteSpillBudget | None = None
@@ -209,7 +253,7 @@ class _Route(Options):
 class RouteDocument(_Route):
     """A route as written."""
 
-    policy: str | dict[str, Any] = "spill_when_full"
+    policy: str | dict[str, Any] = "cheapest_in_budget"
     """How a backend is chosen: the name of a policy, or {type: NAME, …its options}."""
 
 
@@ -230,6 +274,8 @@ class _File(Options):
     """One JSON line for each call; absent: none is written."""
     retry_budget: RetryBudget = RetryBudget()
     """How many extra attempts there may be after failures."""
+    state: State | None = None
+    """What is kept across restarts; absent: nothing."""
     drain_timeout: Period = 30.0
     """How long calls in flight may take to finish when the gateway stops."""
     advice: Advice | Literal[False] = Advice()

@@ -77,6 +77,7 @@ class Asked:
         self.due = pool.due_of(call)
         self.bucket = _bucket(pool, call.size)
         self.stream = call.stream
+        self.priority = call.priority
         self.lot = lot
 
     def may_use(self, backend: str) -> bool:
@@ -94,7 +95,7 @@ class Asked:
 
 def _bucket(pool: Pool, size: float | None) -> int:
     reference = pool.reference
-    if size is None or reference is None or reference.estimates is None:
+    if size is None or reference.estimates is None:
         return 0
     # A copy: the first size that is ever asked for settles the range, and this one is no call's.
     return copy(reference.estimates).bucket_of(size)

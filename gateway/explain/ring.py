@@ -109,10 +109,10 @@ def _before(pool: Pool, lease: Lease) -> float:
     if lease.waiting:
         place = min(bisect_left(waiting, lease.order, key=_in_order), in_time)
     elif lease.due >= waiting[in_time - 1].due:
-        return pool.work
+        return float(pool.work)
     else:
         place = bisect_left(waiting, lease.due, hi=in_time, key=_due)
-    return pool.work * place / in_time
+    return float(pool.work * place / in_time)
 
 
 def _row(tier: Tier, lease: Lease) -> tuple[Any, ...]:

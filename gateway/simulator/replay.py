@@ -234,12 +234,15 @@ class _World:
         self._time.instant = line["at"]
         tiers = []
         for each in line["tiers"]:
+            if each["budgeted"]:
+                raise ValueError(f"route {name} has a spill budget; what it allowed is not in a recording")
             options = _tier_options(each["options"])
             known = (_estimates(each[what], line["at"]) for what in ("estimates", "answers"))
             tiers.append(Tier(options, self._capacities[options.backend], *known))
         self._pools[name] = self.recorder.pool(
             name, self._policies[name], tiers, opener=self if line["opens"] else None,
             within=line["within"], first_byte=line["first_byte"], objective=line["objective"],
+            best_effort_limit=line["best_effort_limit"],
         )  # fmt: skip
 
     # -- events --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
+from gateway.config.schema import SizeOf
 from gateway.errors import ConfigError, UnknownRoute
 from gateway.routes import Route, RouteTable
 from gateway.vocab import Call, WholeBody
@@ -25,6 +26,7 @@ class Options(NamedTuple):
     timeout: float = 60.0
     stall_timeout: float = 30.0
     idempotent: bool = True
+    size: SizeOf = SizeOf()
 
 
 def route(name: str, *models: str, protocol: str | None = None, **options: Any) -> Route:

@@ -135,7 +135,12 @@ class Chaos:
         if slot is not None:
             self._serve(lease, slot)
         elif chance.random() < 0.2:
-            self.time.at(now + chance.uniform(0.0, 1.0), lambda: lease.waiting and lease.abandon())
+            self.time.at(now + chance.uniform(0.0, 1.0), partial(self._give_up, lease))
+
+    @staticmethod
+    def _give_up(lease: Lease) -> None:
+        if lease.waiting:
+            lease.abandon()
 
     def _serve(self, lease: Lease, slot: Slot) -> None:
         chance, now = self.chance, self.time.instant

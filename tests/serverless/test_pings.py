@@ -2,18 +2,20 @@
 
 import asyncio
 import math
+from random import Random
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from backends.aws_lambda import AwsLambda
-from backends.base import Backend
+from backends.base import Backend, Kit
 from backends.elastic import Elastic
 from backends.emulators.instance import BootTimes
 from backends.emulators.server import EmulatorServer
 from backends.modal import Modal
 from backends.runpod import RunPod
+from gateway.clock import SystemClock
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.vocab import Charge, Start
 from tests.serverless.test_against_emulators import (
@@ -28,10 +30,11 @@ from tests.serverless.test_against_emulators import (
     runpod,
     section,
 )
-from tests.support.provider import a_call, built, until
+from tests.support.provider import Background, a_call, built, until
 
 __all__ = ["_secrets"]
 
+KIT = Kit(SystemClock(), Random(1), Background().spawn)
 PER_LIFE = pytest.mark.parametrize("provider", [runpod, modal])
 
 
@@ -124,7 +127,7 @@ async def test_a_ping_that_met_an_instance_which_was_up_waits_for_a_new_one(prov
             usages = await asyncio.gather(*pings)
             boots = sorted(usage.boot_s or 0.0 for usage in usages if usage is not None)
             assert 0.05 < boots[0] < 0.4
-            assert 0.55 < boots[-1] < 1.2
+            assert boots[-1] > 0.55  # and what it idled until it was found
             assert len({usage.instance for usage in usages if usage is not None}) == 4
             charges = await gone(backend)
             assert server.bill().cold_starts == 4
@@ -232,14 +235,14 @@ async def test_wrong_keys_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [RunPod, Modal, AwsLambda])
 def test_the_file_can_leave_it_out(kind: type[Backend]) -> None:
     options = {**kind.example("http://127.0.0.1:9"), "late_binding": "none"}
-    backend = kind("burst", kind.Options.model_validate(options), None)  # type: ignore[arg-type]
+    backend = kind("burst", kind.Options.model_validate(options), KIT)
     assert not backend.can_open
 
 
 @pytest.mark.parametrize("kind", [RunPod, AwsLambda])
 def test_a_handler_without_the_kit_is_not_pinged(kind: type[Backend]) -> None:
     options = {**kind.example("http://127.0.0.1:9"), "envelope": "raw"}
-    backend = kind("burst", kind.Options.model_validate(options), None)  # type: ignore[arg-type]
+    backend = kind("burst", kind.Options.model_validate(options), KIT)
     assert not backend.can_open
     with pytest.raises(ValidationError, match="late_binding: ping needs envelope: event"):
         kind.Options.model_validate({**options, "late_binding": "ping"})
@@ -267,7 +270,7 @@ def test_the_rent_is_what_the_file_says(
         **more,
         "cold_start": {"expect": "9s", "idle_after": "44s"},
     }
-    rent = kind("burst", kind.Options.model_validate(options), None).rent  # type: ignore[arg-type]
+    rent = kind("burst", kind.Options.model_validate(options), KIT).rent
     assert rent is not None
     assert rent.usd_per_second == (usd if usd is None else pytest.approx(usd))
     assert (rent.usd_per_call, rent.bills_boot, rent.bills_idle) == (fee, True, bills_idle)

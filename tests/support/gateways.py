@@ -7,14 +7,16 @@ from random import Random
 from gateway.app import Gateway, registries
 from gateway.clock import SystemClock
 from gateway.config.load import load
+from gateway.recorder import Recorder
 from tests.support.wire import Peer
 
 
 @asynccontextmanager
-async def running(text: str) -> AsyncIterator[Gateway]:
+async def running(text: str, *, recorder: Recorder | None = None) -> AsyncIterator[Gateway]:
     """`text` is the file less its `listen` section, which is set to ports of the system's choice."""
     file = f"version: 1\nlisten: {{http: '127.0.0.1:0', admin: '127.0.0.1:0'}}\n{text}"
-    gateway = Gateway(load(file, *registries()).settings, clock=SystemClock(), chance=Random(7))
+    settings = load(file, *registries()).settings
+    gateway = Gateway(settings, clock=SystemClock(), chance=Random(7), recorder=recorder)
     await gateway.open()
     try:
         yield gateway

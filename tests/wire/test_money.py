@@ -14,10 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backends.emulators.aws_lambda import LambdaEmulator
 from backends.emulators.instance import BootTimes, FleetOptions
+from backends.emulators.modal import ModalEmulator
 from backends.emulators.runpod import RunPodEmulator
-from backends.workers import kit, lambda_handler, runpod_handler
+from backends.workers import kit, lambda_handler, modal_app, runpod_handler
 from gateway.app import Gateway
 from tests.support.gateways import port_of, running
+from tests.support.wire import eventually
 from tests.wire.test_gateway import BODY, server
 
 BOOT_S, IDLE_S, HOURLY = 0.3, 0.4, 3600.0
@@ -67,6 +69,7 @@ backends:
 routes:
   twice:
     match: {{model: twice}}
+    policy: spill_when_full
     tiers: [{{backend: fleet, when_full: spill}}, {{backend: rented, when_full: {{queue: 5s, then: shed}}}}]
 """
 
@@ -129,3 +132,80 @@ async def test_the_books_equal_the_bills(provider: Any, monkeypatch: pytest.Monk
             assert per_1k == pytest.approx(1000 * (spilled + busy + idle) / len(answers), rel=0.01)
             cold = seen["overspill_starts_total", "rented", "twice", "cold"]
             assert cold == sum(answer == ("rented", "cold") for answer in answers)
+
+
+def modal() -> tuple[Any, str]:
+    emulator = ModalEmulator(lambda _: modal_app.make_asgi(twice), options=options())
+    return (
+        emulator,
+        "type: modal, url: '{0.url}', proxy_auth: {{key: {{env: RENTED_KEY}}, secret: {{env: RENTED_SECRET}}}}, "
+        "price: {{usd_per_second: {0.function.usd_per_second}}}",
+    )
+
+
+def late_binding(fleet: str, rented: str) -> str:
+    return f"""
+backends:
+  fleet: {{type: triton, replicas: ["{fleet}"], max_in_flight: 1, price: {{usd_per_replica_hour: {HOURLY}}}}}
+  rented: {{{rented}, max_in_flight: 4, cold_start: {{expect: {BOOT_S}s, idle_after: {IDLE_S}s}}}}
+routes:
+  twice:
+    match: {{model: twice}}
+    latency_budget: {{within: 1500ms}}
+    policy: cheapest_in_budget
+    tiers: [{{backend: fleet}}, {{backend: rented}}]
+"""
+
+
+@pytest.mark.parametrize("provider", [runpod, modal])
+async def test_calls_wait_while_instances_open_and_the_books_equal_the_bill(
+    provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call is sent to an instance that has to boot: what a policy opens is opened by pings."""
+    emulator, section = provider()
+    tokens = emulator.function if provider is modal else None
+    monkeypatch.setenv("RENTED_KEY", tokens.key if tokens else emulator.endpoint.api_key)
+    monkeypatch.setenv("RENTED_SECRET", tokens.secret if tokens else "none")
+    async with emulator, server(pace_s=0.2) as fleet:
+        async with running(late_binding(fleet.url, section.format(emulator))) as gateway:
+            answers = await burst(gateway, 12)
+            assert {backend for backend, _ in answers} == {"fleet", "rented"}
+            assert ("rented", "cold") not in answers
+            cold_starts = emulator.bill().cold_starts
+            assert 1 <= cold_starts <= 4
+            await asyncio.sleep(2 * IDLE_S + 0.7)  # the provider's own time: instances idle and are gone
+            gateway.settle(gateway.clock.now())
+            seen = await metrics(gateway)
+            bill = emulator.bill()
+            assert bill.cold_starts == cold_starts
+            answered = [value for name, value in seen.items() if name[0] == "overspill_requests_total"]
+            assert sum(answered) == len(answers)
+            assert seen["overspill_cost_usd_total", "rented", "spill", "twice"] == pytest.approx(
+                bill.usd, rel=0.02 if provider is runpod else 0.1
+            )
+
+
+@pytest.mark.parametrize("provider", [runpod, modal])
+async def test_what_was_opened_ahead_and_not_used_is_all_prewarm_money(
+    provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator, section = provider()
+    tokens = emulator.function if provider is modal else None
+    monkeypatch.setenv("RENTED_KEY", tokens.key if tokens else emulator.endpoint.api_key)
+    monkeypatch.setenv("RENTED_SECRET", tokens.secret if tokens else "none")
+    async with emulator, server() as fleet:
+        async with running(late_binding(fleet.url, section.format(emulator))) as gateway:
+            supply = gateway.capacities["rented"]
+            assert gateway.pools["twice"].open("rented", 2, kind="prewarm") == 2
+            assert (supply.in_flight, supply.warm) == (2, 0)
+            await eventually(lambda: supply.in_flight == 0, "both are up")
+            assert supply.warm == 2
+            await asyncio.sleep(2 * IDLE_S + 0.7)
+            gateway.settle(gateway.clock.now())
+            seen = await metrics(gateway)
+            assert emulator.bill().cold_starts == 2
+            assert seen["overspill_cost_usd_total", "rented", "prewarm", "twice"] == pytest.approx(
+                emulator.bill().usd, rel=0.02 if provider is runpod else 0.1
+            )
+            spilled = seen.get(("overspill_cost_usd_total", "rented", "spill", "twice"), 0.0)
+            assert spilled == 0.0

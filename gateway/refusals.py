@@ -1,0 +1,80 @@
+"""The errors of a pool that has no place for a call, each with the time after which trying again is sensible.
+
+Knows the tiers of one route and how many wait; it decides nothing.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+
+from gateway.errors import Contended, DeadlinePassed, NoCapacity, OverspillError
+from gateway.tier import Tier
+from policies.base import Shed
+
+
+class Refusals:
+    """Refusals of one route."""
+
+    def __init__(self, route: str, tiers: Sequence[Tier]) -> None:
+        self._route = route
+        self._tiers = tiers
+
+    def shed(self, action: Shed, waiting: int, now: float) -> OverspillError:
+        """The policy has given a call up."""
+        error: OverspillError
+        if action.contended:
+            seconds = self._turn(waiting)
+            error = Contended(
+                f"every slot of route {self._route} is taken; try again in {seconds:.0f} s",
+                retry_after=seconds,
+            )
+        else:
+            error = NoCapacity(
+                f"no backend of route {self._route} can take calls now", retry_after=self._recovery(now)
+            )
+        error.reason = action.reason
+        return error
+
+    def too_late(self, waiting: int) -> DeadlinePassed:
+        """The deadline of a call is over."""
+        return DeadlinePassed(
+            f"the deadline passed before a slot of route {self._route} was free",
+            retry_after=self._turn(waiting),
+        )
+
+    def no_answerer(self, now: float) -> NoCapacity:
+        """Nobody is there for a question about a model."""
+        return NoCapacity(
+            f"no backend of route {self._route} that is paid for anyway can answer questions now",
+            retry_after=self._recovery(now),
+        )
+
+    def only_filling(self) -> NoCapacity:
+        """A best-effort call on a route where nothing is paid for anyway."""
+        return NoCapacity(
+            f"route {self._route} has no owned backend that can take calls, and best-effort calls rent nothing; "
+            "send it with x-overspill-priority: default"
+        )
+
+    def enough_filling(self, waiting: int) -> Contended:
+        """The limit for best-effort calls is reached."""
+        seconds = self._turn(waiting)
+        return Contended(
+            f"route {self._route} holds as many best-effort calls as it may; try again in {seconds:.0f} s",
+            retry_after=seconds,
+        )
+
+    def _turn(self, waiting: int) -> float:
+        """Whole seconds, at least one: when the slots that are turning over now will have served everyone in
+        the queue and one more, at the pace of the recent past.
+        """
+        pace = sum(
+            tier.supply.capacity / tier.supply.held_s
+            for tier in self._tiers
+            if tier.supply.blocked is None and tier.supply.held_s
+        )
+        return float(max(1, ceil((waiting + 1) / pace))) if pace else 1.0
+
+    def _recovery(self, now: float) -> float:
+        """Whole seconds, at least one: when the first breaker lets a trial through."""
+        waits = (tier.supply.retry_in(now) for tier in self._tiers)
+        return float(max(1, ceil(min((wait for wait in waits if wait is not None), default=0.0))))
