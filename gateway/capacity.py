@@ -182,7 +182,14 @@ class Capacity:
                 breaker = replica.breaker
                 ticket = breaker.generation if breaker.closed else breaker.enter(now)
                 self.in_flight += 1
-                self._update(replica, now)
+                if replica.room > 1 and breaker.closed:  # nothing changes but the count
+                    room = replica.slots.free
+                    self.free_slots += room - replica.room
+                    replica.room = room
+                    if not room:
+                        self._enlist(replica)
+                else:
+                    self._update(replica, now)
                 slot = Slot(self, replica, ticket, now, reason, queued_s)
                 if self.warmth is not None:
                     slot.age = self.warmth.take(now)

@@ -49,10 +49,20 @@ class DeadlineQueue:
     def join(self, lease: Lease, work: float, *, late: bool) -> None:
         """A call begins to wait."""
         self._joined = sequence = self._joined + 1
-        lease.late = late
         rank = RANKS[lease.call.priority]
-        lease.join((LATE if late and rank < LATE else rank, lease.due, sequence), work)
-        self._add(lease)
+        if late and rank < LATE:
+            rank = LATE
+        lease.late = late
+        lease.work = work
+        lease.order = order = (rank, lease.due, sequence)
+        calls = self.calls
+        if rank < LATE and (not calls or order > calls[-1].order):  # the common case, without a detour
+            lease.mark = self._left + self.work
+            calls.append(lease)
+            self.in_time += 1
+            self.work += work
+        else:
+            self._add(lease)
 
     def demote(self, lease: Lease) -> None:
         """Its budget cannot be kept any more."""

@@ -202,11 +202,9 @@ class Lease:
             self._on_settled = on_settled
         return slot
 
-    def join(self, order: tuple[int, float, int], work: float) -> None:
-        """It has entered the queue."""
+    def wait(self) -> None:
+        """It begins to wait."""
         self.waiting = True
-        self.order = order
-        self.work = work
         self.wake_at = inf
         self._carries = self._carries or {}
         self._on_settled = None

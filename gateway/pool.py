@@ -180,11 +180,14 @@ class Pool:
         action = self.policy.arrive(lease, self, now, self._chance)
         if self.witness is not None:
             self.witness.note(lease, action, now)
-        if isinstance(action, Run):  # the common case, without a detour
+        if isinstance(action, Run):  # the two common answers, without a detour
             slot = self._take(lease, action.backend, action.reason, now)
             if slot is not None:
                 return slot
             action = self.policy.recheck(lease, self, now, self._chance)
+        elif isinstance(action, Hold):
+            self._hold(lease, action, now)
+            return None
         return self._carry_out(lease, action, now)
 
     def bucket_of(self, size: float) -> int:
@@ -304,23 +307,31 @@ class Pool:
             if not queue:
                 for tier in self.tiers:
                     tier.supply.subscribe(self)
-            queue.join(lease, self.reference.service(lease).mean, late=action.late)
+            lease.wait()
+            queue.join(lease, self.reference.service(lease).mean if self._learns else 0.0, late=action.late)
         elif action.late and not lease.late:
             queue.demote(lease)
         until = action.until
-        for pursed in self._pursed:
-            until = min(until, pursed.funded_at(now))
-        lease.wake_at = wake_at = min(until if until > now else now + SHORTEST_HOLD_S, lease.deadline)
-        if wake_at < inf:
-            self._alarms.add(wake_at, lease)
+        if self._pursed:
+            until = min(until, *(tier.funded_at(now) for tier in self._pursed))
+        if until <= now:
+            until = now + SHORTEST_HOLD_S
+        if until > lease.deadline:
+            until = lease.deadline
+        lease.wake_at = until
+        if until < inf:
+            self._alarms.add(until, lease)
         for backend, count in action.opens:
             self.open(backend, count)
 
     def ahead(self, request: RequestView) -> float:
         """Work of calls in time that stands before one of them, or would."""
+        queue = self.queue
         if isinstance(request, Lease) and request.waiting:
-            return self.queue.ahead(request)
-        return self.queue.ahead_of(request.priority, request.due)
+            return queue.ahead(request)
+        if not queue.in_time:
+            return 0.0
+        return queue.ahead_of(request.priority, request.due)
 
     def too_late(self, now: float) -> DeadlinePassed:
         """The error for a call whose deadline is over."""

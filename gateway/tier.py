@@ -51,6 +51,10 @@ class Learned(Protocol):
         ...
 
 
+Take = Callable[[Replicas, float, Reason, float], Slot | None]
+"""(replicas that failed the call, now, why there, seconds waited) -> the slot."""
+
+
 class _Unknown(NamedTuple):
     """Nothing is known, and nothing is asked: for policies that do not look at estimates."""
 
@@ -69,7 +73,7 @@ class Tier:
     answers:    how long until what the budget of a streamed call speaks of, its first byte
     """
 
-    __slots__ = ("answers", "estimates", "name", "options", "owned", "rent", "supply")
+    __slots__ = ("answers", "estimates", "name", "options", "owned", "rent", "supply", "take")
 
     def __init__(
         self,
@@ -85,6 +89,8 @@ class Tier:
         self.rent: Rent | None = supply.backend.rent
         self.estimates = estimates
         self.answers = answers
+        self.take: Take = supply.take
+        """A slot for a call; None when there is none."""
 
     # Read for every call: by getters without a frame of their own.
     blocked: "property" = property(attrgetter("supply.blocked"))
@@ -130,10 +136,6 @@ class Tier:
         """How long an instance boots."""
         return _UNKNOWN if self.estimates is None else self.estimates.cold
 
-    def take(self, tried: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
-        """A slot for a call; None when there is none."""
-        return self.supply.take(tried, now, reason, queued_s)
-
     def open(self, now: float) -> Slot | None:
         """A slot on which an instance is to boot; None when there is none."""
         return self.supply.open(now, now + self.cold.mean, Reason.SPILL_SLOW)
@@ -175,6 +177,7 @@ class PursedTier(Tier):
         fleet_usable: Callable[[], bool],
     ) -> None:
         super().__init__(options, supply, estimates, answers)
+        self.take = self._take_reserved
         self.purse = purse
         self._route = route
         self._clock = clock
@@ -223,7 +226,9 @@ class PursedTier(Tier):
         room = self.supply.room
         return room if room and self.purse.would_allow(self.price(opening=True), self._clock.now()) else 0
 
-    def take(self, tried: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
+    def _take_reserved(
+        self, tried: Replicas, now: float, reason: Reason, queued_s: float
+    ) -> Slot | None:
         """A slot, with what it may cost set aside. Raises Shed where the money is used up."""
         usd = self.price()
         reservation = self.purse.reserve(usd, now)
@@ -231,7 +236,7 @@ class PursedTier(Tier):
             if self.purse.looks_full(usd, now):
                 return None
             raise refusal(self._route, self.purse, usd, now, fleet_usable=self._fleet_usable())
-        slot = super().take(tried, now, reason, queued_s)
+        slot = self.supply.take(tried, now, reason, queued_s)
         if slot is None:
             reservation.cancel()
         else:

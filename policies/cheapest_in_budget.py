@@ -77,9 +77,14 @@ class CheapestInBudget(Policy):
 
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """A free owned slot, else whatever is cheapest in time."""
-        for place, tier in enumerate(pool.tiers):
-            if tier.free and tier.owned and usable(tier, request) and request.free_on(tier):
-                return Run(tier.options.backend, reason(pool.tiers, place, request, queued=False))
+        for tier in pool.tiers:
+            if tier.free and tier.owned and tier.blocked is None:
+                name = tier.options.backend
+                if not request.attempt:
+                    if request.may_use(name):
+                        return Run(name, Reason.WARM)
+                elif request.may_use(name) and request.free_on(tier):
+                    return Run(name, Reason.FALLBACK)
         return self._place(request, pool, now)
 
     def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:

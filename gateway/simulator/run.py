@@ -116,20 +116,17 @@ class _Visit(Lease):
         except OverspillError:
             self._run.miss()
             return
-        if slot is None:
-            self._on_settled = self.settled
-        else:
+        if slot is not None:
             self._begin(slot)
 
-    def settled(self) -> None:
-        """The waiting is over, with a slot or without."""
-        self._on_settled = None  # it would keep this object alive until a cycle is collected
-        try:
-            slot = self.result()
-        except OverspillError:
+    def settle(self, slot: Slot | None, error: Exception | None) -> None:
+        """The waiting is over, with a slot or without. Virtual time does not pass before it is noticed."""
+        self.waiting = False
+        self.slot = slot
+        if slot is not None:
+            self._begin(slot)
+        else:
             self._run.miss()
-            return
-        self._begin(slot)
 
     def _begin(self, slot: Slot) -> None:
         run = self._run
