@@ -17,7 +17,7 @@ from backends.base import Backend
 from gateway.breaker import Breaker, State
 from gateway.clock import Clock, TimerHost
 from gateway.replica import LATENCY_STALE_S, ReplicaState
-from gateway.slot import QUESTION, Slot
+from gateway.slot import QUESTION, Kept, Slot
 from gateway.slots import CounterSlots, SlotSource
 from gateway.vocab import Reason, Verdict
 from gateway.warmth import Warmth
@@ -210,15 +210,35 @@ class Capacity:
         idle = self.warmth.warm(now)
         if self.free_slots <= idle:
             return None
+        since = self.warmth.next_since
         slot = self.take((), now, reason, 0.0)
         if slot is None:
             return None
-        if slot.age is not None:  # those that idle stay what they are
-            self.warmth.untouched(now - slot.age)
+        if since is not None:  # those that idle stay what they are
+            self.warmth.untouched(since)
             slot.age = None
         slot.opening = True
         self.warmth.begin_opening(slot, expected)
         return slot
+
+    def keep(self, now: float, reason: Reason) -> Slot | None:
+        """The slot of the instance that has idled longest, for a ping that keeps it from going.
+
+        None when none idles, or no slot is free. Give it back as a success when the ping was answered.
+        """
+        warmth = self.warmth
+        if warmth is None or not self.warm:
+            return None
+        newest = warmth.next_since
+        slot = self.take((), now, reason, 0.0)
+        if slot is None:
+            return None
+        assert newest is not None
+        warmth.untouched(newest)
+        kept = Kept(self, slot.state, slot.ticket, now, reason, 0.0)
+        since, kept.used_at = warmth.take_oldest()
+        kept.age = now - since
+        return kept
 
     def question(self, excluded: Replicas, now: float) -> Slot | None:
         """A usable replica for a call that takes no slot and teaches nothing; None when all are down."""
@@ -256,7 +276,7 @@ class Capacity:
         if self.warmth is not None:
             self._cool(self.warmth, slot, verdict, now)
         if self._watched:
-            if verdict is Verdict.SUCCESS and not slot.opening:
+            if verdict is Verdict.SUCCESS and not slot.opening and type(slot) is Slot:
                 held = max(0.0, now - slot.taken_at)
                 head = slot.answered_at
                 replica.learn(held if head is None else max(0.0, head - slot.taken_at), now)
@@ -276,7 +296,9 @@ class Capacity:
         """What is left of the instance behind a slot that comes back."""
         if slot.opening:
             warmth.end_opening(slot)
-        if verdict is Verdict.SUCCESS:
+        if verdict is Verdict.SUCCESS and isinstance(slot, Kept):
+            warmth.kept(slot.used_at, now)
+        elif verdict is Verdict.SUCCESS:
             warmth.back(now)
         elif slot.age is not None and not slot.used:
             warmth.untouched(slot.taken_at - slot.age)

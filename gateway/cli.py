@@ -188,6 +188,7 @@ def simulate(
     *,
     route: options.Route = None,
     service: options.Service = None,
+    size: options.Size = None,
     budget: options.Budget = None,
     objective: options.Objective = None,
     cold: options.Cold = None,
@@ -198,6 +199,7 @@ def simulate(
     policy: options.PolicyNames = None,
     seed: options.Seed = 0,
     unit: options.CostUnit = options.Unit.USD,
+    prewarm: options.PrewarmWithin = None,
     as_json: options.AsJson = False,
     html: options.HtmlFile = None,
     sensitive: options.Sensitive = False,
@@ -212,9 +214,9 @@ def simulate(
     from gateway.simulator.show import show  # noqa: PLC0415 - the same, and it draws tables
 
     wanted = Wanted(
-        service=service, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
+        service=service, size=size, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
         fleet_price=fleet_price, replicas=replicas, policies=tuple(policy or ()), route=route, seed=seed,
-        unit=unit.value,
+        unit=unit.value, prewarm=prewarm,
     )  # fmt: skip
     try:
         settings = _load(config, resolve_secrets=False).settings if config is not None else None
@@ -237,6 +239,7 @@ def plan(
     *,
     route: options.Route = None,
     service: options.Service = None,
+    size: options.Size = None,
     budget: options.Budget = None,
     objective: options.Objective = None,
     cold: options.Cold = None,
@@ -258,7 +261,7 @@ def plan(
     from gateway.simulator.plan_show import show  # noqa: PLC0415 - the same, and it draws tables
 
     wanted = Wanted(
-        service=service, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
+        service=service, size=size, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
         fleet_price=fleet_price, policies=tuple(policy or ()), route=route, seed=seed,
     )  # fmt: skip
     try:

@@ -26,6 +26,7 @@ from gateway.attainment import Attainment
 from gateway.capacity import Capacity
 from gateway.clock import Clock, TimerHost
 from gateway.deadline_queue import DeadlineQueue
+from gateway.demand import Demand
 from gateway.errors import DeadlinePassed
 from gateway.lease import Attempt, Lease
 from gateway.lessons import learn
@@ -92,6 +93,8 @@ class Pool:
             self.reference = next((tier for tier in self.tiers if tier.owned), self.tiers[0])
         self.clock = clock
         self.witness: Witness | None = None
+        self.demand: Demand | None = None
+        """Is told of calls and of what they use, where instances may be opened ahead."""
         self.attainment = Attainment(objective, clock.now())
         self._within = within
         self._first_byte = within if first_byte is None else first_byte
@@ -177,6 +180,8 @@ class Pool:
             self._pursed[0].requested(now)
         if self._learns:
             self._arriving.add(self.reference.service(lease).mean, now)
+        if self.demand is not None and not lease.attempt:
+            self.demand.arrived(now)
         action = self.policy.arrive(lease, self, now, self._chance)
         if self.witness is not None:
             self.witness.note(lease, action, now)
@@ -212,29 +217,34 @@ class Pool:
                 self.best_effort -= 1
             elif self._learns and verdict is Verdict.SUCCESS:
                 learn(lease, slot, self.attainment, now)
+            if self.demand is not None and not lease.tier.owned:
+                self.demand.freed(now)
         slot.give_back(verdict, now)
 
     def leave(self, lease: Lease) -> None:
         """A waiting call was given up by its caller."""
         self._finish(lease, None, None)
 
-    def open(self, backend: str, count: int, *, kind: str = "spill") -> int:
-        """Have up to `count` instances of a rented backend boot; how many began to."""
+    def open(self, backend: str, count: int, *, kind: str = "spill", fresh: bool = True) -> int:
+        """Have up to `count` instances of a rented backend boot; how many began to.
+
+        Not `fresh`: have so many that idle be kept from going, the one that has idled longest first.
+        """
         tier = self._named[backend]
         if self._opener is None:
             return 0
         for opened in range(count):
-            slot = tier.open(self.clock.now())
+            slot = tier.open(self.clock.now()) if fresh else tier.keep(self.clock.now())
             if slot is None:
                 return opened
-            self.opening += 1
+            self.opening += fresh
             self._opener.open(slot, route=self.route, kind=kind, done=partial(self._opened, tier, slot))
         return count
 
     def _opened(self, tier: Tier, slot: Slot, verdict: Verdict, boot_s: float | None) -> None:
         """The opener is done with an instance: it is up after `boot_s`, or never will be."""
         now = self.clock.now()
-        self.opening -= 1
+        self.opening -= slot.opening
         if verdict is Verdict.SUCCESS:
             if tier.estimates is not None and boot_s is not None:
                 tier.estimates.learn_cold(None, boot_s, now)
@@ -299,6 +309,8 @@ class Pool:
             lease.slot = slot
             lease.tier = tier
             self.in_flight += 1
+            if self.demand is not None and not tier.owned:
+                self.demand.taken(now)
         return slot
 
     def _hold(self, lease: Lease, action: Hold, now: float) -> None:

@@ -25,6 +25,7 @@ from gateway.forecast import Arrivals, BurstDetector, Forecast, Season
 from gateway.keep_warm import KeepWarm, Terms, ping_age
 from gateway.overflows import Overflows
 from gateway.vocab import Rent
+from gateway.warmth import Idle
 
 KIND = "prewarm"
 """What all of it is booked as (`overspill_cost_usd_total{kind}`)."""
@@ -38,17 +39,6 @@ BURST_STAYS = 0.5
 TAIL_Z = 2.326
 """`cold_tail_s` and `service_tail_s` are 99 % quantiles: so many standard deviations of a normal."""
 HOUR_S = 3600.0
-
-
-class Idle(NamedTuple):
-    """One idle instance.
-
-    age_s:     since a call or a ping last ended there: what the provider's time-out counts
-    unused_s:  since a client's call last ended there, or since it was opened
-    """
-
-    age_s: float
-    unused_s: float
 
 
 class State(NamedTuple):

@@ -288,11 +288,12 @@ class _Pool(Pool):
         with self._recorder.event(route=self.route, event="leave", call=call):
             super().leave(lease)
 
-    def open(self, backend: str, count: int, *, kind: str = "spill") -> int:
+    def open(self, backend: str, count: int, *, kind: str = "spill", fresh: bool = True) -> int:
         if self._recorder.inside:  # the pool's own: a policy said so
-            return super().open(backend, count, kind=kind)
-        with self._recorder.event(event="open", route=self.route, backend=backend, count=count, kind=kind):
-            return super().open(backend, count, kind=kind)
+            return super().open(backend, count, kind=kind, fresh=fresh)
+        facts = {"event": "open", "backend": backend, "count": count, "kind": kind, "fresh": fresh}
+        with self._recorder.event(route=self.route, **facts):
+            return super().open(backend, count, kind=kind, fresh=fresh)
 
 
 class _Capacity(Capacity):
@@ -348,6 +349,7 @@ class _Noted(Policy):
 
     def __init__(self, policy: Policy, recorder: Recorder, route: str) -> None:
         super().__init__(policy.options)
+        self.rents = policy.rents
         self._policy = policy
         self._recorder = recorder
         self._route = route

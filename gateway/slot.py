@@ -89,3 +89,12 @@ class Slot:
             raise RuntimeError("this slot was given back before")
 
 
+class Kept(Slot):
+    """A place whose idle instance is only to be kept from going: nothing is learned from how long that takes.
+
+    used_at:  when a call last ended on the instance, or when it was up
+    """
+
+    __slots__ = ("used_at",)
+
+    used_at: float

@@ -116,6 +116,11 @@ class Tier:
         warmth = self.supply.warmth
         return () if warmth is None else warmth.opening
 
+    def up_by(self, until: float, now: float) -> float:
+        """Seconds for which instances that boot will have been up by then."""
+        warmth = self.supply.warmth
+        return 0.0 if warmth is None else warmth.up_by(until, now, 0.5 * self.cold.deviation)
+
     @property
     def room(self) -> int:
         """Instances that could be opened now."""
@@ -139,6 +144,10 @@ class Tier:
     def open(self, now: float) -> Slot | None:
         """A slot on which an instance is to boot; None when there is none."""
         return self.supply.open(now, now + self.cold.mean, Reason.SPILL_SLOW)
+
+    def keep(self, now: float) -> Slot | None:
+        """A slot whose idle instance is to be kept from going; None when there is none."""
+        return self.supply.keep(now, Reason.SPILL_SLOW)
 
     def affordable(self, now: float) -> bool:
         """Nothing forbids to pay for a call here."""

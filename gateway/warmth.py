@@ -14,12 +14,25 @@ backend's own account, and it knows neither.
 
 from bisect import insort
 from collections.abc import Collection
+from math import inf, nextafter
+from typing import NamedTuple
+
+
+class Idle(NamedTuple):
+    """One idle instance.
+
+    age_s:     since a call or a ping last ended there: what the provider's time-out counts
+    unused_s:  since a client's call last ended there, or since it was opened
+    """
+
+    age_s: float
+    unused_s: float
 
 
 class Warmth:
     """The instances behind the slots of one backend; every method takes `now`, in seconds."""
 
-    __slots__ = ("_opening", "idle", "idle_s")
+    __slots__ = ("_kept", "_latest", "_opening", "_sum", "idle", "idle_s")
 
     def __init__(self, idle_s: float) -> None:
         self.idle_s = idle_s
@@ -27,11 +40,30 @@ class Warmth:
         self.idle: list[float] = []
         """Since when each instance has been idle, the longest idle first; some of them may be gone by now."""
         self._opening: dict[object, float] = {}
+        self._kept: dict[float, float] = {}  # by the entry in `idle` of one that was pinged: when it was used
+        self._sum = self._latest = 0.0  # of the moments in it: their sum, and the latest for certain
 
     @property
     def opening(self) -> Collection[float]:
         """When each instance that boots is expected to be up."""
         return self._opening.values()
+
+    def up_by(self, until: float, now: float, slow_s: float) -> float:
+        """Seconds until `until` for which the instances that boot are expected to have been up, together.
+
+        One that should be up by now boots slowly: it is expected `slow_s` from now, again and again.
+        """
+        opening = self._opening
+        if not opening:
+            return 0.0
+        if self._latest <= until and next(iter(opening.values())) > now:  # in the order of their opening
+            return len(opening) * until - self._sum
+        seconds = 0.0
+        for up_at in opening.values():
+            left = until - (up_at if up_at > now else now + slow_s)
+            if left > 0.0:
+                seconds += left
+        return seconds
 
     def warm(self, now: float) -> int:
         """Instances that idle."""
@@ -44,6 +76,12 @@ class Warmth:
         """Seconds for which each of them has been idle, the longest first."""
         self.warm(now)
         return [now - since for since in self.idle]
+
+    def idling(self, now: float) -> list[Idle]:
+        """Each of them, the one that has idled longest first."""
+        self.warm(now)
+        kept = self._kept
+        return [Idle(now - since, now - kept.get(since, since)) for since in self.idle]
 
     @property
     def next_since(self) -> float | None:
@@ -69,13 +107,38 @@ class Warmth:
         """An instance that was taken and not used after all: it has idled since then."""
         insort(self.idle, since)
 
+    def take_oldest(self) -> tuple[float, float]:
+        """The instance that would be the next to go: since when it idles, and since when it was not used.
+
+        Ask only after `warm` has found one.
+        """
+        since = self.idle.pop(0)
+        return since, self._kept.pop(since, since)
+
+    def kept(self, used_at: float, now: float) -> None:
+        """An instance has answered a ping and idles anew, though no call has used it since `used_at`."""
+        kept = self._kept
+        for since in [since for since in kept if since + self.idle_s <= now]:
+            del kept[since]
+        # Entries have to differ, from each other and from those of calls that end at this moment.
+        since = nextafter(now, -inf)
+        while since in kept:
+            since = nextafter(since, -inf)
+        kept[since] = used_at
+        insort(self.idle, since)
+
     def begin_opening(self, holder: object, expected: float) -> None:
         """An instance begins to boot; it is expected to be up at `expected`."""
         self._opening[holder] = expected
+        self._sum += expected
+        if expected > self._latest:
+            self._latest = expected
 
     def end_opening(self, holder: object) -> None:
         """It is up, or will never be."""
-        del self._opening[holder]
+        self._sum -= self._opening.pop(holder)
+        if not self._opening:
+            self._sum = self._latest = 0.0
 
     def _expire(self, now: float) -> None:
         oldest = now - self.idle_s

@@ -121,6 +121,10 @@ class TierView(Protocol):
         """When each instance that boots for nobody in particular is expected to be up."""
         ...
 
+    def up_by(self, until: float, now: float) -> float:
+        """Seconds until `until` for which they are expected to have been up, all together."""
+        ...
+
     @property
     def room(self) -> int:
         """Instances that could be opened now; 0 where only a call can make one boot."""
@@ -358,6 +362,8 @@ class Policy(ABC):
     Options: ClassVar[type[PolicyOptions]] = PolicyOptions
     learns: ClassVar[bool] = False
     """True for a policy that looks at estimates: only for it must they be learned."""
+    rents: bool = True
+    """False for a policy that never uses what is rented: nothing is opened ahead for it."""
     EXAMPLE: ClassVar[Mapping[str, Any]] = {}
     """Options that the conformance suite builds this policy with."""
 

@@ -141,36 +141,42 @@ class CheapestInBudget(Policy):
         ahead = pool.ahead(request)
         work = 0.0
         start = None
+        rented = []
         for tier in pool.tiers:
-            if tier.owned and tier.blocked is None and request.may_use(tier.options.backend):
-                if start is None:
-                    start = latest_start(request, tier, pool)
-                work += owned_work(tier, pool, start, now)
+            if tier.blocked is not None or not request.may_use(tier.options.backend):
+                continue
+            if not tier.owned:
+                rented.append(tier)
+                continue
+            if start is None:
+                start = latest_start(request, tier, pool)
+            work += owned_work(tier, pool, start, now)
         if start is not None and work > ahead:
             return _hold(request, pool, now, start, work - ahead)
         # (1) what is paid for already
-        rented = [tier for tier in pool.tiers if not tier.owned and usable(tier, request)]
         place = _cheapest_warm(request, pool, rented, now)
         if place is not None:
             return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
         # (2) what is on its way
-        for tier in rented:
-            if start is None:
-                start = latest_start(request, tier, pool)
-            work += rented_work(tier, pool, start, now)
         if start is None:
-            return Shed(Reason.SHED_FULL, contended=False)
+            if not rented:
+                return Shed(Reason.SHED_FULL, contended=False)
+            start = latest_start(request, rented[0], pool)
+        for tier in rented:
+            if tier.in_flight or tier.warm:
+                work += rented_work(tier, pool, start, now)
         if work > ahead:
             return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
-        opens = _openings(request, pool, rented, ahead - work, now)
-        if opens and _wasted(pool, opens) > DEAR * pool.reference.overall.mean:
+        opens, wasted = _openings(request, pool, rented, start, ahead - work, now)
+        if wasted > DEAR * pool.reference.overall.mean:
             # What is dear is not done out of caution alone, nor for few while the objective allows them.
-            lacking = ahead - _expected_work(request, pool, now)
-            if lacking <= 0.0 or _may_be_late(pool, opens, lacking, now):
+            allowed = max(0.0, request.due - pool.reference.answer(request).mean - max(start, now))
+            lacking = ahead - work - allowed * (pool.in_flight + pool.opening)
+            if lacking <= 0.0 or _may_be_late(pool, wasted, lacking, now):
                 return _hold(request, pool, now, start, 0.0)
         if opens:
-            return Hold(min(max(start, now + AGAIN_S), request.deadline), opens)
+            return Hold(min(max(start, _soonest(pool, now)), request.deadline), opens)
         # A backend that only a call can make boot: the call goes there itself.
         place = _bound(request, pool, now)
         if place is not None:
@@ -205,6 +211,11 @@ class CheapestInBudget(Policy):
         return work <= pool.work - last.work
 
 
+def _soonest(pool: PoolView, now: float) -> float:
+    """When a call is looked at again whose moment has come: nothing changes much faster than calls end."""
+    return now + max(AGAIN_S, 0.2 * pool.reference.overall.mean)
+
+
 def _hold(request: RequestView, pool: PoolView, now: float, start: float, margin: float) -> Hold:
     """Wait, and look again when the prediction would not hold if the queue moved at half its pace.
 
@@ -214,7 +225,7 @@ def _hold(request: RequestView, pool: PoolView, now: float, start: float, margin
     if until > start:
         until = start
     if until < now + AGAIN_S:
-        until = now + AGAIN_S
+        until = _soonest(pool, now)
     return Hold(until if until < request.deadline else request.deadline)
 
 
@@ -245,10 +256,10 @@ def _call_usd(tier: TierView, seconds: float) -> float:
     return seconds * rent.usd_per_second + rent.usd_per_call
 
 
-def _opening_s(tier: TierView) -> float:
+def _opening_s(tier: TierView, boot: float) -> float:
     """Seconds that are billed for an instance beside its work: its boot and its idle time-out."""
     rent = tier.rent
-    return 0.0 if rent is None else tier.cold.mean * rent.bills_boot + rent.idle_s * rent.bills_idle
+    return 0.0 if rent is None else boot * rent.bills_boot + rent.idle_s * rent.bills_idle
 
 
 def _opening_usd(tier: TierView) -> float:
@@ -256,62 +267,62 @@ def _opening_usd(tier: TierView) -> float:
     rent = tier.rent
     if rent is None or rent.usd_per_second is None:
         return inf
-    return rent.usd_per_second * _opening_s(tier)
+    return rent.usd_per_second * _opening_s(tier, tier.cold.mean)
 
 
 def _openings(
-    request: RequestView, pool: PoolView, rented: Sequence[TierView], lacking: float, now: float
-) -> tuple[Open, ...]:
-    """The cheapest way to have `lacking` more slot-seconds by the time the call must start.
+    request: RequestView,
+    pool: PoolView,
+    rented: Sequence[TierView],
+    start: float,
+    lacking: float,
+    now: float,
+) -> tuple[tuple[Open, ...], float]:
+    """The cheapest way to have `lacking` more slot-seconds by the time the call must start, and the seconds
+    that will be paid for beside the work.
 
     Of each tier as many instances as it takes, no more than calls wait; the cheapest tier first, the next
     one for what it has no room for.
     """
-    offers: list[tuple[float, int, str, int, float]] = []
+    reference = pool.reference
+    service = reference.overall.mean
+    due = min(request.due, request.since + FAR_S)
+    allowed = due - reference.answer(request).mean - start  # what caution keeps back
+    most = pool.in_time + 1
+    offers: list[tuple[float, int, TierView, int, float, float]] = []
     for tier in rented:
-        room = min(tier.room, pool.in_time + 1 - len(tier.opening))
+        room = tier.room
         if room <= 0:
             continue
+        own, boot = tier.overall.mean, tier.cold.mean
         # What caution leaves says how much an instance will have done by then; whether it helps at all is
         # a question of what is expected: the careful must not end up opening nothing.
-        service = tier.overall.mean
-        expected = request.due - tier.answer(request).mean - now - tier.cold.mean
-        if expected < 0.5 * service:
+        expected = due - tier.answer(request).mean - now - boot
+        if expected < 0.5 * own:
             continue
-        careful = latest_start(request, tier, pool) - now - tier.cold.mean
-        each = max(careful, 0.5 * service, AGAIN_S) * speed(tier, pool)
-        count = max(1, ceil(lacking / each))
-        usd = count * _opening_usd(tier) + _call_usd(tier, lacking / speed(tier, pool))
-        offers.append((usd, len(offers), tier.options.backend, min(count, room), each))
+        pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
+        each = max(expected - allowed, 0.5 * own, AGAIN_S) * pace
+        count = ceil(lacking / each) or 1
+        wasted = _opening_s(tier, boot)
+        rent = tier.rent
+        price = inf if rent is None or rent.usd_per_second is None else rent.usd_per_second
+        usd = (count * wasted + lacking / pace) * price
+        if tier.in_flight:
+            room = min(room, most - len(tier.opening))
+        if room > 0:
+            offers.append((usd, len(offers), tier, min(count, room, most), each, wasted))
     opens: list[Open] = []
-    for _, _, backend, count, each in sorted(offers):
-        opens.append(Open(backend, count))
+    total = 0.0
+    for _, _, tier, count, each, wasted in sorted(offers):
+        opens.append(Open(tier.options.backend, count))
+        total += count * wasted
         lacking -= count * each
         if lacking <= 0.0:
             break
-    return tuple(opens)
+    return tuple(opens), total
 
 
-def _wasted(pool: PoolView, opens: Sequence[Open]) -> float:
-    """Seconds that these instances will be paid for beside their work."""
-    wasted = 0.0
-    for backend, count in opens:
-        tier = next(tier for tier in pool.tiers if tier.options.backend == backend)
-        wasted += count * _opening_s(tier)
-    return wasted
-
-
-def _expected_work(request: RequestView, pool: PoolView, now: float) -> float:
-    """What there is will have done so much when the call must start, as far as can be expected."""
-    until = min(request.due - pool.reference.answer(request).mean, now + FAR_S)
-    work = 0.0
-    for tier in pool.tiers:
-        if usable(tier, request):
-            work += (owned_work if tier.owned else rented_work)(tier, pool, until, now)
-    return work
-
-
-def _may_be_late(pool: PoolView, opens: Sequence[Open], lacking: float, now: float) -> bool:
+def _may_be_late(pool: PoolView, wasted: float, lacking: float, now: float) -> bool:
     """Are the instances dear for the few calls that they would save, and does the objective allow these?
 
     The error budget is there to be used where being in time costs most: an idle time-out of a minute is
@@ -321,7 +332,7 @@ def _may_be_late(pool: PoolView, opens: Sequence[Open], lacking: float, now: flo
     spare = SPARE_SHARE * pool.spare(now)
     late = len(pool.waiting) - pool.in_time + 1.0 + (lacking / service if service > 0.0 else 0.0)
     # What one more call in time is worth rises with what is used of the error budget already.
-    return late < spare and _wasted(pool, opens) > DEAR * late / spare * (service + lacking)
+    return late < spare and wasted > DEAR * late / spare * (service + lacking)
 
 
 def _bound(request: RequestView, pool: PoolView, now: float) -> int | None:
@@ -353,7 +364,7 @@ def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], n
     if not tiers:
         return Shed(Reason.SHED_FULL, contended=False)
     late = request.late or now > request.due - min(tier.answer(request).mean for tier in tiers)
-    until = request.deadline if late else max(now + AGAIN_S, request.due - pool.reference.overall.mean)
+    until = request.deadline if late else max(_soonest(pool, now), request.due - pool.reference.overall.mean)
     opens: tuple[Open, ...] = ()
     nothing = not any(map(open_slots, tiers))
     closed = [tier for tier in rented if tier.room > 0]

@@ -14,6 +14,8 @@ from policies.waiting import first_in_queue, run_or_wait
 class FleetOnly(Policy):
     """Wait for what is paid for, however long."""
 
+    rents = False
+
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """The first owned tier with a free slot, else the queue."""
         return run_or_wait(request, pool, owned=True, queued=False)

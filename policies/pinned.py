@@ -176,13 +176,12 @@ class _Shown:
         return self._pool.load(now)
 
     def ahead(self, request: RequestView) -> float:
-        """Of those shown."""
-        work = 0.0
-        for other in self.waiting:
-            if other is request or other.late or other.due > request.due:
-                break
-            work += other.work
-        return work
+        """In the whole pool: what is pinned takes slots as well."""
+        return self._pool.ahead(request)
+
+    def spare(self, now: float) -> float:
+        """That of the whole pool."""
+        return self._pool.spare(now)
 
 
 def _answer(request: RequestView, tier: TierView, pool: PoolView, now: float) -> Action:

@@ -59,20 +59,15 @@ def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> flo
     window = until - now
     if window <= 0.0:
         return 0.0
-    opening = tier.opening
-    serving = tier.in_flight - len(opening)
+    opening = len(tier.opening)
+    serving = tier.in_flight - opening
     work = tier.warm * window
     if serving:
         left = window - residual(tier.overall)
         if left > 0.0:
             work += serving * left
     if opening:
-        # One that should be up by now has a slow boot: half a deviation more, again and again.
-        slow = now + 0.5 * tier.cold.deviation
-        for up_at in opening:
-            left = until - (up_at if up_at > now else slow)
-            if left > 0.0:
-                work += left
+        work += tier.up_by(until, now)
     if not work:
         return 0.0
     claimants = tier.claimants

@@ -48,6 +48,15 @@ Service = Annotated[
         "exponential:MEAN, constant:T, empirical:FILE). Default: the durations in the trace, if any.",
     ),
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="EXPR",
+        help="What can be told of a request when it comes, as arithmetic over the trace's columns "
+        "(input_tokens): requests of like size are expected to take alike. Default: nothing.",
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -76,6 +85,15 @@ Premium = Annotated[
         "--premium", min=0, help="Price of an instance, as a multiple of a fleet slot's. Default: 1.5."
     ),
 ]
+PrewarmWithin = Annotated[
+    str | None,
+    typer.Option(
+        "--prewarm",
+        metavar="MAX:USD",
+        help="Open instances ahead of demand as long as no more than MAX are up, for at most USD dollars an "
+        "hour. Default: what the route of the file says, else nothing.",
+    ),
+]
 FleetPrice = Annotated[
     float,
     typer.Option("--fleet-price", min=0, help="Dollars per hour of a fleet slot, where no file says it."),
@@ -93,8 +111,8 @@ PolicyNames = Annotated[
     typer.Option(
         "--policy",
         metavar="NAME",
-        help="A policy to simulate; may be given several times. Default: fleet_only, serverless_only, "
-        "queue_threshold, spill_when_full, and the route's own.",
+        help="A policy to simulate; may be given several times. Default: cheapest_in_budget, "
+        "fleet_only, serverless_only, queue_threshold, spill_when_full, and the route's own.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")]

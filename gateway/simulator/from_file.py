@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.base import Backend, BackendOptions
-from gateway.config.schema import RouteOptions, Settings
+from gateway.config.schema import Prewarm, RouteOptions, Settings
 from gateway.pricing import per_second
 from gateway.probe.calibration import log_normal
 from gateway.registry import Registry
@@ -43,6 +43,7 @@ def scenario(
     idle_s: float | None,
     premium: float | None,
     seed: int,
+    prewarm: Prewarm | None = None,
 ) -> Scenario:
     """What the file says, with everything that is not None in its place. Raises ValueError."""
     name, options = route_of(settings, route)
@@ -81,6 +82,7 @@ def scenario(
         budget_s=budget_s,
         objective=objective,
         seed=seed,
+        prewarm=options.prewarm if prewarm is None else prewarm,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from backends.base import Backend
-from gateway.config.schema import Settings
+from gateway.config.schema import Prewarm, Settings
 from gateway.options import parse_duration, parse_share
 from gateway.pricing import per_second
 from gateway.registry import Registry
@@ -29,7 +29,8 @@ from gateway.simulator.traces import Trace
 from policies.base import Policy, PolicyOptions, TierOptions
 
 BASELINES = ("fleet_only", "serverless_only", "queue_threshold", "spill_when_full")
-"""The policies that are simulated when none is named."""
+"""What the decision is compared with when no policy is named."""
+DECISION = "cheapest_in_budget"
 MEASURED = ("upstream", "duration")
 """Columns of a trace that are service times in seconds, for when no service is described."""
 
@@ -41,6 +42,7 @@ class Wanted:
     """What was asked for, as it was written; None: not said."""
 
     service: str | None = None
+    size: str | None = None
     budget: str | None = None
     objective: str | None = None
     cold: str | None = None
@@ -52,6 +54,7 @@ class Wanted:
     route: str | None = None
     seed: int = 0
     unit: Literal["usd", "slot_seconds"] = "usd"
+    prewarm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def simulation(
     warn: Tell,
 ) -> Callable[[str], Study]:
     """Check what was asked for; the result simulates one trace. Both raise ValueError, with what is wrong."""
-    scenario = _described(wanted) if settings is None else _written(wanted, settings, backends)
+    scenario = described(wanted) if settings is None else written(wanted, settings, backends)
     if wanted.unit == "slot_seconds" and (scenario.fleet is None or not scenario.fleet.usd_per_second):
         raise ValueError("slot-seconds of a fleet need a fleet that has a price; use --unit usd")
     replicas = _replicas(wanted.replicas)
@@ -83,7 +86,7 @@ def simulation(
 
     def run(text: str) -> Study:
         trace = open_trace(text, seed=wanted.seed)
-        workload = Workload(trace.name, trace.arrivals, _services(trace, wanted, usual))
+        workload = Workload(trace.name, trace.arrivals, services(trace, wanted, usual), sizes(trace, wanted))
         outcomes = {}
         for name, policy in chosen.items():
             tell_of = partial(_tell_of, tell, f"{trace.name}: {name}")
@@ -161,7 +164,7 @@ def _bound(workload: Workload, scenario: Scenario, attained: float) -> Bound:
     )
 
 
-def _described(wanted: Wanted) -> Scenario:
+def described(wanted: Wanted) -> Scenario:
     """One route, one fleet and one endpoint, from the options alone."""
     slot_usd = per_second(wanted.fleet_price)
     premium = 1.5 if wanted.premium is None else wanted.premium
@@ -173,10 +176,11 @@ def _described(wanted: Wanted) -> Scenario:
         budget_s=_seconds("--budget", wanted.budget or "15s"),
         objective=_share("--objective", wanted.objective or "0.99"),
         seed=wanted.seed,
+        prewarm=_prewarm(wanted.prewarm),
     )
 
 
-def _written(wanted: Wanted, settings: Settings, backends: Registry[Backend]) -> Scenario:
+def written(wanted: Wanted, settings: Settings, backends: Registry[Backend]) -> Scenario:
     """A route of the file, with what was said on the command line in place of what it says."""
     return from_file.scenario(
         settings,
@@ -188,6 +192,7 @@ def _written(wanted: Wanted, settings: Settings, backends: Registry[Backend]) ->
         idle_s=None if wanted.idle is None else _seconds("--idle", wanted.idle),
         premium=wanted.premium,
         seed=wanted.seed,
+        prewarm=_prewarm(wanted.prewarm),
     )
 
 
@@ -200,7 +205,8 @@ def _policies(
     if not names:
         impossible = {"fleet_only"} if scenario.fleet is None else set()
         impossible |= set() if scenario.endpoints else {"serverless_only"}
-        names = (*(name for name in BASELINES if name not in impossible), *([own.type] if own else []))
+        names = (DECISION, *(name for name in BASELINES if name not in impossible))
+        names += (own.type,) if own is not None and own.type not in names else ()
     chosen = {}
     for name in names:
         if name not in policies:
@@ -221,7 +227,7 @@ def _defaults(name: str, cls: type[Policy]) -> PolicyOptions:
         ) from None
 
 
-def _services(trace: Trace, wanted: Wanted, usual: Distribution | None = None) -> Any:
+def services(trace: Trace, wanted: Wanted, usual: Distribution | None = None) -> Any:
     """As asked for, else as the trace has them, else as the file's own `calibration` says."""
     service = wanted.service or next((name for name in MEASURED if name in trace.sizes), None)
     if service is None:
@@ -234,6 +240,11 @@ def _services(trace: Trace, wanted: Wanted, usual: Distribution | None = None) -
     if is_distribution(service):
         return draws(parse(service), stream(wanted.seed, "service"), len(trace))
     return compile_expression(service)(trace)
+
+
+def sizes(trace: Trace, wanted: Wanted) -> Any:
+    """What can be told of each request when it comes, where that was said."""
+    return None if wanted.size is None else compile_expression(wanted.size)(trace)
 
 
 def _replicas(text: str) -> int | None:
@@ -251,6 +262,19 @@ def _seconds(option: str, text: str) -> float:
         raise ValueError(f"{option}: {error}") from None
     assert isinstance(seconds, float)
     return seconds
+
+
+def _prewarm(text: str | None) -> Prewarm | None:
+    if text is None:
+        return None
+    instances, _, usd = text.partition(":")
+    try:
+        return Prewarm.model_validate({"max_instances": int(instances), "usd_per_hour": float(usd)})
+    except ValueError:
+        raise ValueError(
+            f"--prewarm is {text!r}; it must be the most instances and the dollars that an hour of them may "
+            "cost, like 4:0.50"
+        ) from None
 
 
 def _share(option: str, text: str) -> float:

@@ -20,7 +20,7 @@ from gateway.simulator import from_file
 from gateway.simulator.distributions import Distribution
 from gateway.simulator.generators import open_trace
 from gateway.simulator.loads import scaled
-from gateway.simulator.main import Tell, Wanted, _described, _services, _written
+from gateway.simulator.main import Tell, Wanted, described, services, sizes, written
 from gateway.simulator.marginal import marginals
 from gateway.simulator.run import Outcome, simulate
 from gateway.simulator.scenario import Scenario, Workload
@@ -110,7 +110,7 @@ def planning(
             raise ValueError(f"a load of {factor:g} times the trace; it must be above 0 and at most 100")
     if repeats < 1:
         raise ValueError(f"{repeats} repeats; there must be at least 1")
-    scenario = _described(wanted) if settings is None else _written(wanted, settings, backends)
+    scenario = described(wanted) if settings is None else written(wanted, settings, backends)
     chosen = candidates(wanted, policies, settings, scenario)
     usual = None if settings is None else from_file.measured_service(settings, wanted.route)
 
@@ -223,8 +223,8 @@ class _Plan:
         if seed not in self._traces:
             self._traces[seed] = open_trace(self._text, seed=seed)
         trace = scaled(self._traces[seed], load, seed=seed)
-        services = _services(trace, replace(self._wanted, seed=seed), self._usual)
-        return Workload(trace.name, trace.arrivals, services)
+        seconds = services(trace, replace(self._wanted, seed=seed), self._usual)
+        return Workload(trace.name, trace.arrivals, seconds, sizes(trace, self._wanted))
 
     def _search(
         self, workload: Workload, policies: Mapping[str, Policy], what: str = ""

@@ -286,7 +286,8 @@ class _World:
         return lease
 
     def _open(self, line: Line) -> None:
-        self._pools[line["route"]].open(line["backend"], line["count"], kind=line["kind"])
+        fresh = line.get("fresh", True)
+        self._pools[line["route"]].open(line["backend"], line["count"], kind=line["kind"], fresh=fresh)
 
     def _end_opening(self, line: Line) -> None:
         number = line["opening"]

@@ -20,6 +20,8 @@ from gateway.errors import OverspillError
 from gateway.estimates import BackendEstimates, Expectation, Prior
 from gateway.lease import Lease
 from gateway.pool import Opened, Pool
+from gateway.prewarm import KIND
+from gateway.simulator.ahead import Ahead
 from gateway.simulator.engine import VirtualTime
 from gateway.simulator.scenario import Scenario, Workload
 from gateway.simulator.world import Instance, Simulated, SimulatedEndpoint, SimulatedFleet, no_background
@@ -194,26 +196,31 @@ class _Run:
             Tier(
                 options,
                 Capacity(self.backends[options.backend], clock=self.time, chance=chance, timers=self.time, watched=False),
-                _estimates(scenario, options.backend) if policy.learns else None,
+                _estimates(scenario, options.backend) if policy.learns or scenario.prewarm else None,
             )
             for options in scenario.tiers
             if options.backend in self.backends
         ]
-        self.learns = policy.learns
+        self.learns = policy.learns or scenario.prewarm is not None
         self.pool = Pool(
             "simulated", policy, tiers, clock=self.time, chance=chance, timers=self.time,
             opener=self, within=scenario.budget_s, objective=scenario.objective,
         )  # fmt: skip
+        if scenario.prewarm is not None:
+            Ahead(self.pool, scenario, self.time, workload.arrivals)
 
     def open(self, slot: Slot, *, route: str, kind: str, done: Opened) -> None:
         """The pool has an instance boot (`gateway.pool.Opener`)."""
         backend = cast("SimulatedEndpoint", slot.backend)
-        instance = backend.boot(self.time.instant)
-        self.time.at(self.time.instant + instance.cold_s, partial(self._up, backend, instance, done))
+        now, ahead = self.time.instant, kind == KIND
+        kept = None if slot.opening else backend.keep(now)
+        instance = kept or backend.boot(now, ahead=ahead)
+        boot_s = None if kept else instance.cold_s
+        self.time.at(now + (boot_s or 0.0), partial(self._up, backend, instance, boot_s, done))
 
-    def _up(self, backend: SimulatedEndpoint, instance: Instance, done: Opened) -> None:
+    def _up(self, backend: SimulatedEndpoint, instance: Instance, boot_s: float | None, done: Opened) -> None:
         backend.up(instance, self.time.instant)
-        done(Verdict.SUCCESS, instance.cold_s)
+        done(Verdict.SUCCESS, boot_s)
 
     def answer(self, index: int, now: float) -> None:
         """A request has been served; RuntimeError if it had been before."""
@@ -286,6 +293,7 @@ def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
         split["cold"] += endpoint.cold_s * plan.usd_per_second
         split["idle"] += endpoint.idle_s * plan.usd_per_second
         split["fee"] += endpoint.served * plan.usd_per_call
+        split["prewarm"] += endpoint.ahead_s * plan.usd_per_second + endpoint.pings * plan.usd_per_call
     spilled = sum(endpoint.served for endpoint in run.endpoints)
     served = spilled + (run.fleet.served if run.fleet is not None else 0)
     return Outcome(

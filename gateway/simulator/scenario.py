@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappush, heapreplace
 
+from gateway.config.schema import Prewarm
 from gateway.simulator.distributions import Distribution, stream
 from gateway.simulator.world import UNLIMITED
 from gateway.vocab import Call, Rent, WholeBody
@@ -54,11 +55,15 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Workload:
-    """The requests: when each comes and how long a slot serves it, in seconds; in the order of time."""
+    """The requests: when each comes and how long a slot serves it, in seconds; in the order of time.
+
+    sizes:  what can be told of each when it comes; None: nothing
+    """
 
     name: str
     arrivals: Sequence[float]
     services: Sequence[float]
+    sizes: Sequence[float] | None = None
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -81,7 +86,7 @@ class Workload:
         """
         body = WholeBody(b"")
         calls = []
-        for arrived in self.arrivals:
+        for index, arrived in enumerate(self.arrivals):
             call = Call(
                 protocol="raw",
                 operation="simulate",
@@ -91,6 +96,8 @@ class Workload:
                 body=body,
                 arrived=arrived,
             )
+            if self.sizes is not None:
+                call.size = self.sizes[index]
             calls.append(call)
         return calls
 
@@ -113,6 +120,7 @@ class Scenario:
     tiers:      as a file has them, in their order; each names the fleet or one of the endpoints
     budget_s:   from arrival to the end of service
     objective:  share of the requests that should stay within it
+    prewarm:    what may be opened ahead of demand; None: nothing
     """
 
     fleet: Fleet | None
@@ -121,6 +129,7 @@ class Scenario:
     budget_s: float
     objective: float
     seed: int
+    prewarm: Prewarm | None = None
 
     @cached_property
     def colds(self) -> dict[str, Callable[[int], float]]:

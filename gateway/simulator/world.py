@@ -74,11 +74,15 @@ class Instance:
     opened, gone:  when it began and ended; `gone` is known once it will serve no more
     cold_s, exec_s, idle_s:  what it did in between
     free_since:    when it last became idle
+    ahead:         it was opened or kept ahead of demand, and no call has used it since
+    ahead_s:       how much of `cold_s` and `idle_s` was for that; `cold_ahead`: all of `cold_s` is in it
     """
 
-    __slots__ = ("cold_s", "exec_s", "free_since", "gone", "idle_s", "opened", "served")
+    __slots__ = (
+        "ahead", "ahead_s", "cold_ahead", "cold_s", "exec_s", "free_since", "gone", "idle_s", "opened", "served",
+    )  # fmt: skip
 
-    def __init__(self, opened: float, cold_s: float) -> None:
+    def __init__(self, opened: float, cold_s: float, *, ahead: bool = False) -> None:
         self.opened = opened
         self.cold_s = cold_s
         self.exec_s = 0.0
@@ -86,10 +90,18 @@ class Instance:
         self.free_since = opened
         self.gone: float | None = None
         self.served = 0
+        self.ahead = self.cold_ahead = ahead
+        self.ahead_s = cold_s if ahead else 0.0
+
+    def idled(self, idle_s: float) -> None:
+        """It has idled for so long."""
+        self.idle_s += idle_s
+        if self.ahead:
+            self.ahead_s += idle_s
 
     def expire(self, idle_s: float) -> None:
         """Nobody came within the idle time-out."""
-        self.idle_s += idle_s
+        self.idled(idle_s)
         self.gone = self.free_since + idle_s
 
 
@@ -107,6 +119,8 @@ class SimulatedEndpoint(Simulated):
         self.lives: list[Instance] = []
         """Every instance there was, in the order of their activation."""
         self.served = 0
+        self.pings = 0
+        """Sent ahead of demand, to open an instance or to keep one."""
         self._idle_s = rent.idle_s
         self._colds = colds
         self._idle: list[Instance] = []  # the most recently idle last
@@ -133,17 +147,35 @@ class SimulatedEndpoint(Simulated):
         self._busy[ticket] = instance
         return now + seconds
 
-    def boot(self, now: float) -> Instance:
-        """An instance boots for nobody in particular; call `up` when its `cold_s` are over."""
-        return self._boot(now)
+    def boot(self, now: float, *, ahead: bool = False) -> Instance:
+        """An instance boots for nobody in particular; call `up` when its `cold_s` are over.
+
+        ahead: for nobody who waits
+        """
+        self.pings += ahead
+        return self._boot(now, ahead=ahead)
+
+    def keep(self, now: float) -> Instance | None:
+        """The instance that has idled longest is pinged, ahead of demand; call `up` when it has answered.
+
+        None where none idles any more.
+        """
+        for place, instance in enumerate(self._idle):
+            if now < instance.free_since + self._idle_s:
+                del self._idle[place]
+                instance.idled(now - instance.free_since)
+                instance.ahead = True
+                self.pings += 1
+                return instance
+        return None
 
     def up(self, instance: Instance, now: float) -> None:
-        """It has booted, and begins to idle."""
+        """It has booted, or answered, and begins to idle."""
         instance.free_since = now
         self._idle.append(instance)
 
-    def _boot(self, now: float) -> Instance:
-        instance = Instance(now, self._colds(len(self.lives)))
+    def _boot(self, now: float, *, ahead: bool = False) -> Instance:
+        instance = Instance(now, self._colds(len(self.lives)), ahead=ahead)
         self.lives.append(instance)
         return instance
 
@@ -159,7 +191,8 @@ class SimulatedEndpoint(Simulated):
         instance = self._idle[-1]
         if now < instance.free_since + self._idle_s:
             self._idle.pop()
-            instance.idle_s += now - instance.free_since
+            instance.idled(now - instance.free_since)
+            instance.ahead = False
             return instance
         self.finish()  # the one that would last longest is gone, so all are
         return None
@@ -172,8 +205,8 @@ class SimulatedEndpoint(Simulated):
 
     @property
     def cold_s(self) -> float:
-        """Seconds of booting."""
-        return fsum(instance.cold_s for instance in self.lives)
+        """Seconds of booting, but for `ahead_s`."""
+        return fsum(instance.cold_s for instance in self.lives if not instance.cold_ahead)
 
     @property
     def exec_s(self) -> float:
@@ -182,8 +215,16 @@ class SimulatedEndpoint(Simulated):
 
     @property
     def idle_s(self) -> float:
-        """Seconds of idling, of those that are gone and between calls."""
-        return fsum(instance.idle_s for instance in self.lives)
+        """Seconds of idling, of those that are gone and between calls, but for `ahead_s`."""
+        return fsum(
+            instance.idle_s - instance.ahead_s + (instance.cold_s if instance.cold_ahead else 0.0)
+            for instance in self.lives
+        )
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds of booting and idling ahead of demand: nobody's call."""
+        return fsum(instance.ahead_s for instance in self.lives)
 
 
 def no_background(work: Coroutine[Any, Any, None], /, *, name: str) -> None:

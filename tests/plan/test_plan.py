@@ -16,7 +16,7 @@ from gateway.cli import command
 from gateway.config.load import load
 from gateway.pricing import per_month
 from gateway.registry import Registry
-from gateway.simulator.main import BASELINES, _described
+from gateway.simulator.main import BASELINES, described
 from gateway.simulator.plan import NOT_BY_LOAD, Candidate, _verdict, candidates, planning
 from gateway.simulator.plan_show import tables
 from gateway.simulator.plan_words import _saving
@@ -91,7 +91,7 @@ def test_a_hair_decides_between_renting_and_owning(tmp_path: Path) -> None:
 
 
 def candidate(policy: str, cost: float, replicas: int, spilled: int, *, attains: bool = True) -> Candidate:
-    scenario = _described(wanted())
+    scenario = described(wanted())
     outcome = simulate(Workload("w", [0.0], [1.0]), scenario, FleetOnly(FleetOnly.Options()), 1)
     split = {"fleet": cost}
     return Candidate(
@@ -212,14 +212,14 @@ def test_every_registered_policy_that_makes_sense_is_planned_with() -> None:
     backends, _ = registries()
     plain = planning(wanted(policies=()), backends, policies, tell=lambda _: None)
     assert callable(plain)
-    assert set(candidates(wanted(policies=()), policies, None, _described(wanted()))) == {
+    assert set(candidates(wanted(policies=()), policies, None, described(wanted()))) == {
         "fleet_only",
         "one_more",
     }
     with pytest.raises(ValueError, match="needy has options without a default"):
-        candidates(wanted(policies=("needy",)), policies, None, _described(wanted()))
+        candidates(wanted(policies=("needy",)), policies, None, described(wanted()))
     with pytest.raises(ValueError, match="there is no policy 'nope'; there are fleet_only"):
-        candidates(wanted(policies=("nope",)), policies, None, _described(wanted()))
+        candidates(wanted(policies=("nope",)), policies, None, described(wanted()))
 
 
 def test_a_routes_own_policy_is_planned_with_whatever_it_is(tmp_path: Path) -> None:

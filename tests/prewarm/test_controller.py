@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config.schema import Prewarm
-from gateway.prewarm import HOUR_S, Cause, Controller, HourlyCap, Idle, lateness
+from gateway.prewarm import HOUR_S, Cause, Controller, HourlyCap, lateness
 from gateway.vocab import Rent
 from tests.prewarm.world import ALLOWED, RENT, START, World, poisson, state
 

@@ -42,6 +42,10 @@ class Tier:
     first_byte: Expected | None = None
     """Of streams; the service where it is not given."""
 
+    def up_by(self, until: float, now: float) -> float:
+        slow = now + 0.5 * self.cold.deviation
+        return sum(max(0.0, until - (up_at if up_at > now else slow)) for up_at in self.opening)
+
     def service(self, request: RequestView) -> Expected:
         return self.services[request.bucket] if self.services else self.overall
 
@@ -60,10 +64,11 @@ class Request:
     refused: frozenset[str] = frozenset()
     """Backends it may not use."""
     missed: frozenset[str] = frozenset()
-    """Backends whose free slots are all on replicas that failed it."""
+    """Backends whose free slots are all on replicas that failed it; none before the first attempt."""
     within: float | None = None
     """Its latency budget from `since`; None without one."""
     bucket: int = 0
+    priority: str = "default"
     stream: bool = False
     work: float = 0.0
     late: bool = False
@@ -91,6 +96,7 @@ class Pool:
     recent_load: float = 0.0
     in_flight: int = 0
     opening: int = 0
+    may_be_late: float = 0.0
 
     def load(self, now: float) -> float:
         return self.recent_load
@@ -106,14 +112,22 @@ class Pool:
     def ahead(self, request: RequestView) -> float:
         work = 0.0
         for other in self.waiting:
-            if other is request or other.late or other.due > request.due:
+            if other is request or other.late or order(other) > order(request):
                 break
             work += other.work
         return work
 
+    def spare(self, now: float) -> float:
+        return self.may_be_late
+
     @property
     def reference(self) -> Tier:
         return next((tier for tier in self.tiers if tier.owned), self.tiers[0])
+
+
+def order(request: RequestView) -> tuple[bool, bool, float]:
+    """Its place in the queue: those in time before those that are late, by class, then what is due first."""
+    return request.late, not request.late and request.priority != "critical", request.due
 
 
 def tier(name: str, when_full: object = "spill", *, weight: float = 1.0, **state: Any) -> Tier:
@@ -176,15 +190,17 @@ BUCKETS = 3
 def any_request(chance: Random, names: list[str], *, waited: bool) -> Request:
     """Any call there could be, as far as it has not missed its deadline."""
     since = NOW - (chance.choice([0.0, 0.005, 0.01, 0.04, 0.05, 1.0, 2.0]) if waited else 0.0)
+    attempt = chance.choice([0, 0, 0, 1, 2])
     made = Request(
         since=since,
         deadline=NOW + chance.choice([0.001, 0.02, 0.2, 5.0, float("inf")]),
-        attempt=chance.choice([0, 0, 0, 1, 2]),
+        attempt=attempt,
         lot=chance.random(),
         refused=frozenset(name for name in names if chance.random() < 0.15),
-        missed=frozenset(name for name in names if chance.random() < 0.15),
+        missed=frozenset(name for name in names if attempt and chance.random() < 0.3),
         within=chance.choice([None, 0.01, 0.25, 1.5, 8.0]),
         bucket=chance.randrange(BUCKETS),
+        priority=chance.choice(["default", "default", "critical"]),
         stream=chance.random() < 0.3,
         late=waited and chance.random() < 0.2,
     )
@@ -200,6 +216,7 @@ def any_pool(chance: Random) -> Pool:
         [any_tier(chance, name) for name in names],
         caution=chance.choice([0.0, 1.0, 2.3]),
         recent_load=chance.choice([0.0, 0.5, 3.0, 100.0]),
+        may_be_late=chance.choice([-3.0, 0.0, 0.5, 20.0]),
     )
     pool.opening = chance.randint(0, sum(len(tier.opening) for tier in pool.tiers))
     pool.in_flight = chance.randint(0, sum(tier.in_flight - len(tier.opening) for tier in pool.tiers))
@@ -209,7 +226,7 @@ def any_pool(chance: Random) -> Pool:
 
 
 def enqueue(pool: Pool, request: Request) -> None:
-    """Put a call where it belongs: those in time before those that are late, then what is due first."""
+    """Put a call where it belongs."""
     request.work = pool.reference.service(request).mean
     pool.waiting.append(request)
-    pool.waiting.sort(key=lambda each: (each.late, each.due))
+    pool.waiting.sort(key=order)
