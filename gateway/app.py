@@ -21,7 +21,7 @@ import uvloop
 import backends as backend_plugins
 import policies as policy_plugins
 from backends.base import Backend, Kit
-from gateway import __version__
+from gateway import __version__, prewarming
 from gateway.access_log import AccessLog
 from gateway.admin import Admin
 from gateway.admission import Admission
@@ -112,27 +112,15 @@ class Gateway:
             name: assembly.pool(name, options, policies.get(options.policy.type)(options.policy.options))
             for name, options in settings.routes.items()
         }
+        self.prewarming = prewarming.of_routes(settings, self.pools, clock)
         self.memory = None if settings.state is None else Memory(self.estimates, settings.state, clock)
         self.routes = RouteTable(
             Route.of(name, options, self.pools[name]) for name, options in settings.routes.items()
         )
         self.access_log = _access_log(settings, clock, chance)
-        self.ledger = Ledger(
-            routes=[_route_facts(name, settings) for name in settings.routes],
-            backends=[BackendFacts.of(backend) for backend in self.backends.values()],
-            now=clock.now(),
-            access_log=self.access_log,
-            advice=_advice(settings, self.backends),
-        )
+        self.ledger = self._ledger()
         self.pipeline = Pipeline(
-            protocols=Protocols(
-                [
-                    Kserve(self, version=__version__),
-                    OpenAI(lambda: self.routes.models("openai")),
-                    raw := Raw(),
-                ],
-                fallback=raw,
-            ),
+            protocols=self._protocols(),
             routes=self.routes,
             admission=Admission(limit=settings.limits.calls),
             dispatch=Dispatch(clock=clock, retries=self.retries),
@@ -144,6 +132,21 @@ class Gateway:
         self.admin = Admin(self, self._explaining())
         self.http_address: Address | None = None
         self.admin_address: Address | None = None
+
+    def _ledger(self) -> Ledger:
+        settings = self.settings
+        return Ledger(
+            routes=[_route_facts(name, settings) for name in settings.routes],
+            backends=[BackendFacts.of(backend) for backend in self.backends.values()],
+            now=self.clock.now(),
+            access_log=self.access_log,
+            advice=_advice(settings, self.backends),
+        )
+
+    def _protocols(self) -> Protocols:
+        raw = Raw()
+        openai = OpenAI(lambda: self.routes.models("openai"))
+        return Protocols([Kserve(self, version=__version__), openai, raw], fallback=raw)
 
     def _cold_tail(self, route: str, backend: str) -> float:
         return self.estimates.of(route, backend).cold.tail
@@ -194,6 +197,8 @@ class Gateway:
             every = getattr(self.backends[name].options, "probe_every", PROBE_EVERY_S)
             self.background.spawn(readiness.run(every), name=f"probe {name}")
         self.background.spawn(self._settle_forever(), name="settle charges")
+        for name, ahead in self.prewarming.items():
+            self.background.spawn(ahead.run(), name=f"open ahead for {name}")
         if self.memory is not None:
             self.memory.load()
             self.background.spawn(self.memory.run(), name="save estimates")
@@ -206,6 +211,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""
         self.draining = True
+        for ahead in self.prewarming.values():
+            ahead.stop()
         await self.listener.drain(self.settings.drain_timeout)
         await self.opening.close()
         self.settle(math.inf)  # what still idles will be billed to its end, though nobody counts then
@@ -222,10 +229,13 @@ class Gateway:
 
     def settle(self, until: float) -> None:
         """Book the charges outside attempts that fell due by `until`."""
+        now = self.clock.now()
         for name, backend in self.backends.items():
             for charge in backend.settle(until):
                 self.ledger.charge(name, charge)
-                self.spending.spend(charge.route, name, charge.usd, self.clock.now())
+                self.spending.spend(charge.route, name, charge.usd, now)
+                if charge.route in self.prewarming:
+                    self.prewarming[charge.route].charged(charge, now)
 
     async def _settle_forever(self) -> None:
         while True:

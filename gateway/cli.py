@@ -20,8 +20,7 @@ from gateway.config.json_schema import json_schema
 from gateway.config.load import Loaded, load
 from gateway.config.problems import ConfigProblems, Problem
 from gateway.errors import ConfigError
-from gateway.explain import command as explaining
-from gateway.explain.asked import Wanted as WantedCall
+from gateway.explain import options as explaining
 from gateway.probe import options as probing
 from gateway.simulator import command as options
 from gateway.simulator import plan_command
@@ -168,10 +167,13 @@ def explain(
 
     The route's own policy decides, on the gateway's own queue and slots. Nothing is sent or spent.
     """
+    from gateway.explain.asked import Wanted  # noqa: PLC0415 - not a part of what serves requests
+    from gateway.explain.command import explain as look  # noqa: PLC0415 - the same, and it draws tables
+
     try:
-        explaining.explain(
+        look(
             _load(config, resolve_secrets=False).settings, app.registries(),
-            route=route, state=state, wanted=WantedCall(size=size, priority=priority), as_json=as_json,
+            route=route, state=state, wanted=Wanted(size=size, priority=priority), as_json=as_json,
         )  # fmt: skip
     except ConfigProblems as error:
         _print(error.problems)

@@ -89,10 +89,7 @@ class Prewarming:
         return State(
             backend=tier.name,
             fleet_slots=sum(
-                replica.slots.capacity
-                for supply in owned
-                for replica in supply.replicas
-                if replica.usable
+                replica.slots.capacity for supply in owned for replica in supply.replicas if replica.usable
             ),
             fleet_busy=sum(supply.in_flight for supply in owned),
             opening=opening,

@@ -313,7 +313,8 @@ def _openings(
             offers.append((usd, len(offers), tier, min(count, room, most), each, wasted))
     opens: list[Open] = []
     total = 0.0
-    for _, _, tier, count, each, wasted in sorted(offers):
+    for _, _, tier, most_there, each, wasted in sorted(offers):
+        count = min(most_there, ceil(lacking / each) or 1)
         opens.append(Open(tier.options.backend, count))
         total += count * wasted
         lacking -= count * each

@@ -6,7 +6,7 @@ Knows the configuration and the contracts; the registries of backends and polici
 import json
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import typer
 
@@ -21,29 +21,6 @@ from gateway.explain.words import plain
 from gateway.registry import Registry
 from policies.base import Policy
 from policies.explanation import explain as explain_on
-
-RouteName = Annotated[
-    str | None, typer.Option("--route", metavar="R", help="The route of the file, if it has several.")
-]
-StateFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--state",
-        metavar="FILE",
-        help="What the backends and the queue are doing (YAML; config/explain-state.yaml shows all of it). "
-        "Without it everything is up and idle.",
-    ),
-]
-Size = Annotated[
-    float | None,
-    typer.Option("--size", min=0, metavar="N", help="How much there is to do, in the unit of the route."),
-]
-Priority = Annotated[
-    Literal["critical", "default", "best_effort"], typer.Option("--priority", help="The class of the call.")
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the explanation as one JSON object on standard output.")
-]
 
 
 def explain(

@@ -195,7 +195,13 @@ class _Run:
         tiers = [
             Tier(
                 options,
-                Capacity(self.backends[options.backend], clock=self.time, chance=chance, timers=self.time, watched=False),
+                Capacity(
+                    self.backends[options.backend],
+                    clock=self.time,
+                    chance=chance,
+                    timers=self.time,
+                    watched=False,
+                ),
                 _estimates(scenario, options.backend) if policy.learns or scenario.prewarm else None,
             )
             for options in scenario.tiers

@@ -111,9 +111,7 @@ class SimulatedEndpoint(Simulated):
     colds:  how long activation number N takes to boot, in seconds
     """
 
-    def __init__(
-        self, name: str, kit: Kit, *, limit: int, rent: Rent, colds: Callable[[int], float]
-    ) -> None:
+    def __init__(self, name: str, kit: Kit, *, limit: int, rent: Rent, colds: Callable[[int], float]) -> None:
         super().__init__(name, BackendOptions(type="simulated_endpoint", max_in_flight=limit), kit)
         self._rent = rent
         self.lives: list[Instance] = []

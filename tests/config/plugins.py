@@ -98,7 +98,7 @@ def registries() -> tuple[Registry[Backend], Registry[Policy]]:
     backends.add("fleet")(Fleet)
     backends.add("rented")(Rented)
     policies: Registry[Policy] = Registry("policy")
-    for name in ("spill_when_full", "weighted"):
+    for name in ("cheapest_in_budget", "spill_when_full", "weighted"):
         policies.add(name)(Waits)
     policies.add("skewed")(Skewed)
     return backends, policies

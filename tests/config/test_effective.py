@@ -21,7 +21,7 @@ def test_it_reads_back_to_the_same_settings() -> None:
 def test_every_default_is_in_it() -> None:
     document = yaml.safe_load(effective(read(GOOD).settings))
     assert document["limits"]["idle_timeout"] == "75s"
-    assert document["routes"]["invoke"]["policy"] == {"type": "spill_when_full"}
+    assert document["routes"]["invoke"]["policy"] == {"type": "cheapest_in_budget"}
     assert document["backends"]["fleet"]["headers"] == {}
 
 

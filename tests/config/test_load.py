@@ -42,7 +42,7 @@ def test_the_settings_hold_the_plugins_own_options() -> None:
 def test_what_is_left_out_has_its_default() -> None:
     settings = read(GOOD).settings
     invoke = settings.routes["invoke"]
-    assert invoke.policy.type == "spill_when_full"
+    assert invoke.policy.type == "cheapest_in_budget"
     assert invoke.match.models == ()
     assert (invoke.timeout, invoke.stall_timeout, invoke.idempotent) == (60.0, 60.0, True)
     assert settings.access_log is None

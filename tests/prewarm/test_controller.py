@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.config.schema import Prewarm
 from gateway.prewarm import HOUR_S, Cause, Controller, HourlyCap, lateness
 from gateway.vocab import Rent
+from gateway.warmth import Idle
 from tests.prewarm.world import ALLOWED, RENT, START, World, poisson, state
 
 PERIOD = 120

@@ -8,8 +8,9 @@ from gateway.background import Background
 from gateway.config.problems import ConfigProblems
 from gateway.config.schema import Prewarm
 from gateway.errors import NoCapacity
-from gateway.prewarm import Cause, Controller, Idle, State
+from gateway.prewarm import Cause, Controller, State
 from gateway.prewarm_loop import run, step
+from gateway.warmth import Idle
 from tests.config.plugins import read
 from tests.prewarm.world import ALLOWED, state
 from tests.support.virtual_time import LoopClock

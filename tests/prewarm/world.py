@@ -5,8 +5,9 @@ from math import exp
 from random import Random
 
 from gateway.config.schema import Prewarm
-from gateway.prewarm import Controller, Idle, Plan, State
+from gateway.prewarm import Controller, Plan, State
 from gateway.vocab import Rent
+from gateway.warmth import Idle
 
 START = 1_000.0
 RENT = Rent(usd_per_second=0.0003, idle_s=5.0)
