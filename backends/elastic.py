@@ -91,6 +91,7 @@ class Elastic(Backend):
             clock=kit.clock,
             send=self.send_ping,
             usage=self._pinged,
+            expected=rent.boot_s,
             patience=2.0 * rent.boot_s + PATIENCE_S,
         )
         self.added = AddedFields(options.headers)

@@ -12,6 +12,7 @@ Pure: the clock is an argument. It must never know a provider, a wire format or 
     end        -          idle       idle       -
     undo       -          gone       idle       -        (the call did not run there after all)
     expire     -          -          -          gone
+    return     -          -          -          -           (a gone one answers after all: idle)
 
 Billed seconds of one instance are boot + time in use + time idle, until it was reused or until
 `idle_after` had passed, rounded up as the provider rounds (RunPod bills a worker's life in whole
@@ -28,6 +29,9 @@ from gateway.vocab import Charge, Headers
 
 BOOT_ID = b"x-overspill-boot-id"
 BOOT_AGE = b"x-overspill-boot-age"
+
+REMEMBERED = 256
+"""Instances that are gone by this table's clock and would be known again if they answered."""
 
 CALLS_KIND = "spill"
 """Kind of charge of what a call leaves behind."""
@@ -53,6 +57,7 @@ _NEXT: dict[tuple[State, str], State] = {
     (State.OPENING, "undo"): State.GONE,
     (State.BUSY, "undo"): State.IDLE,
     (State.IDLE, "expire"): State.GONE,
+    (State.GONE, "return"): State.IDLE,
 }
 
 
@@ -144,6 +149,7 @@ class Instances:
         self._round_up_to = round_up_to
         self._alive: list[Instance] = []
         self._by_id: dict[str, Instance] = {}
+        self._gone: dict[str, Instance] = {}
         self._charges: list[Charge] = []
 
     def begin(self, now: float, route: str, kind: str = CALLS_KIND, *, fresh: bool = False) -> Ticket:
@@ -206,6 +212,12 @@ class Instances:
         instance.last_end = now
         self._leave(instance, "end")
         return Span(boot, busy)
+
+    def presume(self, ticket: Ticket, now: float) -> Span:
+        """The instance that a ping made boot should be up by now, though another answered the ping: from here
+        on it idles, without a name until a call meets it.
+        """
+        return self.end(ticket, now, boot_s=now - ticket.began, busy_s=0.0)
 
     def undo(self, ticket: Ticket) -> None:
         """The call did not run: the instance is as if it had never been asked for."""
@@ -270,19 +282,36 @@ class Instances:
     def _served_by(self, ticket: Ticket, instance_id: str, *, cold: bool) -> Instance:
         """The instance that served the call: the guess, unless what came back contradicts it."""
         guess = ticket.instance
-        known = self._by_id.get(instance_id) if instance_id else None
+        known = self._by_id.get(instance_id) or self._returned(instance_id)
         if known is None:
             nameless = not guess.id or not instance_id
             if nameless and not (cold and guess.last_end is not None):
                 actual = guess
             else:
-                # Another id, or a start-up where the guess was already up: it was a new instance.
-                actual = self._instead(ticket, self._open())
+                # Another id: one that was presumed to be up, or a new one, as where a start-up was seen.
+                met = None if cold else self._nameless()
+                actual = self._instead(ticket, met or self._open())
             if instance_id:
                 actual.id = instance_id
                 self._by_id[instance_id] = actual
             return actual
         return guess if known is guess else self._instead(ticket, known)
+
+    def _nameless(self) -> Instance | None:
+        """One that idles and that nobody has met yet."""
+        for instance in self._alive:
+            if instance.state is State.IDLE and not instance.id:
+                return instance
+        return None
+
+    def _returned(self, instance_id: str) -> Instance | None:
+        """An instance that should have been stopped by now and was not: its idling is paid up to here."""
+        instance = self._gone.pop(instance_id, None)
+        if instance is not None:
+            instance.move("return")
+            self._alive.append(instance)
+            self._by_id[instance_id] = instance
+        return instance
 
     def _instead(self, ticket: Ticket, actual: Instance) -> Instance:
         self._leave(ticket.instance, "undo")
@@ -320,6 +349,11 @@ class Instances:
                     tail = max(0.0, multiples * self._round_up_to - instance.billed_s)
                 self._bill(instance, tail, to_call=False)
                 self._forget(instance)
+                if instance.id:
+                    instance.last_end = since + tail
+                    self._gone[instance.id] = instance
+                    if len(self._gone) > REMEMBERED:
+                        del self._gone[next(iter(self._gone))]
 
     def _bill(self, instance: Instance, seconds: float, *, to_call: bool) -> None:
         instance.billed_s += seconds

@@ -19,6 +19,9 @@ from gateway.vocab import Call, Charge, Start, Usage, Work
 
 HOLD_S = 0.5
 """How long a ping stays that is to keep an idle instance from answering another."""
+PREWARM = "prewarm"
+APART_S = 0.1
+"""How long a ping stays where it is answered: those sent together should not all meet the first that is up."""
 PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.25, 1.0, 1.5
 """Between one try and the next."""
 
@@ -45,6 +48,7 @@ class Pings:
 
     send:      has a worker answer a `ping_call`; raises BackendError; leaves the ticket open
     usage:     of a span, a boot's seconds and an instance, where the provider does not tell itself
+    expected:  seconds that an instance is expected to take to come up
     patience:  seconds after which an instance that has not come up is given up, though others answer
     """
 
@@ -56,8 +60,10 @@ class Pings:
         clock: Clock,
         send: Callable[[Call, Ticket], Awaitable[Pinged]],
         usage: Callable[[Span, Pinged], Usage],
+        expected: float,
         patience: float,
     ) -> None:
+        self.expected = expected
         self.patience = patience
         self._name = name
         self._table = table
@@ -74,11 +80,22 @@ class Pings:
             return (await self._ping(ticket, 0.0))[0]
 
     async def open(self, route: str, kind: str) -> Usage:
-        """An instance that was not there before. Raises BackendFull when none comes up."""
+        """An instance that calls can use. For a prewarm it is one that was not there before: BackendFull when
+        none comes up.
+        """
         with self._ticket(route, kind, fresh=True) as ticket:
-            if not self._table.counts(ticket.began)["idle"]:
-                usage, new = await self._ping(ticket, 0.0)
+            ahead = kind == PREWARM  # not even an idle one will do: it is wanted for what comes next
+            if not ahead or not self._table.counts(ticket.began)["idle"]:
+                usage, new = await self._ping(ticket, APART_S)
                 if new:
+                    return usage
+                if not ahead and self._clock.now() - ticket.began > APART_S + PAUSE_S:
+                    # It waited, so the provider was starting one for it when another came up first. Which
+                    # of them calls meet is the provider's affair; when the last is up, is what is expected.
+                    await asyncio.sleep(max(0.0, ticket.began + self.expected - self._clock.now()))
+                    return self._presume(ticket)
+                if not ahead:
+                    self._table.undo(ticket)
                     return usage
                 await asyncio.sleep(PAUSE_S)
             self._searchers += 1
@@ -88,6 +105,13 @@ class Pings:
                 self._searchers -= 1
                 if not self._searchers:
                     self._spare.clear()
+
+    def _presume(self, ticket: Ticket) -> Usage:
+        """Its instance should be up by now. How long it booted is not known: nobody learns from it."""
+        span = self._table.presume(ticket, self._clock.now())
+        usage = self._usage(span, Pinged(start=Start.COLD, boot_s=span.boot_s))
+        self._owe(ticket, usage)
+        return usage._replace(boot_s=None)
 
     async def _search(self, ticket: Ticket) -> Usage:
         """Try again and again, one search at a time: two would keep each other's instances busy."""

@@ -70,7 +70,7 @@ class Warmth:
         idle = self.idle
         if idle and idle[0] + self.idle_s <= now:
             self._expire(now)
-        return len(idle)
+        return len(self.idle)
 
     def ages(self, now: float) -> list[float]:
         """Seconds for which each of them has been idle, the longest first."""

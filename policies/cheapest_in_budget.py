@@ -1,4 +1,4 @@
-"""`cheapest_in_budget`: the cheapest way to answer inside the latency budget, queue and cold start in the sum.
+"""`cheapest_in_budget`: the cheapest way to answer inside the latency budget, queue and cold start included.
 
 What is owned is free: it is filled first, and a call waits for it as long as it will start there in time.
 When it will not, in this order, the first that helps:
@@ -20,6 +20,7 @@ tiers is not looked at, nor is their order among rented ones: what they cost is.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from math import ceil, hypot, inf
 from random import Random
 from typing import ClassVar
@@ -54,6 +55,8 @@ AGAIN_S = 0.001
 """Soonest that a call is looked at again."""
 VICTIMS = 8
 """Waiting calls that are looked at for the one whose service elsewhere frees most of the fleet per dollar."""
+LOOKED_THROUGH = 64
+"""Waiting calls among which one is looked for that the owned tiers cannot take."""
 
 
 class CheapestInBudgetOptions(PolicyOptions):
@@ -98,7 +101,9 @@ class CheapestInBudget(Policy):
         return self._place(request, pool, now)
 
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
-        """Owned: the first in the queue. Rented: the same, as long as the queue is too long for the fleet."""
+        """Owned: the first in the queue. Rented: the same while the queue is too long for the fleet, and after
+        that those for whom there is no fleet.
+        """
         tiers = pool.tiers
         place = 0
         while tiers[place].options.backend != backend:
@@ -111,9 +116,7 @@ class CheapestInBudget(Policy):
                 if request.may_use(backend) and request.free_on(freed):
                     return Take(request, reason(tiers, place, request, queued=True))
             return None
-        if not self._feeds(pool, now):
-            return None
-        chosen = _victim(freed, pool)
+        chosen = _victim(freed, pool) if self._feeds(pool, now) else _stranded(freed, pool)
         return None if chosen is None else Take(chosen, _rented(tiers, place, chosen))
 
     def explain(self, action: Action, request: RequestView, pool: PoolView, now: float) -> str:
@@ -158,19 +161,22 @@ class CheapestInBudget(Policy):
         if place is not None:
             return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
         # (2) what is on its way
+        anything = start is not None
         if start is None:
             if not rented:
                 return Shed(Reason.SHED_FULL, contended=False)
             start = latest_start(request, rented[0], pool)
         for tier in rented:
             if tier.in_flight or tier.warm:
+                anything = True
                 work += rented_work(tier, pool, start, now)
         if work > ahead:
             return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
         opens, wasted = _openings(request, pool, rented, start, ahead - work, now)
-        if wasted > DEAR * pool.reference.overall.mean:
-            # What is dear is not done out of caution alone, nor for few while the objective allows them.
+        if anything and wasted > DEAR * pool.reference.overall.mean:
+            # What is dear is not done out of caution alone, nor for few while the objective allows them. But
+            # where nothing is there that could ever take the call, it is not a question of being in time.
             allowed = max(0.0, request.due - pool.reference.answer(request).mean - max(start, now))
             lacking = ahead - work - allowed * (pool.in_flight + pool.opening)
             if lacking <= 0.0 or _may_be_late(pool, wasted, lacking, now):
@@ -410,3 +416,14 @@ def _victim(freed: TierView, pool: PoolView) -> RequestView | None:
             if best is None or price < 0.9 * least:  # small differences are noise, and order is not
                 best, least = request, price
     return best
+
+
+def _stranded(freed: TierView, pool: PoolView) -> RequestView | None:
+    """The first waiting call that no owned tier could take: all of them failed it, or cannot carry it."""
+    owned = [tier.options.backend for tier in pool.tiers if tier.owned and tier.blocked is None]
+    for request in islice(pool.waiting, LOOKED_THROUGH):
+        if any(map(request.may_use, owned)):
+            continue
+        if request.may_use(freed.options.backend) and request.free_on(freed):
+            return request
+    return None

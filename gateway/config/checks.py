@@ -1,21 +1,19 @@
-"""What no single model can see: names that point elsewhere, secrets in the open, doubtful combinations.
+"""What no single model can see: names that point elsewhere, secrets in the open, limits without a price.
 
 Problems are found in the plain data, so that they are told even when another part of the file is wrong.
-Warnings are about a file that works, so they are given only for one that does.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from gateway.config.explain import SECRET_RULE
-from gateway.config.problems import USER_IN_URL, Path, Problem, quoted, suggestion
-from gateway.config.schema import RouteOptions, Settings
+from gateway.config.problems import USER_IN_URL, Path, quoted, suggestion
 from gateway.config.tree import Tree
 from gateway.options import SecretRef
-from policies.base import Policy, Queue
+from policies.base import Policy
 
 _SECRET_HEADERS = re.compile(
     r"authorization|proxy-authorization|cookie|.*(api[-_]?key|token|secret|password)", re.IGNORECASE
@@ -165,19 +163,6 @@ def _check_ports(tree: Tree) -> None:
             seen.setdefault(address, port)
 
 
-def warnings(settings: Settings, tree: Tree, owned: Mapping[str, bool]) -> Sequence[Problem]:
-    """Doubts about a file that works, in no order. `owned`: which backends are paid for used or not."""
-    doubts = Tree(tree.file, tree.data, tree.keys, tree.values)
-    _doubt_ports(settings, doubts)
-    used = {tier.backend for route in settings.routes.values() for tier in route.tiers}
-    for name, options in settings.backends.items():
-        _doubt_backend(name, options, doubts, used=name in used)
-    for name, route in settings.routes.items():
-        _doubt_route(name, route, doubts)
-        _doubt_spill_budget(name, route, doubts, owned)
-    return doubts.problems
-
-
 def check_spill_budgets(
     tree: Tree, options: Mapping[str, BaseModel | None], owned: Mapping[str, bool]
 ) -> None:
@@ -227,80 +212,3 @@ def _check_priced(
                 f"limits dollars, but backend {quoted(str(name))} has no price, and what is not "
                 f"known cannot be counted; give `price` in backends.{name}",
             )
-
-
-def _doubt(doubts: Tree, path: Path, message: str) -> None:
-    doubts.problem(doubts.at_key(path), path, message)
-
-
-def _doubt_ports(settings: Settings, doubts: Tree) -> None:
-    if settings.listen.grpc is not None:
-        _doubt(doubts, ("listen", "grpc"), "this version does not serve gRPC yet; nothing will listen there")
-    if not settings.listen.admin.loopback:
-        _doubt(
-            doubts,
-            ("listen", "admin"),
-            "other machines can reach the admin port, and it asks nobody who they are; "
-            "use 127.0.0.1 unless the network around it is private",
-        )
-
-
-def _doubt_backend(name: str, options: BaseModel, doubts: Tree, *, used: bool) -> None:
-    path: Path = ("backends", name)
-    if not used:
-        _doubt(doubts, path, "no route uses this backend")
-    if getattr(options, "price", "known") is None:
-        _doubt(
-            doubts,
-            (*path, "price"),
-            "is not given: its cost will be unknown and cost metrics absent",
-        )
-    if "cold_start" in type(options).model_fields and (*path, "cold_start", "idle_after") not in doubts.keys:
-        assumed = getattr(getattr(options, "cold_start", None), "idle_after", None)
-        guess = "cannot be told" if assumed is None else f"is told as if it were {assumed:g}s"
-        _doubt(
-            doubts,
-            (*path, "cold_start", "idle_after"),
-            f"is not given: how long an idle instance stays up, and is paid for, {guess}",
-        )
-
-
-def _doubt_route(name: str, route: RouteOptions, doubts: Tree) -> None:
-    path: Path = ("routes", name)
-    last = route.tiers[-1]
-    if last.when_full == "spill" and "when_full" in last.model_fields_set and route.policy.type != "weighted":
-        _doubt(
-            doubts,
-            (*path, "tiers", len(route.tiers) - 1, "when_full"),
-            "`spill` in the last tier has nowhere to go and means `shed`; write `shed`",
-        )
-    within = route.latency_budget.within if route.latency_budget is not None else None
-    if within is not None and route.timeout < within:
-        _doubt(doubts, (*path, "timeout"), "is shorter than the latency budget and cuts it off")
-    for index, tier in enumerate(route.tiers):
-        if within is not None and isinstance(tier.when_full, Queue) and tier.when_full.queue >= within:
-            _doubt(
-                doubts,
-                (*path, "tiers", index, "when_full", "queue"),
-                "is not shorter than the latency budget: a call that waits so long has missed it",
-            )
-
-
-def _doubt_spill_budget(name: str, route: RouteOptions, doubts: Tree, owned: Mapping[str, bool]) -> None:
-    path: Path = ("routes", name, "spill_budget")
-    budget = route.spill_budget
-    if budget is None:
-        return
-    spills = [not owned[tier.backend] for tier in route.tiers]
-    if not any(spills):
-        _doubt(doubts, path, "limits nothing: no tier of this route is a rented backend")
-    elif all(spills) and budget.on_exhausted == "queue":
-        _doubt(
-            doubts,
-            (*path, "on_exhausted"),
-            "`queue` waits for the fleet, and this route has none: its calls will wait until they are too "
-            "late; write `shed` to refuse them at once",
-        )
-    hour, day = budget.usd_per_hour, budget.usd_per_day
-    if hour is not None and day is not None and day < hour:
-        _doubt(doubts, (*path, "usd_per_hour"), "is more than `usd_per_day` and will never be reached")

@@ -4,17 +4,21 @@ The registries of backends and policies are arguments: this module knows no plug
 """
 
 import codecs
+from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path as FilePath
-from typing import NamedTuple, TypeVar
+from random import Random
+from typing import Any, NamedTuple, TypeVar
 
-from backends.base import Backend, BackendOptions
+from backends.base import Backend, BackendOptions, Kit
+from gateway.clock import FakeClock
 from gateway.config.checks import (
     check_policies,
     check_secrets,
     check_spill_budgets,
     check_tree,
-    warnings,
 )
+from gateway.config.doubts import Rented, warnings
 from gateway.config.explain import found, validate
 from gateway.config.problems import (
     FILE,
@@ -28,6 +32,7 @@ from gateway.config.problems import (
 )
 from gateway.config.schema import Document, PolicyUse, RouteDocument, RouteOptions, Settings
 from gateway.config.tree import MOST_CHARACTERS, NotYaml, Place, Tree, place_in, read_tree
+from gateway.errors import ConfigError
 from gateway.registry import Registry
 from policies.base import Policy
 
@@ -122,7 +127,7 @@ class _Reader:
         if tree.problems or document is None:
             raise ConfigProblems(tree.problems)
         settings = _settings(document, options, uses)
-        return Loaded(settings, in_order(warnings(settings, tree, owned)))
+        return Loaded(settings, in_order(warnings(settings, tree, owned, self._rented(settings))))
 
     def _section(self, name: str) -> list[str]:
         """The names in a section whose entries have the right shape; the others have been told."""
@@ -133,6 +138,18 @@ class _Reader:
     def _known_kind(self, backend: str) -> type[Backend] | None:
         kind = self._tree.get(("backends", backend, "type"))
         return self._backends.get(kind) if isinstance(kind, str) and kind in self._backends else None
+
+    def _rented(self, settings: Settings) -> dict[str, Rented]:
+        """What the rented backends say of their instances. Built as the gateway does, but for secrets."""
+        kit = Kit(clock=FakeClock(), chance=Random(0), spawn=_nothing_runs)  # noqa: S311
+        rented = {}
+        for name, options in settings.backends.items():
+            kind = self._backends.get(options.type)
+            if not kind.owned:
+                with suppress(ConfigError):  # it is told when the gateway is built
+                    backend = kind(name, options.model_copy(update={"headers": {}}), kit)
+                    rented[name] = Rented(backend.rent, backend.can_open)
+        return rented
 
     def _backend(self, name: str) -> BackendOptions | None:
         path: Path = ("backends", name)
@@ -177,6 +194,11 @@ class _Reader:
         known = suggestion(name if isinstance(name, str) else "", registry, f"{registry.kind} types")
         tree.problem(place, type_path, f"{what}; {known}")
         return None
+
+
+def _nothing_runs(work: Coroutine[Any, Any, None], /, *, name: str) -> None:
+    work.close()
+    raise RuntimeError(f"{name}: nothing runs while a file is checked")
 
 
 def _settings(

@@ -75,11 +75,12 @@ class Instance:
     cold_s, exec_s, idle_s:  what it did in between
     free_since:    when it last became idle
     ahead:         it was opened or kept ahead of demand, and no call has used it since
-    ahead_s:       how much of `cold_s` and `idle_s` was for that; `cold_ahead`: all of `cold_s` is in it
+    cold_ahead:    it was opened so, and `idle_ahead_s` of `idle_s` it idled so
     """
 
     __slots__ = (
-        "ahead", "ahead_s", "cold_ahead", "cold_s", "exec_s", "free_since", "gone", "idle_s", "opened", "served",
+        "ahead", "cold_ahead", "cold_s", "exec_s", "free_since", "gone", "idle_ahead_s", "idle_s", "opened",
+        "served",
     )  # fmt: skip
 
     def __init__(self, opened: float, cold_s: float, *, ahead: bool = False) -> None:
@@ -91,13 +92,13 @@ class Instance:
         self.gone: float | None = None
         self.served = 0
         self.ahead = self.cold_ahead = ahead
-        self.ahead_s = cold_s if ahead else 0.0
+        self.idle_ahead_s = 0.0
 
     def idled(self, idle_s: float) -> None:
         """It has idled for so long."""
         self.idle_s += idle_s
         if self.ahead:
-            self.ahead_s += idle_s
+            self.idle_ahead_s += idle_s
 
     def expire(self, idle_s: float) -> None:
         """Nobody came within the idle time-out."""
@@ -214,15 +215,13 @@ class SimulatedEndpoint(Simulated):
     @property
     def idle_s(self) -> float:
         """Seconds of idling, of those that are gone and between calls, but for `ahead_s`."""
-        return fsum(
-            instance.idle_s - instance.ahead_s + (instance.cold_s if instance.cold_ahead else 0.0)
-            for instance in self.lives
-        )
+        return fsum(instance.idle_s - instance.idle_ahead_s for instance in self.lives)
 
     @property
     def ahead_s(self) -> float:
         """Seconds of booting and idling ahead of demand: nobody's call."""
-        return fsum(instance.ahead_s for instance in self.lives)
+        idle = (instance.idle_ahead_s for instance in self.lives)
+        return fsum((*idle, *(instance.cold_s for instance in self.lives if instance.cold_ahead)))
 
 
 def no_background(work: Coroutine[Any, Any, None], /, *, name: str) -> None:

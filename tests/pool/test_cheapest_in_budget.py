@@ -252,6 +252,18 @@ def test_a_slot_without_an_instance_is_no_reason_to_spill() -> None:
     assert rule.slot_freed("burst", scene(fleet(), burst(), ahead=30), NOW, CHANCE) is None
 
 
+def test_a_call_that_the_fleet_has_failed_gets_an_instance_however_dear_and_however_short_the_queue() -> None:
+    """The fleet has a free slot; but it is on the replica that failed this call."""
+    failed = Request(attempt=1, refused=frozenset(["fleet"]))
+    dear = burst(rent=Rent(0.001, idle_s=600.0))
+    answer = rule.arrive(failed, scene(fleet(free=1, in_flight=3), dear), NOW, CHANCE)
+    assert opened(answer) == {"burst": 1}
+    pool = scene(fleet(free=1, in_flight=3), warm(), ahead=1)
+    assert rule.slot_freed("burst", pool, NOW, CHANCE) is None
+    enqueue(pool, failed)
+    assert rule.slot_freed("burst", pool, NOW, CHANCE) == Take(failed, Reason.FALLBACK)
+
+
 def test_openings_name_the_backend_and_a_count() -> None:
     answer = arrive(scene(fleet(), burst(), ahead=12), within=3.0)
     assert isinstance(answer, Hold)

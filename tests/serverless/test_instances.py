@@ -289,3 +289,26 @@ def test_a_ping_that_failed_leaves_its_seconds_and_no_instance() -> None:
     instances.drop(ping, 9.0)
     assert instances.counts(4.0) == {"opening": 0, "busy": 0, "idle": 0}
     assert instances.settle(math.inf) == [Charge("b", "prewarm", 2.0)]
+
+
+def test_an_instance_that_answers_after_it_should_have_gone_is_paid_for_once() -> None:
+    """Clocks and networks differ: it may have been used again just before it would have been stopped."""
+    instances = table(idle_after=5.0)
+    ticket = instances.begin(0.0, "a")
+    assert instances.end(ticket, 4.0, instance_id="one", boot_s=3.0).billed_s == 4.0
+    ticket = instances.begin(8.9, "a")
+    assert instances.counts(8.9)["busy"] == 1
+    other = instances.begin(9.0, "b", "prewarm", fresh=True)
+    instances.undo(ticket)
+    assert instances.settle(9.1) == [Charge("a", "spill", 5.0)]
+    span = instances.end(other, 9.5, instance_id="one", boot_s=9.0)
+    assert (span.boot_s, span.busy_s) == (0.0, 0.5)
+    assert sum(charge.usd for charge in instances.settle(math.inf)) == 5.0
+
+
+def test_it_is_remembered_for_a_while_only() -> None:
+    instances = table(idle_after=1.0)
+    for number in range(300):
+        instances.end(instances.begin(2.0 * number, "a"), 2.0 * number + 1, instance_id=str(number))
+    ticket = instances.begin(700.0, "a")
+    assert instances.end(ticket, 701.0, instance_id="0", boot_s=1.0).boot_s == 1.0

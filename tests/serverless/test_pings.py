@@ -116,14 +116,14 @@ async def test_so_many_pings_so_many_instances(provider: Any) -> None:
 
 
 @PER_LIFE
-async def test_a_ping_that_met_an_instance_which_was_up_waits_for_a_new_one(provider: Any) -> None:
+async def test_a_prewarm_that_met_an_instance_which_was_up_waits_for_a_new_one(provider: Any) -> None:
     """The first worker that is up takes every ping in the provider's queue."""
     boot = BootTimes(fast_s=0.1, slow_s=0.6, fast_share=0.5, spread=0.0)
     async with provider(fleet(boot=boot, idle_after_s=1.5)) as server:
         kind, options = section(server)
         options["cold_start"] = {"expect": "1s", "idle_after": "1500ms"}
         async with built(kind, options) as (backend, _):
-            pings = (backend.ping(0, route="embed", kind="spill") for _ in range(4))
+            pings = (backend.ping(0, route="embed", kind="prewarm") for _ in range(4))
             usages = await asyncio.gather(*pings)
             boots = sorted(usage.boot_s or 0.0 for usage in usages if usage is not None)
             assert 0.05 < boots[0] < 0.4
@@ -132,6 +132,24 @@ async def test_a_ping_that_met_an_instance_which_was_up_waits_for_a_new_one(prov
             charges = await gone(backend)
             assert server.bill().cold_starts == 4
             assert sum(charge.usd for charge in charges) == near(server)
+
+
+@PER_LIFE
+async def test_a_call_need_not_wait_for_the_very_instance_that_was_opened_for_it(provider: Any) -> None:
+    """Where others answer the pings, all are taken to be up when that is expected; calls meet them then."""
+    boot = BootTimes(fast_s=0.1, slow_s=0.5, fast_share=0.5, spread=0.0)
+    async with provider(fleet(boot=boot, idle_after_s=1.5)) as server:
+        kind, options = section(server)
+        options["cold_start"] = {"expect": "600ms", "idle_after": "1500ms"}
+        async with built(kind, options) as (backend, _):
+            began = backend.kit.clock.now()
+            await asyncio.gather(*(backend.ping(0, route="embed", kind="spill") for _ in range(4)))
+            assert backend.kit.clock.now() - began < 2.0
+            assert 1 <= backend.instances(backend.kit.clock.now())["idle"] <= 4
+            answers = await asyncio.gather(*(ask(backend, a_call()) for _ in range(4)))
+            assert len(answers) == 4
+            assert server.bill().cold_starts == 4, "the pings had them boot, and no call had to"
+            await gone(backend)
 
 
 @EACH

@@ -55,12 +55,15 @@ routes:
   twice:
     match: {{model: twice}}
     latency_budget: {{within: 250ms, objective: 99%}}
+    policy: spill_when_full
     tiers: [{{backend: fleet, when_full: {when_full}}}]
     {route}
 """
 
 
-def two_tiers(first: str, second: str, slots: int = 1, when_full: str = "spill") -> str:
+def two_tiers(
+    first: str, second: str, slots: int = 1, when_full: str = "spill", policy: str = "spill_when_full"
+) -> str:
     return f"""
 backends:
   fleet: {{type: triton, replicas: ["{first}"], max_in_flight: {slots}, price: {{usd_per_replica_hour: 0.79}},
@@ -70,6 +73,7 @@ backends:
 routes:
   twice:
     match: {{model: twice}}
+    policy: {policy}
     tiers:
       - {{backend: fleet, when_full: {when_full}}}
       - {{backend: reserve, when_full: shed}}
@@ -291,12 +295,13 @@ async def test_a_fleet_that_comes_back_is_used_again() -> None:
             assert (await peer.answer())[1][b"x-overspill-reason"] == b"warm"
 
 
+@pytest.mark.parametrize("policy", ["cheapest_in_budget", "spill_when_full"])
 @pytest.mark.parametrize("trouble", ["refuse", "garbage", 500, 503])
 async def test_a_failed_attempt_is_tried_elsewhere_and_the_client_sees_only_the_answer(
-    trouble: str | int,
+    trouble: str | int, policy: str
 ) -> None:
     async with server() as first, server() as second:
-        async with running(two_tiers(first.url, second.url)) as gateway:
+        async with running(two_tiers(first.url, second.url, policy=policy)) as gateway:
             # A kept connection that is cut without a word is tried once more on a new one.
             first.fail_next(2 if trouble == "refuse" else 1, trouble)  # type: ignore[arg-type]
             peer = await Peer.connect(port_of(gateway))
