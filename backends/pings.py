@@ -85,13 +85,15 @@ class Pings:
         """
         with self._ticket(route, kind, fresh=True) as ticket:
             ahead = kind == PREWARM  # not even an idle one will do: it is wanted for what comes next
-            if not ahead or not self._table.counts(ticket.began)["idle"]:
+            idle = self._table.counts(ticket.began)["idle"]
+            if not ahead or not idle:
                 usage, new = await self._ping(ticket, APART_S)
                 if new:
                     return usage
-                if not ahead and self._clock.now() - ticket.began > APART_S + PAUSE_S:
-                    # It waited, so the provider was starting one for it when another came up first. Which
-                    # of them calls meet is the provider's affair; when the last is up, is what is expected.
+                waited = self._clock.now() - ticket.began > APART_S + PAUSE_S
+                if not ahead and (waited or not idle):
+                    # Nothing was free, so the provider was starting one for it when another came up first.
+                    # Which of them calls meet is the provider's affair; when it is up, is what is expected.
                     await asyncio.sleep(max(0.0, ticket.began + self.expected - self._clock.now()))
                     return self._presume(ticket)
                 if not ahead:

@@ -2,7 +2,7 @@
 
 Providers do not say. What is known follows from what was sent there: an instance that has served, or
 was made to boot, idles from then on, the most recently used one serves next, and one that idled for
-`idle_s` is gone. What cannot be known is never counted as warm: after a failure nothing is left.
+longer than `idle_s` is gone: even without any time-out, whoever waits when it has done its work may have it. What cannot be known is never counted as warm: after a failure nothing is left.
 
     closed ──open──► opening ──► idle ◄──► busy
        ▲                           │
@@ -68,7 +68,7 @@ class Warmth:
     def warm(self, now: float) -> int:
         """Instances that idle."""
         idle = self.idle
-        if idle and idle[0] + self.idle_s <= now:
+        if idle and idle[0] + self.idle_s < now:
             self._expire(now)
         return len(self.idle)
 
@@ -94,7 +94,7 @@ class Warmth:
         if not idle:
             return None
         since = idle.pop()
-        if since + self.idle_s <= now:  # the one that would have lasted longest
+        if since + self.idle_s < now:  # the one that would have lasted longest
             idle.clear()
             return None
         return now - since
@@ -118,7 +118,7 @@ class Warmth:
     def kept(self, used_at: float, now: float) -> None:
         """An instance has answered a ping and idles anew, though no call has used it since `used_at`."""
         kept = self._kept
-        for since in [since for since in kept if since + self.idle_s <= now]:
+        for since in [since for since in kept if since + self.idle_s < now]:
             del kept[since]
         # Entries have to differ, from each other and from those of calls that end at this moment.
         since = nextafter(now, -inf)
@@ -142,4 +142,4 @@ class Warmth:
 
     def _expire(self, now: float) -> None:
         oldest = now - self.idle_s
-        self.idle = [since for since in self.idle if since > oldest]
+        self.idle = [since for since in self.idle if since >= oldest]

@@ -90,7 +90,9 @@ def _doubt_backend(name: str, options: BaseModel, doubts: Tree, *, used: bool) -
 def _doubt_route(name: str, route: RouteOptions, doubts: Tree) -> None:
     path: Path = ("routes", name)
     last = route.tiers[-1]
-    if last.when_full == "spill" and "when_full" in last.model_fields_set and route.policy.type != "weighted":
+    looked_at = route.policy.type != PLANNING
+    spills = looked_at and route.policy.type != "weighted"
+    if spills and last.when_full == "spill" and "when_full" in last.model_fields_set:
         _doubt(
             doubts,
             (*path, "tiers", len(route.tiers) - 1, "when_full"),
@@ -102,7 +104,8 @@ def _doubt_route(name: str, route: RouteOptions, doubts: Tree) -> None:
     if "size" in route.model_fields_set and not any(route.size.weights.values()):
         _doubt(doubts, (*path, "size"), "has no weight above 0: all calls count as one size; weigh a feature")
     for index, tier in enumerate(route.tiers):
-        if within is not None and isinstance(tier.when_full, Queue) and tier.when_full.queue >= within:
+        waits = tier.when_full.queue if looked_at and isinstance(tier.when_full, Queue) else 0.0
+        if within is not None and waits >= within:
             _doubt(
                 doubts,
                 (*path, "tiers", index, "when_full", "queue"),
@@ -205,7 +208,7 @@ def _doubt_idling(settings: Settings, doubts: Tree, rented: Mapping[str, Rented]
                 doubts,
                 ("backends", backend, "cold_start", "idle_after"),
                 f"each instance that is opened costs {seconds(opening)} beside its work{usd}: "
-                f"{opening / within:.0f} times the latency budget of route {quoted(name)}, most of it idling. "
+                f"{opening / within:.0f} times the latency budget of route {quoted(name)}, most of it idle. "
                 "Set a shorter idle time-out at the provider (5s is common), and here",
             )
 

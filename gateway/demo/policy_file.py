@@ -54,8 +54,8 @@ routes:
   {ROUTE}:
     match: {{model: {DIGITS}}}
     latency_budget: {{within: {duration(plan.within)}, objective: {100 * plan.objective:g}%}}
-    policy: spill_when_full
-    tiers:
+    policy: spill_when_full      # the tiers in order, so that all are seen at work. The default,
+    tiers:                       # cheapest_in_budget, would rent the cheapest only
       - {{backend: {FLEET}, when_full: {{queue: 20ms, then: spill}}}}
 {between}
       - {{backend: {last}, when_full: {{queue: 500ms, then: shed}}}}

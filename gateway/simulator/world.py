@@ -160,7 +160,7 @@ class SimulatedEndpoint(Simulated):
         None where none idles any more.
         """
         for place, instance in enumerate(self._idle):
-            if now < instance.free_since + self._idle_s:
+            if now <= instance.free_since + self._idle_s:
                 del self._idle[place]
                 instance.idled(now - instance.free_since)
                 instance.ahead = True
@@ -188,7 +188,7 @@ class SimulatedEndpoint(Simulated):
         if not self._idle:
             return None
         instance = self._idle[-1]
-        if now < instance.free_since + self._idle_s:
+        if now <= instance.free_since + self._idle_s:
             self._idle.pop()
             instance.idled(now - instance.free_since)
             instance.ahead = False

@@ -12,7 +12,7 @@ from gateway.config.load import Loaded, load
 from gateway.config.problems import ConfigProblems
 from gateway.options import Duration, Options, SecretRef, Share, Size, Usd
 from gateway.registry import Registry
-from gateway.vocab import Call, Reply
+from gateway.vocab import Call, Rent, Reply
 from policies.base import Action, Hold, Policy, PolicyOptions, PoolView, RequestView, Take
 
 
@@ -56,6 +56,8 @@ class RentedOptions(BackendOptions):
     """What it costs."""
     cold_start: ColdStart | None = None
     """What is known ahead about its instances."""
+    late_binding: Literal["ping", "none"] = "ping"
+    """Whether an instance can be opened without a call."""
 
 
 class _Silent(Backend):
@@ -71,6 +73,18 @@ class Fleet(_Silent):
 
 class Rented(_Silent):
     Options: ClassVar[type[BackendOptions]] = RentedOptions
+    options: RentedOptions
+
+    @property
+    def rent(self) -> Rent:
+        price, cold = self.options.price, self.options.cold_start
+        idle_s = cold.idle_after or 0.0 if cold is not None else 0.0
+        usd = None if price is None else price.usd_per_second
+        return Rent(usd, idle_s=idle_s, boot_s=0.0 if cold is None else cold.expect)
+
+    @property
+    def can_open(self) -> bool:
+        return self.options.late_binding == "ping"
 
 
 class Waits(Policy):
@@ -145,6 +159,7 @@ routes:
       - {backend: fleet, when_full: {queue: 40ms, then: spill}}
       - {backend: burst, when_full: shed}
   invoke:
-    tiers: [{backend: burst, when_full: shed}]
+    latency_budget: {within: 2s}
+    tiers: [{backend: burst}]
 """
 """One of everything."""
