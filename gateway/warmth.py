@@ -2,7 +2,7 @@
 
 Providers do not say. What is known follows from what was sent there: an instance that has served, or
 was made to boot, idles from then on, the most recently used one serves next, and one that idled for
-longer than `idle_s` is gone: even without any time-out, whoever waits when it has done its work may have it. What cannot be known is never counted as warm: after a failure nothing is left.
+`idle_s` is gone. What cannot be known is never counted as warm: after a failure nothing is left.
 
     closed ──open──► opening ──► idle ◄──► busy
        ▲                           │
@@ -16,6 +16,9 @@ from bisect import insort
 from collections.abc import Collection
 from math import inf, nextafter
 from typing import NamedTuple
+
+AT_ONCE_S = 1e-6
+"""Without any time-out, an instance that has done its work still serves whoever waits at that moment."""
 
 
 class Idle(NamedTuple):
@@ -35,7 +38,7 @@ class Warmth:
     __slots__ = ("_kept", "_latest", "_opening", "_sum", "idle", "idle_s")
 
     def __init__(self, idle_s: float) -> None:
-        self.idle_s = idle_s
+        self.idle_s = idle_s or AT_ONCE_S
         """How long an unused instance stays."""
         self.idle: list[float] = []
         """Since when each instance has been idle, the longest idle first; some of them may be gone by now."""
@@ -68,7 +71,7 @@ class Warmth:
     def warm(self, now: float) -> int:
         """Instances that idle."""
         idle = self.idle
-        if idle and idle[0] + self.idle_s < now:
+        if idle and idle[0] + self.idle_s <= now:
             self._expire(now)
         return len(self.idle)
 
@@ -94,7 +97,7 @@ class Warmth:
         if not idle:
             return None
         since = idle.pop()
-        if since + self.idle_s < now:  # the one that would have lasted longest
+        if since + self.idle_s <= now:  # the one that would have lasted longest
             idle.clear()
             return None
         return now - since
@@ -118,7 +121,7 @@ class Warmth:
     def kept(self, used_at: float, now: float) -> None:
         """An instance has answered a ping and idles anew, though no call has used it since `used_at`."""
         kept = self._kept
-        for since in [since for since in kept if since + self.idle_s < now]:
+        for since in [since for since in kept if since + self.idle_s <= now]:
             del kept[since]
         # Entries have to differ, from each other and from those of calls that end at this moment.
         since = nextafter(now, -inf)
@@ -142,4 +145,4 @@ class Warmth:
 
     def _expire(self, now: float) -> None:
         oldest = now - self.idle_s
-        self.idle = [since for since in self.idle if since >= oldest]
+        self.idle = [since for since in self.idle if since > oldest]

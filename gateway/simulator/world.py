@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from backends.base import Backend, BackendOptions, Kit
 from gateway.vocab import Call, Rent, Reply
+from gateway.warmth import AT_ONCE_S
 
 UNLIMITED = 1_000_000_000
 """`max_in_flight` of an endpoint without a limit."""
@@ -121,6 +122,7 @@ class SimulatedEndpoint(Simulated):
         self.pings = 0
         """Sent ahead of demand, to open an instance or to keep one."""
         self._idle_s = rent.idle_s
+        self._lasts_s = rent.idle_s or AT_ONCE_S
         self._colds = colds
         self._idle: list[Instance] = []  # the most recently idle last
         self._busy: dict[int, Instance] = {}
@@ -160,7 +162,7 @@ class SimulatedEndpoint(Simulated):
         None where none idles any more.
         """
         for place, instance in enumerate(self._idle):
-            if now <= instance.free_since + self._idle_s:
+            if now < instance.free_since + self._lasts_s:
                 del self._idle[place]
                 instance.idled(now - instance.free_since)
                 instance.ahead = True
@@ -188,7 +190,7 @@ class SimulatedEndpoint(Simulated):
         if not self._idle:
             return None
         instance = self._idle[-1]
-        if now <= instance.free_since + self._idle_s:
+        if now < instance.free_since + self._lasts_s:
             self._idle.pop()
             instance.idled(now - instance.free_since)
             instance.ahead = False
