@@ -21,7 +21,7 @@ HOLD_S = 0.5
 """How long a ping stays that is to keep an idle instance from answering another."""
 PREWARM = "prewarm"
 APART_S = 0.1
-"""How long a ping stays where it is answered: those sent together should not all meet the first that is up."""
+"""How long a ping stays where it is answered: those sent together should not all meet the first one."""
 PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.25, 1.0, 1.5
 """Between one try and the next."""
 

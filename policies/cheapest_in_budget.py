@@ -102,7 +102,7 @@ class CheapestInBudget(Policy):
 
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
         """Owned: the first in the queue. Rented: the same while the queue is too long for the fleet, and after
-        that those for whom there is no fleet. Where nothing is left that serves anybody, the first boots its own.
+        that those for whom there is no fleet. Where nothing is left that serves, the first boots its own.
         """
         tiers = pool.tiers
         place = 0
@@ -116,7 +116,7 @@ class CheapestInBudget(Policy):
                 if request.may_use(backend) and request.free_on(freed):
                     return Take(request, reason(tiers, place, request, queued=True))
             return None
-        if not freed.warm and any(tier.blocked is None and open_slots(tier) for tier in tiers):
+        if not freed.warm and (freed.in_flight or any(not tier.blocked and open_slots(tier) for tier in tiers)):
             return None
         chosen = _victim(freed, pool) if self._feeds(pool, now) else _stranded(freed, pool)
         return None if chosen is None else Take(chosen, _rented(tiers, place, chosen))

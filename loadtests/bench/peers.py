@@ -167,21 +167,29 @@ routes:
   small:
     match: {{model: {model}}}
     latency_budget: {{within: 250ms, objective: 99%}}
-    policy: spill_when_full
+    policy: {policy}
     tiers:
       - {{backend: fleet, when_full: {{queue: 40ms, then: spill}}}}
       - {{backend: burst, when_full: shed}}
 """
 
 
-def overspill_config(directory: Path, *, port: int, admin_port: int, upstream_port: int) -> str:
+def overspill_config(
+    directory: Path,
+    *,
+    port: int,
+    admin_port: int,
+    upstream_port: int,
+    policy: str = "cheapest_in_budget",
+) -> str:
     """A fleet with more slots than the load takes, and a second tier that the policy must weigh.
 
     The second tier is the same local server, so that nothing leaves this machine.
     """
     return _OVERSPILL_CONFIG.format(
-        directory=directory, port=port, admin_port=admin_port, upstream_port=upstream_port, model=MODEL
-    )
+        directory=directory, port=port, admin_port=admin_port, upstream_port=upstream_port, model=MODEL,
+        policy=policy,
+    )  # fmt: skip
 
 
 def _importable(module: str) -> bool:
@@ -226,20 +234,32 @@ def _envoy(site: Site) -> Plan | Skipped:
 
 
 def _overspill(site: Site) -> Plan | Skipped:
+    return _gateway("overspill", "cheapest_in_budget", site)
+
+
+def _overspill_simple(site: Site) -> Plan | Skipped:
+    return _gateway("overspill_simple", "spill_when_full", site)
+
+
+def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
     if not _importable("gateway.cli"):
-        return Skipped(
-            name="overspill", why=f"not importable by {sys.executable}", install="pip install -e ."
-        )
+        return Skipped(name=name, why=f"not importable by {sys.executable}", install="pip install -e .")
     text = overspill_config(
-        site.directory, port=site.port, admin_port=site.admin_port, upstream_port=site.upstream_port
+        site.directory,
+        port=site.port,
+        admin_port=site.admin_port,
+        upstream_port=site.upstream_port,
+        policy=policy,
     )
-    file = _write(site, "overspill.yaml", text)
+    file = _write(site, f"{name}.yaml", text)
     try:
         version = importlib.metadata.version("overspill")
     except importlib.metadata.PackageNotFoundError:
         version = "source tree"
     argv = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(file)]
-    return Plan(name="overspill", version=version, argv=argv, port=site.port, admin_port=site.admin_port)
+    return Plan(
+        name=name, version=f"{version}, {policy}", argv=argv, port=site.port, admin_port=site.admin_port
+    )
 
 
 PEERS: Mapping[str, Callable[[Site], Plan | Skipped]] = {
@@ -247,5 +267,6 @@ PEERS: Mapping[str, Callable[[Site], Plan | Skipped]] = {
     "nginx": _nginx,
     "envoy": _envoy,
     "overspill": _overspill,
+    "overspill_simple": _overspill_simple,
 }
 """Every peer by its name on the command line, in the order of a round."""

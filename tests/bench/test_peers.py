@@ -84,13 +84,14 @@ def test_envoy_has_one_listener_one_cluster_and_a_log(tmp_path: Path) -> None:
     assert "admin" not in document
 
 
-def test_overspill_spills_when_full_to_this_machine_only(tmp_path: Path) -> None:
-    text = peers.overspill_config(tmp_path, port=1111, admin_port=2222, upstream_port=3333)
+@pytest.mark.parametrize("policy", ["cheapest_in_budget", "spill_when_full"])
+def test_overspill_spills_to_this_machine_only(policy: str, tmp_path: Path) -> None:
+    text = peers.overspill_config(tmp_path, port=1111, admin_port=2222, upstream_port=3333, policy=policy)
     document = yaml.safe_load(text)
     assert document["listen"] == {"http": "127.0.0.1:1111", "admin": "127.0.0.1:2222"}
     assert document["access_log"] == {"path": f"{tmp_path}/access.log"}
     [route] = document["routes"].values()
-    assert route["policy"] == "spill_when_full"
+    assert route["policy"] == policy
     assert [tier["backend"] for tier in route["tiers"]] == list(document["backends"])
     for backend in document["backends"].values():
         assert backend["replicas"] == ["http://127.0.0.1:3333"]

@@ -152,10 +152,9 @@ async def live(policy: str, key: str) -> tuple[int, list[Line]]:
     settings = load(FILE.replace("POLICY", policy) + key, *registries()).settings
     recorder = Recorder(clock=LoopClock(), timers=asyncio.get_running_loop())
     gateway = Gateway(settings, clock=LoopClock(), chance=Random(7), recorder=recorder)
-    loops = [asyncio.create_task(each.run()) for each in gateway.prewarming.values()]
+    for each in gateway.prewarming.values():
+        gateway.background.spawn(each.run(), name="open ahead")
     answers = await served(gateway)
-    for each in loops:
-        each.cancel()
     await gateway.opening.close()
     await gateway.background.close(grace=0.0)
     return sum(answer > 2.0 for answer in answers), recorder.lines
