@@ -73,7 +73,9 @@ class Assembly:
         purse = None if backend.owned else self._spending.purse(route, tier.backend)
         if purse is None:
             return Tier(tier, supply, service, first_byte)
-        owned = [self._capacities[each.backend] for each in options.tiers if self._backends[each.backend].owned]
+        owned = [
+            self._capacities[each.backend] for each in options.tiers if self._backends[each.backend].owned
+        ]
         return PursedTier(
             tier,
             supply,

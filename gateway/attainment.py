@@ -28,7 +28,9 @@ class Attainment:
     quantile. Using up the error budget raises it: dearer, and safer.
     """
 
-    __slots__ = ("_allowed", "_base", "_began", "_ends", "_late", "_late_before", "_seen", "_seen_before", "caution")
+    __slots__ = (
+        "_allowed", "_base", "_began", "_ends", "_late", "_late_before", "_seen", "_seen_before", "caution",
+    )  # fmt: skip
 
     def __init__(self, objective: float, now: float) -> None:
         self._allowed = 1.0 - objective
@@ -60,7 +62,7 @@ class Attainment:
         pace = self.seen / min(elapsed, now - self._ends + 2.0 * WINDOW_S)
         return self._allowed * (self.seen + pace * min(elapsed, AHEAD_S)) - self.late
 
-    def note(self, in_time: bool, now: float) -> None:
+    def note(self, now: float, *, in_time: bool) -> None:
         """One more answer, or one more call that will get none."""
         if now >= self._ends:
             self._turn(now)

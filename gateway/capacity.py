@@ -5,7 +5,8 @@ latency, and for a rented backend which slots are warm. It picks the replica for
 when a slot comes free it offers it to the pools that have calls waiting, what is due first first.
 
 Everything is kept up to date event by event (a slot taken, a verdict, a probe, a breaker's timer),
-so that choosing costs the same for one replica and for a thousand. Nothing here awaits. Knows the backend contract; never a policy, a route or a call's content.
+so that choosing costs the same for one replica and for a thousand. Nothing here awaits. Knows the
+backend contract; never a policy, a route or a call's content.
 """
 
 from collections.abc import Callable, Collection

@@ -13,7 +13,7 @@ SERVICE_SHARE, TAIL_SHARE = 0.1, 0.3
 
 
 def expectation(backend: Backend, *, within: float | None, objective: float | None) -> Expectation:
-    """A measured `calibration` goes before what is declared, that before a guess from the budget (seconds)."""
+    """A measured `calibration` goes before what is declared, that before a guess from the budget."""
     service = UNSTATED.service if within is None else Prior(SERVICE_SHARE * within, TAIL_SHARE * within)
     cold, idle_s = UNSTATED.cold, 0.0
     rent = backend.rent

@@ -19,10 +19,10 @@ def learn(lease: Lease, slot: Slot, attainment: Attainment, now: float) -> None:
     head = slot.answered_at
     answered = now if head is None else head
     if answered <= lease.due + ROUNDING_S:
-        attainment.note(True, now)
+        attainment.note(now, in_time=True)
     elif answered - slot.taken_at <= lease.due - lease.call.arrived:
         # A service that is longer than the budget by itself is nobody's mistake: no caution prevents it.
-        attainment.note(False, now)
+        attainment.note(now, in_time=False)
     tier = lease.tier
     estimates = tier.estimates
     if estimates is None:

@@ -268,7 +268,7 @@ class Pool:
         raise self._refusals.no_answerer(now)
 
     def _fill(self, lease: Lease, now: float) -> Slot | None:
-        """A best-effort call: it takes a slot that is paid for and that nobody else wants, or waits for one."""
+        """A best-effort call: it takes a slot that is paid for and nobody else wants, or waits for one."""
         possible = False
         for tier in self.tiers:
             if tier.owned and tier.blocked is None and lease.may_use(tier.name):
@@ -328,7 +328,7 @@ class Pool:
             until = min(until, *(tier.funded_at(now) for tier in self._pursed))
         if until <= now:
             until = now + SHORTEST_HOLD_S
-        if until > lease.deadline:
+        if until > lease.deadline:  # noqa: PLR1730 - a call of `min` for every call that waits
             until = lease.deadline
         lease.wake_at = until
         if until < inf:
@@ -353,7 +353,7 @@ class Pool:
 
     @property
     def head(self) -> tuple[float, float]:
-        """(when it is due, waiting since) of the first waiting call; late ones have no claim before others."""
+        """(when it is due, waiting since) of the first waiting call; late ones have no claim."""
         calls = self.queue.calls
         if not calls or calls[0].late:
             return (inf, self.queue.best_effort[0].since if not calls and self.queue else inf)
@@ -420,7 +420,7 @@ class Pool:
 
     def _look_again(self, lease: Lease, now: float) -> None:
         if now >= lease.deadline:
-            self.attainment.note(False, now)
+            self.attainment.note(now, in_time=False)
             self._finish(lease, None, self.too_late(now))
             return
         if lease.call.priority == "best_effort":

@@ -31,4 +31,5 @@ class Rate:
     def per_second(self, now: float) -> float:
         """The rate as of now."""
         age = now - self._at
-        return self._sum * exp(-age / self._memory_s) / self._memory_s if age > 0.0 else self._sum / self._memory_s
+        faded = exp(-age / self._memory_s) if age > 0.0 else 1.0
+        return self._sum * faded / self._memory_s

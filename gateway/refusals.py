@@ -51,8 +51,8 @@ class Refusals:
     def only_filling(self) -> NoCapacity:
         """A best-effort call on a route where nothing is paid for anyway."""
         return NoCapacity(
-            f"route {self._route} has no owned backend that can take calls, and best-effort calls rent nothing; "
-            "send it with x-overspill-priority: default"
+            f"route {self._route} has no owned backend that can take calls, and best-effort calls "
+            "rent nothing; send it with x-overspill-priority: default"
         )
 
     def enough_filling(self, waiting: int) -> Contended:

@@ -42,8 +42,8 @@ class Slot:
     """
 
     __slots__ = (
-        "_supply", "age", "answered_at", "backend", "boot_s", "opening", "queued_s", "reason", "reservation", "start",
-        "state", "taken_at", "ticket", "used",
+        "_supply", "age", "answered_at", "backend", "boot_s", "opening", "queued_s", "reason", "reservation",
+        "start", "state", "taken_at", "ticket", "used",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 - one is made for every call, by `Capacity` only

@@ -235,9 +235,7 @@ class PursedTier(Tier):
         room = self.supply.room
         return room if room and self.purse.would_allow(self.price(opening=True), self._clock.now()) else 0
 
-    def _take_reserved(
-        self, tried: Replicas, now: float, reason: Reason, queued_s: float
-    ) -> Slot | None:
+    def _take_reserved(self, tried: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
         """A slot, with what it may cost set aside. Raises Shed where the money is used up."""
         usd = self.price()
         reservation = self.purse.reserve(usd, now)

@@ -134,8 +134,7 @@ class Warmth:
         """An instance begins to boot; it is expected to be up at `expected`."""
         self._opening[holder] = expected
         self._sum += expected
-        if expected > self._latest:
-            self._latest = expected
+        self._latest = max(self._latest, expected)
 
     def end_opening(self, holder: object) -> None:
         """It is up, or will never be."""

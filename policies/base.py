@@ -150,7 +150,7 @@ class TierView(Protocol):
         ...
 
     def answer(self, request: "RequestView") -> Estimate:
-        """How long after taking a slot it would have what its budget speaks of: the answer or its first byte."""
+        """How long after taking a slot its budget would be kept: its answer, or the first byte of it."""
         ...
 
 

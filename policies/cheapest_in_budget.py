@@ -43,14 +43,11 @@ from policies.base import (
     policies,
 )
 from policies.choice import reason, usable
+from policies.openings import DEAR, call_usd, may_be_late, opening_usd, openings
 from policies.prediction import FAR_S, latest_start, open_slots, owned_work, rented_work, speed
 
 PATIENCE = 0.25
 """Share of the time until it must start, for which a call that was found to be in time is not looked at."""
-SPARE_SHARE = 0.8
-"""Of the late answers that the objective still allows, how many may be late because that is cheaper."""
-DEAR = 20.0
-"""Services' worth of booting and idling, for each call that would be in time, above which that is dear."""
 AGAIN_S = 0.001
 """Soonest that a call is looked at again."""
 VICTIMS = 8
@@ -101,8 +98,8 @@ class CheapestInBudget(Policy):
         return self._place(request, pool, now)
 
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
-        """Owned: the first in the queue. Rented: the same while the queue is too long for the fleet, and after
-        that those for whom there is no fleet. Where nothing is left that serves, the first boots its own.
+        """Owned: the first in the queue. Rented: the same while the queue is too long for the fleet, and
+        after that those for whom there is no fleet. Where nothing is left that serves, the first boots one.
         """
         tiers = pool.tiers
         place = 0
@@ -116,7 +113,7 @@ class CheapestInBudget(Policy):
                 if request.may_use(backend) and request.free_on(freed):
                     return Take(request, reason(tiers, place, request, queued=True))
             return None
-        if not freed.warm and (freed.in_flight or any(not tier.blocked and open_slots(tier) for tier in tiers)):
+        if not freed.warm and any(open_slots(tier) for tier in tiers if tier.blocked is None):
             return None
         chosen = _victim(freed, pool) if self._feeds(pool, now) else _stranded(freed, pool)
         return None if chosen is None else Take(chosen, _rented(tiers, place, chosen))
@@ -175,13 +172,13 @@ class CheapestInBudget(Policy):
         if work > ahead:
             return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
-        opens, wasted = _openings(request, pool, rented, start, ahead - work, now)
+        opens, wasted = openings(request, pool, rented, start, ahead - work, now)
         if anything and wasted > DEAR * pool.reference.overall.mean:
             # What is dear is not done out of caution alone, nor for few while the objective allows them. But
             # where nothing is there that could ever take the call, it is not a question of being in time.
             allowed = max(0.0, request.due - pool.reference.answer(request).mean - max(start, now))
             lacking = ahead - work - allowed * (pool.in_flight + pool.opening)
-            if lacking <= 0.0 or _may_be_late(pool, wasted, lacking, now):
+            if lacking <= 0.0 or may_be_late(pool, wasted, lacking, now):
                 return _hold(request, pool, now, start, 0.0)
         if opens:
             return Hold(min(max(start, _soonest(pool, now)), request.deadline), opens)
@@ -230,8 +227,7 @@ def _hold(request: RequestView, pool: PoolView, now: float, start: float, margin
     Not at once where that is soon: as long as calls come, the last of them sees what became of the queue.
     """
     until = now + max(2.0 * margin / (pool.in_flight or 1), PATIENCE * (start - now))
-    if until > start:
-        until = start
+    until = min(until, start)
     if until < now + AGAIN_S:
         until = _soonest(pool, now)
     return Hold(until if until < request.deadline else request.deadline)
@@ -250,98 +246,10 @@ def _cheapest_warm(
     best, least = None, inf
     for tier in rented:
         if tier.warm and request.free_on(tier) and now + tier.answer(request).mean <= request.due:
-            usd = _call_usd(tier, tier.service(request).mean)
+            usd = call_usd(tier, tier.service(request).mean)
             if best is None or usd < least:
                 best, least = tier, usd
     return None if best is None else pool.tiers.index(best)
-
-
-def _call_usd(tier: TierView, seconds: float) -> float:
-    """Dollars for a call on an instance that is there; infinite where the price is not known."""
-    rent = tier.rent
-    if rent is None or rent.usd_per_second is None:
-        return inf
-    return seconds * rent.usd_per_second + rent.usd_per_call
-
-
-def _opening_s(tier: TierView, boot: float) -> float:
-    """Seconds that are billed for an instance beside its work: its boot and its idle time-out."""
-    rent = tier.rent
-    return 0.0 if rent is None else boot * rent.bills_boot + rent.idle_s * rent.bills_idle
-
-
-def _opening_usd(tier: TierView) -> float:
-    """The same in dollars; infinite where the price is not known."""
-    rent = tier.rent
-    if rent is None or rent.usd_per_second is None:
-        return inf
-    return rent.usd_per_second * _opening_s(tier, tier.cold.mean)
-
-
-def _openings(
-    request: RequestView,
-    pool: PoolView,
-    rented: Sequence[TierView],
-    start: float,
-    lacking: float,
-    now: float,
-) -> tuple[tuple[Open, ...], float]:
-    """The cheapest way to have `lacking` more slot-seconds by the time the call must start, and the seconds
-    that will be paid for beside the work.
-
-    Of each tier as many instances as it takes, no more than calls wait; the cheapest tier first, the next
-    one for what it has no room for.
-    """
-    reference = pool.reference
-    service = reference.overall.mean
-    due = min(request.due, request.since + FAR_S)
-    allowed = due - reference.answer(request).mean - start  # what caution keeps back
-    most = pool.in_time + 1
-    offers: list[tuple[float, int, TierView, int, float, float]] = []
-    for tier in rented:
-        room = tier.room
-        if room <= 0:
-            continue
-        own, boot = tier.overall.mean, tier.cold.mean
-        # What caution leaves says how much an instance will have done by then; whether it helps at all is
-        # a question of what is expected: the careful must not end up opening nothing.
-        expected = due - tier.answer(request).mean - now - boot
-        if expected < 0.5 * own:
-            continue
-        pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
-        each = max(expected - allowed, 0.5 * own, AGAIN_S) * pace
-        count = ceil(lacking / each) or 1
-        wasted = _opening_s(tier, boot)
-        rent = tier.rent
-        price = inf if rent is None or rent.usd_per_second is None else rent.usd_per_second
-        usd = (count * wasted + lacking / pace) * price
-        if tier.in_flight:
-            room = min(room, most - len(tier.opening))
-        if room > 0:
-            offers.append((usd, len(offers), tier, min(count, room, most), each, wasted))
-    opens: list[Open] = []
-    total = 0.0
-    for _, _, tier, most_there, each, wasted in sorted(offers):
-        count = min(most_there, ceil(lacking / each) or 1)
-        opens.append(Open(tier.options.backend, count))
-        total += count * wasted
-        lacking -= count * each
-        if lacking <= 0.0:
-            break
-    return tuple(opens), total
-
-
-def _may_be_late(pool: PoolView, wasted: float, lacking: float, now: float) -> bool:
-    """Are the instances dear for the few calls that they would save, and does the objective allow these?
-
-    The error budget is there to be used where being in time costs most: an idle time-out of a minute is
-    not paid for one call.
-    """
-    service = pool.reference.overall.mean
-    spare = SPARE_SHARE * pool.spare(now)
-    late = len(pool.waiting) - pool.in_time + 1.0 + (lacking / service if service > 0.0 else 0.0)
-    # What one more call in time is worth rises with what is used of the error budget already.
-    return late < spare and wasted > DEAR * late / spare * (service + lacking)
 
 
 def _bound(request: RequestView, pool: PoolView, now: float) -> int | None:
@@ -356,7 +264,7 @@ def _bound(request: RequestView, pool: PoolView, now: float) -> int | None:
         spread = pool.caution * hypot(cold.deviation, answer.deviation)
         if now + cold.mean + answer.mean + spread > request.due:
             continue
-        usd = _opening_usd(tier) + _call_usd(tier, tier.service(request).mean)
+        usd = opening_usd(tier) + call_usd(tier, tier.service(request).mean)
         if best is None or usd < least:
             best, least = place, usd
     return best
@@ -378,7 +286,7 @@ def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], n
     nothing = not any(map(open_slots, tiers))
     closed = [tier for tier in rented if tier.room > 0]
     if closed:
-        cheapest = min(closed, key=_opening_usd)
+        cheapest = min(closed, key=opening_usd)
         budget = max(request.due - request.since, cheapest.overall.mean)
         horizon = now + cheapest.cold.mean + min(budget, FAR_S)
         work = sum(owned_work(tier, pool, horizon, now) for tier in owned)

@@ -193,7 +193,7 @@ class _Explainer:
     def _expected(self, item: _Found) -> str:
         kind, context = item.error["type"], item.error.get("ctx", {})
         if kind in ("literal_error", "enum"):
-            return str(context.get("expected", "")).replace("'", "`")
+            return str(context.get("expected", "")).replace("'", "`").replace("False", "`false`")
         expected = _EXPECTED.get(kind, "")
         if expected == "a mapping" and (shape := self._shape(item.path)):
             return f"a mapping like {shape}"

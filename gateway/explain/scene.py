@@ -119,7 +119,7 @@ def build_scene(
     if state.attained is not None:
         in_time = round(state.attained * ANSWERS)
         for number in range(ANSWERS):
-            pool.attainment.note(number < in_time, clock.now())
+            pool.attainment.note(clock.now(), in_time=number < in_time)
     pool.policy = policy
     return Scene(pool, clock.now(), objective)
 

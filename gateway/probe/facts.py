@@ -37,4 +37,3 @@ def facts(backend: Backend, idle_s: float | None = None) -> Facts:
         idle_s = rent.idle_s
     boot_s = 0.0 if rent is None else rent.boot_s
     return Facts(owned=False, rent=rent, idle_s=idle_s, boot_s=boot_s)
-

@@ -6,10 +6,11 @@ import pytest
 
 from backends.loopback import Loopback
 from gateway.breaker import State
-from gateway.capacity import Capacity, Slot
+from gateway.capacity import Capacity
 from gateway.clock import FakeClock
 from gateway.readiness import Readiness
 from gateway.replica import LATENCY_STALE_S
+from gateway.slot import Slot
 from gateway.slots import CounterSlots, SlotSource
 from gateway.vocab import Reason, Verdict
 from tests.pool.parts import NOW, fleet

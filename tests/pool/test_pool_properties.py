@@ -56,7 +56,7 @@ class _Watched(SpillWhenFull):
         if take is not None:
             ahead = [r for r in pool.waiting if r.deadline < take.request.deadline]
             for earlier in ahead:
-                alone = _Alone(pool, earlier)
+                alone: Any = _Alone(pool, earlier)
                 assert super().slot_freed(backend, alone, now, chance) is None, "served out of order"
         return take
 

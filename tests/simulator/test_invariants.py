@@ -98,7 +98,9 @@ def scenarios(draw: st.DrawFn, colds: tuple[str, ...] = VARYING) -> Scenario:
         budget_s=draw(st.sampled_from([0.5, 2.0, 10.0])),
         objective=draw(st.sampled_from([0.9, 0.99, 0.999])),
         seed=draw(st.integers(0, 3)),
-        prewarm=draw(st.sampled_from([None, None, Prewarm(max_instances=3, usd_per_hour=500.0, miss_usd=5.0)])),
+        prewarm=draw(
+            st.sampled_from([None, None, Prewarm(max_instances=3, usd_per_hour=500.0, miss_usd=5.0)])
+        ),
     )
 
 
@@ -106,7 +108,12 @@ tried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCh
 
 
 def figures(outcome: Outcome) -> object:
-    return outcome.as_json(), list(map(str, outcome.answers)), list(map(str, outcome.begun)), list(outcome.places)
+    return (
+        outcome.as_json(),
+        list(map(str, outcome.answers)),
+        list(map(str, outcome.begun)),
+        list(outcome.places),
+    )
 
 
 def check_served(workload: Workload, scenario: Scenario, outcome: Outcome) -> None:
@@ -114,7 +121,9 @@ def check_served(workload: Workload, scenario: Scenario, outcome: Outcome) -> No
     assert len(outcome.answers) == len(outcome.begun) == len(outcome.places) == len(workload)
     served = Counter[str]()
     running: dict[str, list[tuple[float, int]]] = {name: [] for name in outcome.place_names}
-    rows = zip(workload.arrivals, workload.services, outcome.answers, outcome.begun, outcome.places, strict=True)
+    rows = zip(
+        workload.arrivals, workload.services, outcome.answers, outcome.begun, outcome.places, strict=True
+    )
     for arrival, seconds, answer, begun, place in rows:
         assert isnan(answer) is isnan(begun) is (place < 0)
         if place >= 0:
@@ -154,7 +163,9 @@ def check_billed(workload: Workload, scenario: Scenario, outcome: Outcome) -> No
     assert all(cost >= 0.0 for cost in split.values())
     assert outcome.cost == pytest.approx(fsum(split.values()))
     assert scenario.fleet is not None
-    assert split["fleet"] == pytest.approx(outcome.replicas * outcome.duration * scenario.fleet.usd_per_second)
+    assert split["fleet"] == pytest.approx(
+        outcome.replicas * outcome.duration * scenario.fleet.usd_per_second
+    )
     rented = fees = pings = work = 0.0
     for plan, endpoint in zip(scenario.endpoints, outcome.endpoints, strict=True):
         for life in endpoint.lives:
@@ -211,7 +222,9 @@ def test_equal_seeds_give_equal_runs(
 
 
 @tried
-@given(workload=workloads(), scenario=scenarios(COLDS), name=st.sampled_from(EVERY), replicas=st.integers(0, 6))
+@given(
+    workload=workloads(), scenario=scenarios(COLDS), name=st.sampled_from(EVERY), replicas=st.integers(0, 6)
+)
 def test_nobody_pays_less_than_the_bound_at_the_share_that_is_attained(
     workload: Workload, scenario: Scenario, name: str, replicas: int
 ) -> None:

@@ -1,0 +1,105 @@
+"""Which instances to open, and what that costs beside the work: the arithmetic of `cheapest_in_budget`.
+
+Pure functions over the views of `policies.base`; knows no policy.
+"""
+
+from collections.abc import Sequence
+from math import ceil, inf
+
+from policies.base import Open, PoolView, RequestView, TierView
+from policies.prediction import FAR_S
+
+SPARE_SHARE = 0.8
+"""Of the late answers that the objective still allows, how many may be late because that is cheaper."""
+DEAR = 20.0
+"""Services' worth of booting and idling, for each call that would be in time, above which that is dear."""
+LEAST_S = 0.001
+"""Least work that an instance is taken to do."""
+
+
+def call_usd(tier: TierView, seconds: float) -> float:
+    """Dollars for a call on an instance that is there; infinite where the price is not known."""
+    rent = tier.rent
+    if rent is None or rent.usd_per_second is None:
+        return inf
+    return seconds * rent.usd_per_second + rent.usd_per_call
+
+
+def opening_s(tier: TierView, boot: float) -> float:
+    """Seconds that are billed for an instance beside its work: its boot and its idle time-out."""
+    rent = tier.rent
+    return 0.0 if rent is None else boot * rent.bills_boot + rent.idle_s * rent.bills_idle
+
+
+def opening_usd(tier: TierView) -> float:
+    """The same in dollars; infinite where the price is not known."""
+    rent = tier.rent
+    if rent is None or rent.usd_per_second is None:
+        return inf
+    return rent.usd_per_second * opening_s(tier, tier.cold.mean)
+
+
+def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every call that is at risk
+    request: RequestView,
+    pool: PoolView,
+    rented: Sequence[TierView],
+    start: float,
+    lacking: float,
+    now: float,
+) -> tuple[tuple[Open, ...], float]:
+    """The cheapest way to have `lacking` more slot-seconds by the time the call must start, and the seconds
+    that will be paid for beside the work.
+
+    Of each tier as many instances as it takes, no more than calls wait; the cheapest tier first, the next
+    one for what it has no room for.
+    """
+    reference = pool.reference
+    service = reference.overall.mean
+    due = min(request.due, request.since + FAR_S)
+    allowed = due - reference.answer(request).mean - start  # what caution keeps back
+    most = pool.in_time + 1
+    offers: list[tuple[float, int, TierView, int, float, float]] = []
+    for tier in rented:
+        room = tier.room
+        if room <= 0:
+            continue
+        own, boot = tier.overall.mean, tier.cold.mean
+        # What caution leaves says how much an instance will have done by then; whether it helps at all is
+        # a question of what is expected: the careful must not end up opening nothing.
+        expected = due - tier.answer(request).mean - now - boot
+        if expected < 0.5 * own:
+            continue
+        pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
+        each = max(expected - allowed, 0.5 * own, LEAST_S) * pace
+        count = ceil(lacking / each) or 1
+        wasted = opening_s(tier, boot)
+        rent = tier.rent
+        price = inf if rent is None or rent.usd_per_second is None else rent.usd_per_second
+        usd = (count * wasted + lacking / pace) * price
+        if tier.in_flight:
+            room = min(room, most - len(tier.opening))
+        if room > 0:
+            offers.append((usd, len(offers), tier, min(count, room, most), each, wasted))
+    opens: list[Open] = []
+    total = 0.0
+    for _, _, tier, most_there, each, wasted in sorted(offers):
+        count = min(most_there, ceil(lacking / each) or 1)
+        opens.append(Open(tier.options.backend, count))
+        total += count * wasted
+        lacking -= count * each
+        if lacking <= 0.0:
+            break
+    return tuple(opens), total
+
+
+def may_be_late(pool: PoolView, wasted: float, lacking: float, now: float) -> bool:
+    """Are the instances dear for the few calls that they would save, and does the objective allow these?
+
+    The error budget is there to be used where being in time costs most: an idle time-out of a minute is
+    not paid for one call.
+    """
+    service = pool.reference.overall.mean
+    spare = SPARE_SHARE * pool.spare(now)
+    late = len(pool.waiting) - pool.in_time + 1.0 + (lacking / service if service > 0.0 else 0.0)
+    # What one more call in time is worth rises with what is used of the error budget already.
+    return late < spare and wasted > DEAR * late / spare * (service + lacking)
