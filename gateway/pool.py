@@ -282,9 +282,14 @@ class Pool:
             raise self._refusals.only_filling()
         if self.best_effort >= self._best_effort_limit:
             raise self._refusals.enough_filling(len(self.queue))
+        self.put_aside(lease)
+        return None
+
+    def put_aside(self, lease: Lease) -> None:
+        """A best-effort call waits for a slot that nobody else wants."""
+        lease.since = now = self.clock.now()
         self.best_effort += 1
         self._hold(lease, Hold(lease.deadline), now)
-        return None
 
     def _carry_out(self, lease: Lease, action: Action, now: float) -> Slot | None:
         """Do what the policy said. None: the call is in the queue."""

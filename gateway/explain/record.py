@@ -57,6 +57,11 @@ class NotedTier:
         opens = not self.owned and tier.supply.backend.can_open
         self.room = self.free - self.warm if opens else 0
 
+    def up_by(self, until: float, now: float) -> float:
+        """Seconds for which the instances that booted would have been up by then."""
+        slow = now + 0.5 * self.cold.deviation
+        return sum(max(0.0, until - (up_at if up_at > now else slow)) for up_at in self.opening)
+
     def service(self, request: RequestView) -> Estimate:
         """How long the call was expected to hold a slot."""
         return self._service
@@ -89,6 +94,7 @@ class NotedRequest:
         self.deadline = noted.deadline
         self.due = noted.due
         self.stream = noted.stream
+        self.priority = "default"
         self.late = noted.late
         self.attempt = noted.attempt
         self.lot = 0.0 if noted.lot is None else noted.lot
@@ -125,6 +131,14 @@ class NotedPool:
     def load(self, now: float) -> float:
         """Not noted."""
         return 0.0
+
+    def spare(self, now: float) -> float:
+        """Not noted."""
+        return 0.0
+
+    def ahead(self, request: RequestView) -> float:
+        """Work that stood before the call."""
+        return self.work
 
 
 def explain_noted(noted: Noted, pool: Pool, objective: float | None) -> Explanation:

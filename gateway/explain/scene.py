@@ -148,7 +148,11 @@ def _queue(pool: Pool, waiting: Waiting, end: float, within: float | None, timeo
                 call.deadline = end + max(waiting.budget_left, 1e-6)
             else:
                 call.arrived = end + waiting.budget_left - within
-        Lease(pool, call, _First()).ask()
+        lease = Lease(pool, call, _First())
+        if waiting.priority == "best_effort":
+            pool.put_aside(lease)  # asked now it would run: nothing is in flight yet
+        else:
+            lease.ask()
 
 
 def _put(supply: Capacity, state: BackendState, now: float) -> None:
