@@ -110,12 +110,16 @@ def build_scene(
         name, _Holding(end), tiers, clock=clock, chance=chance, timers=timers, within=within,
         objective=0.99 if objective is None else objective,
     )  # fmt: skip
-    for each in sorted(state.queue, key=lambda each: -each.age):
+    best_effort = [each for each in state.queue if each.priority == "best_effort"]
+    asking = [each for each in state.queue if each.priority != "best_effort"]
+    for each in sorted(asking, key=lambda each: -each.age):
         clock.advance(max(0.0, end - each.age - clock.now()))
         _queue(pool, each, end, within, route.timeout)
     clock.advance(end - clock.now())
     for made in tiers:
         _put(made.supply, state.backends.get(made.name) or BackendState(), clock.now())
+    for each in best_effort:  # they would have run, while nothing was in flight
+        _queue(pool, each, end, within, route.timeout)
     if state.attained is not None:
         in_time = round(state.attained * ANSWERS)
         for number in range(ANSWERS):
@@ -150,7 +154,7 @@ def _queue(pool: Pool, waiting: Waiting, end: float, within: float | None, timeo
                 call.arrived = end + waiting.budget_left - within
         lease = Lease(pool, call, _First())
         if waiting.priority == "best_effort":
-            pool.put_aside(lease)  # asked now it would run: nothing is in flight yet
+            pool.put_aside(lease)
         else:
             lease.ask()
 
