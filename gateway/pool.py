@@ -39,6 +39,8 @@ from policies.base import Action, Hold, Policy, RequestView, Run
 
 RATE_MEMORY_S = 15.0
 """Time constant of the arrival rate: about what an instance takes to boot and to idle away again."""
+AFTER_FAILED_OPENING_S = 1.0
+"""When the first waiting call is looked at again after an instance could not be opened."""
 SHORTEST_HOLD_S = 0.001
 """A policy that asks to be asked again at once is asked again after this long."""
 
@@ -250,6 +252,14 @@ class Pool:
                 tier.estimates.learn_cold(None, boot_s, now)
             if slot.reservation is not None:
                 slot.reservation.cut_off(now)  # what it cost comes as a charge
+        elif self.queue.calls:
+            # Whoever counts on it is looked at again; not at once, or a provider that is full would be asked
+            # in a loop.
+            first = self.queue.calls[0]
+            again = now + AFTER_FAILED_OPENING_S
+            if again < first.wake_at:
+                first.wake_at = again
+                self._alarms.add(again, first)
         slot.give_back(verdict, now)
 
     def _wake(self, lease: Lease, moment: float) -> None:

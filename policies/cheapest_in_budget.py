@@ -242,7 +242,7 @@ def _rented(tiers: Sequence[TierView], place: int, request: RequestView) -> Reas
 def _cheapest_warm(
     request: RequestView, pool: PoolView, rented: Sequence[TierView], now: float
 ) -> int | None:
-    """The cheapest rented tier with an idle instance on which the call would be in time."""
+    """The cheapest rented tier with an idle instance on which a call that began `now` would be in time."""
     best, least = None, inf
     for tier in rented:
         if tier.warm and request.free_on(tier) and now + tier.answer(request).mean <= request.due:
@@ -280,6 +280,10 @@ def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], n
     tiers = [*owned, *rented]
     if not tiers:
         return Shed(Reason.SHED_FULL, contended=False)
+    if not owned:  # no fleet to wait for: an instance that idles anyway serves it, late or not
+        place = _cheapest_warm(request, pool, rented, -inf)
+        if place is not None:
+            return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
     late = request.late or now > request.due - min(tier.answer(request).mean for tier in tiers)
     until = request.deadline if late else max(_soonest(pool, now), request.due - pool.reference.overall.mean)
     opens: tuple[Open, ...] = ()
