@@ -34,6 +34,15 @@ class Learned(Protocol):
         """Boots."""
         ...
 
+    @property
+    def calibration(self) -> float:
+        """Factor by which deviations have to be stretched for tails to cover what they should."""
+        ...
+
+    def note_prediction(self, predicted_tail: float, actual: float) -> None:
+        """A service was predicted to stay within `predicted_tail` seconds and took `actual`."""
+        ...
+
     def bucket_of(self, size: float | None) -> int:
         """Class of a size."""
         ...
@@ -135,6 +144,11 @@ class Tier:
     def overall(self) -> Estimate:
         """How long calls hold a slot, over all sizes."""
         return _UNKNOWN if self.estimates is None else self.estimates.service
+
+    @property
+    def calibration(self) -> float:
+        """Factor on the deviation of a service."""
+        return 1.0 if self.estimates is None else self.estimates.calibration
 
     @property
     def cold(self) -> Estimate:

@@ -141,6 +141,11 @@ class TierView(Protocol):
         ...
 
     @property
+    def calibration(self) -> float:
+        """Factor on deviations of services, for predictions to hold as often as they say."""
+        ...
+
+    @property
     def cold(self) -> Estimate:
         """How long an instance boots."""
         ...

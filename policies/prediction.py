@@ -87,6 +87,6 @@ def latest_start(request: RequestView, tier: TierView, pool: PoolView) -> float:
     answer = tier.answer(request)
     slots = pool.in_flight + pool.opening
     queue = pool.reference.overall.deviation * sqrt(pool.in_time + 1) / (slots or 1)
-    own = answer.deviation
+    own = answer.deviation * tier.calibration
     start = request.due - answer.mean - pool.caution * sqrt(queue * queue + own * own)
     return start if start - FAR_S < request.since else request.since + FAR_S

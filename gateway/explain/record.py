@@ -38,6 +38,7 @@ class NotedTier:
         self.opening: Collection[float] = ()
         self.idle_for: float | None = None
         self.claimants = 1
+        self.calibration: float = tier.calibration
         self.may_use = True
         if len(row) > 2:
             self.blocked, self.warm, self.opening, since, self.claimants = row[2]

@@ -35,6 +35,7 @@ class Tier:
     opening: tuple[float, ...] = ()
     room: int = 0
     claimants: int = 1
+    calibration: float = 1.0
     overall: Expected = UNKNOWN
     cold: Expected = UNKNOWN
     services: tuple[Expected, ...] = ()
