@@ -35,7 +35,7 @@ class Idle(NamedTuple):
 class Warmth:
     """The instances behind the slots of one backend; every method takes `now`, in seconds."""
 
-    __slots__ = ("_kept", "_latest", "_opening", "_sum", "idle", "idle_s")
+    __slots__ = ("_earliest", "_kept", "_latest", "_opening", "_sum", "idle", "idle_s")
 
     def __init__(self, idle_s: float) -> None:
         self.idle_s = idle_s or AT_ONCE_S
@@ -44,7 +44,9 @@ class Warmth:
         """Since when each instance has been idle, the longest idle first; some of them may be gone by now."""
         self._opening: dict[object, float] = {}
         self._kept: dict[float, float] = {}  # by the entry in `idle` of one that was pinged: when it was used
-        self._sum = self._latest = 0.0  # of the moments in it: their sum, and the latest for certain
+        # Of the moments in `_opening`: their sum, the first, and what is no earlier than the last.
+        self._sum = self._latest = 0.0
+        self._earliest = inf
 
     @property
     def opening(self) -> Collection[float]:
@@ -59,7 +61,7 @@ class Warmth:
         opening = self._opening
         if not opening:
             return 0.0
-        if self._latest <= until and next(iter(opening.values())) > now:  # in the order of their opening
+        if self._latest <= until and self._earliest > now:
             return len(opening) * until - self._sum
         seconds = 0.0
         for up_at in opening.values():
@@ -134,13 +136,18 @@ class Warmth:
         """An instance begins to boot; it is expected to be up at `expected`."""
         self._opening[holder] = expected
         self._sum += expected
+        self._earliest = min(self._earliest, expected)
         self._latest = max(self._latest, expected)
 
     def end_opening(self, holder: object) -> None:
         """It is up, or will never be."""
-        self._sum -= self._opening.pop(holder)
+        expected = self._opening.pop(holder)
+        self._sum -= expected
         if not self._opening:
             self._sum = self._latest = 0.0
+            self._earliest = inf
+        elif expected <= self._earliest:
+            self._earliest = min(self._opening.values())
 
     def _expire(self, now: float) -> None:
         oldest = now - self.idle_s
