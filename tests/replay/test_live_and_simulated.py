@@ -59,9 +59,8 @@ def test_what_cannot_be_run_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_live_burst_comes_out_as_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     status = main(
-        ["burst:4:24:20:7:4", "--seconds", "20s", "--speed", "2", "--service", "lognormal:400ms:0.4",
-         "--budget", "4s", "--slots", "3", "--cold", "1s", "--idle", "2s", "--policy", "spill_when_full",
-         "--json"]
+        ["burst:4:24:20:7:4", "--seconds", "20s", "--service", "lognormal:400ms:0.4", "--budget", "6s",
+         "--slots", "3", "--cold", "2s", "--idle", "3s", "--policy", "cheapest_in_budget", "--json"]
     )  # fmt: skip
     printed = capsys.readouterr()
     result = json.loads(printed.out)
