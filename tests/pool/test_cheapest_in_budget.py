@@ -268,3 +268,32 @@ def test_openings_name_the_backend_and_a_count() -> None:
     answer = arrive(scene(fleet(), burst(), ahead=12), within=3.0)
     assert isinstance(answer, Hold)
     assert all(isinstance(each, Open) for each in answer.opens)
+
+
+# -- where there is no fleet
+
+
+def test_a_late_call_with_no_fleet_to_wait_for_takes_what_idles() -> None:
+    late = Request(since=NOW - 1.5, within=2.0, work=1.0, late=True)
+    for tiers in ([warm()], [fleet(blocked=Reason.SPILL_UNHEALTHY), warm()]):
+        pool = scene(*tiers)
+        pool.waiting.append(late)
+        answer = rule.recheck(late, pool, NOW, CHANCE)
+        assert isinstance(answer, Run)
+        assert answer.backend == "burst"
+    pool = scene(fleet(), warm())
+    pool.waiting.append(late)
+    assert isinstance(rule.recheck(late, pool, NOW, CHANCE), Hold), "a fleet that works costs nothing"
+
+
+def test_when_the_last_instance_has_failed_the_first_that_waits_boots_its_own() -> None:
+    pool = scene(burst())
+    late = Request(since=NOW - 1.5, within=2.0, work=1.0, late=True)
+    pool.waiting.append(late)
+    take = rule.slot_freed("burst", pool, NOW, CHANCE)
+    assert take is not None
+    assert take.request is late
+    for others in ([burst(in_flight=1, free=7)], [burst(), fleet()], [burst(), warm("other")]):
+        pool = scene(*others)
+        pool.waiting.append(late)
+        assert rule.slot_freed("burst", pool, NOW, CHANCE) is None, "there is somebody to wait for"

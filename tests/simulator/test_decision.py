@@ -5,6 +5,7 @@ simple rule.
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +124,28 @@ def test_on_mild_traffic_no_simple_rule_is_more_than_three_per_cent_cheaper(
     enough = {name: outcome.cost for name, outcome in simple.items() if outcome.attained >= 0.99}
     assert "fleet_only" in enough
     assert decided.cost <= 1.03 * min(enough.values())
+
+
+# -- where there is no fleet ---------------------------------------------------------------------------
+
+
+def alone(arrivals: list[float], services: list[float], **changed: Any) -> Outcome:
+    """Without a fleet; the budget is half a second."""
+    workload = Workload("made up", arrivals, services)
+    return run(workload, scenario(budget_s=0.5, **changed), "cheapest_in_budget", 0)
+
+
+def test_a_call_that_will_be_late_takes_an_instance_that_idles_rather_than_wait_for_nobody() -> None:
+    """Services take longer than the budget; the second finds the instance of the first."""
+    outcome = alone([0.0, 8.0], [2.0, 2.0], cold="constant:3s", idle_s=5.0)
+    assert outcome.lost == 0
+    assert outcome.activations == 1
+    assert outcome.begun[1] == 8.0
+
+
+@pytest.mark.parametrize("cold", ["constant:0s", "constant:3s"])
+def test_without_an_idle_time_out_whoever_waits_has_the_instance_the_moment_it_is_free(cold: str) -> None:
+    outcome = alone([0.0, 0.5, 1.0, 60.0], [1.0, 0.4, 0.5, 1.0], cold=cold, idle_s=0.0)
+    assert outcome.lost == 0
+    assert outcome.cost_split["idle"] <= 1e-9
+    assert outcome.activations < 4, "those that came together share"
