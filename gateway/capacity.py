@@ -82,6 +82,7 @@ class Capacity:
         """None when some replica can take calls, else why none can."""
         self.held_s: float | None = None
         """Moving average of how long a successful call keeps its slot; None before the first."""
+        self._can_open = backend.can_open
         rent = backend.rent
         self.warmth = None if backend.owned else Warmth(rent.idle_s if rent is not None else 0.0)
         """Which slots of a rented backend are warm; None for an owned one, all of whose slots are."""
@@ -107,9 +108,10 @@ class Capacity:
     @property
     def room(self) -> int:
         """Instances that could be opened now without a call for them."""
-        if self.warmth is None or not self.backend.can_open:
+        warmth = self.warmth
+        if warmth is None or not self._can_open:
             return 0
-        return self.free_slots - self.warm
+        return self.free_slots - self.warm if warmth.idle else self.free_slots
 
     @property
     def claimants(self) -> int:

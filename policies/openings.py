@@ -58,32 +58,44 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
     due = min(request.due, request.since + FAR_S)
     allowed = due - reference.answer(request).mean - start  # what caution keeps back
     most = pool.in_time + 1
+    left = due - now
     offers: list[tuple[float, int, TierView, int, float, float]] = []
-    for tier in rented:
-        room = tier.room
-        if room <= 0:
-            continue
-        own, boot = tier.overall.mean, tier.cold.mean
+    for tier in rented:  # this loop decides what a decision costs: as little in it as can be done with
+        boot = tier.cold.mean
+        own = tier.overall.mean
+        least = 0.5 * own
         # What caution leaves says how much an instance will have done by then; whether it helps at all is
         # a question of what is expected: the careful must not end up opening nothing.
-        expected = due - tier.answer(request).mean - now - boot
-        if expected < 0.5 * own:
+        expected = left - boot - tier.answer(request).mean
+        if expected < least:
             continue
-        pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
-        each = max(expected - allowed, 0.5 * own, LEAST_S) * pace
-        count = ceil(lacking / each) or 1
-        wasted = opening_s(tier, boot)
-        rent = tier.rent
-        price = inf if rent is None or rent.usd_per_second is None else rent.usd_per_second
-        usd = (count * wasted + lacking / pace) * price
+        room = tier.room
         if tier.in_flight:
-            room = min(room, most - len(tier.opening))
-        if room > 0:
-            offers.append((usd, len(offers), tier, min(count, room, most), each, wasted))
+            there = most - len(tier.opening)
+            room = min(room, there)
+        if room <= 0:
+            continue
+        each = expected - allowed
+        each = max(each, least, LEAST_S)
+        pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
+        each *= pace
+        count = ceil(lacking / each) or 1
+        rent = tier.rent
+        if rent is None:
+            wasted, price = 0.0, inf
+        else:
+            wasted = boot * rent.bills_boot + rent.idle_s * rent.bills_idle
+            price = inf if rent.usd_per_second is None else rent.usd_per_second
+        room = min(room, most)
+        offers.append(((count * wasted + lacking / pace) * price, len(offers), tier, room, each, wasted))
+    if not offers:
+        return (), 0.0
+    if len(offers) > 1:
+        offers.sort()
     opens: list[Open] = []
     total = 0.0
-    for _, _, tier, most_there, each, wasted in sorted(offers):
-        count = min(most_there, ceil(lacking / each) or 1)
+    for _, _, tier, room, each, wasted in offers:
+        count = min(room, ceil(lacking / each) or 1)
         opens.append(Open(tier.options.backend, count))
         total += count * wasted
         lacking -= count * each
