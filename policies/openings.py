@@ -71,12 +71,10 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
             continue
         room = tier.room
         if tier.in_flight:
-            there = most - len(tier.opening)
-            room = min(room, there)
+            room = min(room, most - len(tier.opening))
         if room <= 0:
             continue
-        each = expected - allowed
-        each = max(each, least, LEAST_S)
+        each = max(expected - allowed, least, LEAST_S)
         pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
         each *= pace
         count = ceil(lacking / each) or 1
@@ -88,10 +86,14 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
             price = inf if rent.usd_per_second is None else rent.usd_per_second
         room = min(room, most)
         offers.append(((count * wasted + lacking / pace) * price, len(offers), tier, room, each, wasted))
-    if not offers:
-        return (), 0.0
-    if len(offers) > 1:
-        offers.sort()
+    return _taken(offers, lacking)
+
+
+def _taken(
+    offers: list[tuple[float, int, TierView, int, float, float]], lacking: float
+) -> tuple[tuple[Open, ...], float]:
+    """Of (dollars, place, tier, room, work of each instance, its seconds beside the work) the cheapest first."""
+    offers.sort()
     opens: list[Open] = []
     total = 0.0
     for _, _, tier, room, each, wasted in offers:
