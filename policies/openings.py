@@ -92,7 +92,7 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
 def _taken(
     offers: list[tuple[float, int, TierView, int, float, float]], lacking: float
 ) -> tuple[tuple[Open, ...], float]:
-    """Of (dollars, place, tier, room, work of each instance, its seconds beside the work) the cheapest first."""
+    """Of (dollars, place, tier, room, work of each instance, its seconds beside it) the cheapest first."""
     offers.sort()
     opens: list[Open] = []
     total = 0.0
