@@ -54,7 +54,8 @@ def table(result: Mapping[str, Any], *, unit: Unit = "usd") -> RenderableType:
         rows.add_row(name, *cells)
     if not bound:
         return Group(rows, Text("No lower bound was asked for, or numpy and scipy are not installed."))
-    foot = f"Bound: {money(bound['cost'], unit)} {UNIT_WORDS[unit]} with {bound['replicas']:g} fleet slots. "
+    word = f" {UNIT_WORDS[unit]}" if unit == "slot_seconds" else ""  # dollars carry their sign
+    foot = f"Bound: {money(bound['cost'], unit)}{word} with {bound['replicas']:g} replicas. "
     return Group(rows, Text(foot + REFERENCE))
 
 
