@@ -10,7 +10,7 @@ as the multiplier is not at its end stop.
 """
 
 from math import exp
-from typing import Final
+from typing import Final, NamedTuple
 
 RATE: Final = 0.05
 """A missed prediction stretches the next ones by about 5 %."""
@@ -21,7 +21,24 @@ HIGHEST: Final = 4.0
 _ROUNDING: Final = 1.0 + 1e-9
 
 
-def recalibrated(multiplier: float, objective: float, predicted: float, actual: float) -> float:
-    """The multiplier after one outcome: `predicted` was to cover `actual` with the chance `objective`."""
-    missed = 1.0 if actual > predicted * _ROUNDING else 0.0
-    return min(max(multiplier * exp(RATE * (missed - 1.0 + objective)), LOWEST), HIGHEST)
+class Steps(NamedTuple):
+    """What the multiplier is multiplied with, by what became of a prediction: worked out once, used for every
+    answer.
+    """
+
+    missed: float
+    held: float
+
+
+def steps(objective: float) -> Steps:
+    """Of predictions that are to hold with that chance."""
+    return Steps(exp(RATE * objective), exp(RATE * (objective - 1.0)))
+
+
+def recalibrated(multiplier: float, by: Steps, predicted: float, actual: float) -> float:
+    """The multiplier after one outcome: `predicted` was to cover `actual`."""
+    if actual > predicted * _ROUNDING:
+        multiplier *= by.missed
+        return multiplier if multiplier < HIGHEST else HIGHEST
+    multiplier *= by.held
+    return multiplier if multiplier > LOWEST else LOWEST

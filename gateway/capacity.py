@@ -193,7 +193,7 @@ class Capacity:
                         self._enlist(replica)
                 else:
                     self._update(replica, now)
-                slot = Slot(self, replica, ticket, now, reason, queued_s)
+                slot = Slot(self, replica, ticket, now, reason, queued_s, self.backend)
                 if self.warmth is not None:
                     slot.age = self.warmth.take(now)
                 return slot
@@ -238,7 +238,7 @@ class Capacity:
             return None
         assert newest is not None
         warmth.untouched(newest)
-        kept = Kept(self, slot.state, slot.ticket, now, reason, 0.0)
+        kept = Kept(self, slot.state, slot.ticket, now, reason, 0.0, self.backend)
         since, kept.used_at = warmth.take_oldest()
         kept.age = now - since
         return kept
@@ -246,7 +246,9 @@ class Capacity:
     def question(self, excluded: Replicas, now: float) -> Slot | None:
         """A usable replica for a call that takes no slot and teaches nothing; None when all are down."""
         replica = self._pick([replica for replica in self.replicas if replica.usable], excluded, now)
-        return None if replica is None else Slot(self, replica, QUESTION, now, Reason.WARM, 0.0)
+        if replica is None:
+            return None
+        return Slot(self, replica, QUESTION, now, Reason.WARM, 0.0, self.backend)
 
     def _pick(self, among: list[ReplicaState], excluded: Replicas, now: float) -> ReplicaState | None:
         """The better of two drawn at random: near-best load, without every caller seeing the same best."""

@@ -13,7 +13,7 @@ from math import frexp, inf, isnan
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gateway.calibration import HIGHEST, LOWEST, recalibrated
+from gateway.calibration import HIGHEST, LOWEST, recalibrated, steps
 from gateway.cold_modes import Modes, modes
 from gateway.estimates_file import read, refusal, write
 from gateway.profiles import Family, HalfLives, Prior, Profile
@@ -57,13 +57,14 @@ class BackendEstimates:
     """
 
     __slots__ = (
-        "_anchor", "_cold", "_expectation", "_modes", "_modes_known", "_service", "_survival", "calibration",
-        "cold", "profiles", "service",
+        "_anchor", "_cold", "_expectation", "_modes", "_modes_known", "_service", "_steps", "_survival",
+        "calibration", "cold", "profiles", "service",
     )  # fmt: skip
 
     def __init__(self, expectation: Expectation) -> None:
         objective = expectation.objective
         self._expectation = expectation
+        self._steps = steps(objective)
         self._service = Family(BUCKETS, objective, expectation.service, SERVICE_HALF_LIVES)
         self._cold = Family(4, objective, expectation.cold, COLD_HALF_LIVES)
         self._survival = Survival(expectation.idle_s)
@@ -103,6 +104,14 @@ class BackendEstimates:
         """
         self._service.learn(bucket, seconds, now)
 
+    def learn_served(self, bucket: int, seconds: float, now: float) -> None:
+        """The same, and what had been predicted for it is held against it first."""
+        known = self.profiles[bucket]
+        mean, stretched = known.mean, self.calibration
+        predicted = mean + stretched * (known.tail - mean)
+        self.calibration = recalibrated(stretched, self._steps, predicted, seconds)
+        self._service.learn(bucket, seconds, now)
+
     def cold_at(self, age: float | None) -> Profile:
         """Seconds of a cold start when the last instance was used `age` seconds ago; None: there was none.
 
@@ -135,7 +144,7 @@ class BackendEstimates:
 
     def note_prediction(self, predicted_tail: float, actual: float) -> None:
         """A finish was predicted, as calibrated when it was decided, and came after `actual` seconds."""
-        self.calibration = recalibrated(self.calibration, self._expectation.objective, predicted_tail, actual)
+        self.calibration = recalibrated(self.calibration, self._steps, predicted_tail, actual)
 
     def refresh(self) -> None:
         """Take in the last samples of a burst, which otherwise wait for the next one: for a slow tick."""
@@ -150,6 +159,7 @@ class BackendEstimates:
         self._cold.retune(expectation.objective, expectation.cold)
         if expectation.idle_s != self._expectation.idle_s:
             self._survival = Survival(expectation.idle_s)
+        self._steps = steps(expectation.objective)
         self._expectation = expectation
 
     def to_dict(self, now: float) -> dict[str, Any]:

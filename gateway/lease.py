@@ -8,6 +8,7 @@ from asyncio import Future, get_running_loop
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from math import inf
+from operator import attrgetter
 from types import TracebackType
 from typing import Protocol
 
@@ -111,15 +112,11 @@ class Lease:
 
     # -- for the policy ------------------------------------------------------------------------
 
-    @property
-    def priority(self) -> str:
-        """Its class."""
-        return self.call.priority
-
-    @property
-    def stream(self) -> bool:
-        """Its answer is read as it is made."""
-        return self.call.stream
+    # Read for every decision: by getters without a frame of their own.
+    priority: "property" = property(attrgetter("call.priority"))
+    """Its class."""
+    stream: "property" = property(attrgetter("call.stream"))
+    """Its answer is read as it is made."""
 
     @property
     def lot(self) -> float:
@@ -149,8 +146,8 @@ class Lease:
         may = supply.backend.cannot_carry(self.call) is None
         if self.tried and supply.exhausted(self.tried):
             may = False
-        if known is None and not supply.backend.owned:
-            known = self._carries = {}  # what is rented is asked about again and again
+        if known is None and (self.waiting or not supply.backend.owned):
+            known = self._carries = {}  # who waits, and what is rented, is asked about again and again
         if known is not None:
             known[backend] = may
         return may
@@ -190,7 +187,7 @@ class Lease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release(_verdict(error))
+        self.release(verdict_of(error))
 
     # -- the same without asyncio (also for the simulator) -------------------------------------
 
@@ -206,7 +203,6 @@ class Lease:
         """It begins to wait."""
         self.waiting = True
         self.wake_at = inf
-        self._carries = self._carries or {}
         self._on_settled = None
 
     def settle(self, slot: Slot | None, error: Exception | None) -> None:
@@ -235,6 +231,12 @@ class Lease:
             raise RuntimeError("this lease holds no slot")
         self._pool.release(self, slot, verdict)
 
+    def take_over(self, other: "Lease", verdict: Verdict) -> None:
+        """Go on with the slot of another lease on the same call; its own ends with `verdict`, at once."""
+        self.slot, other.slot = other.slot, self.slot
+        self.tier, other.tier = other.tier, self.tier
+        other.release(verdict)
+
     def abandon(self) -> None:
         """Nobody wants it any more: out of the queue, or the slot back if it was handed over already."""
         if self.waiting:
@@ -243,7 +245,7 @@ class Lease:
             self.release(Verdict.NEUTRAL)
 
 
-def _verdict(error: BaseException | None) -> Verdict:
+def verdict_of(error: BaseException | None) -> Verdict:
     """Only what a backend did counts for or against it; a client that left, a deadline, a bug do not."""
     if error is None:
         return Verdict.SUCCESS

@@ -38,10 +38,9 @@ def learn(lease: Lease, slot: Slot, attainment: Attainment, now: float) -> None:
             return
         if slot.age:  # one that has not idled at all says nothing
             estimates.learn_start(slot.age, slot.start is Start.COLD)
-    held = max(0.0, now - slot.taken_at - boot)
-    # What was predicted before this answer was known, beside it: so that the tail covers what it should.
-    known = estimates.profiles[lease.bucket]
-    estimates.note_prediction(known.mean + estimates.calibration * (known.tail - known.mean), held)
-    estimates.learn_service(lease.bucket, held, now)
+    held = now - slot.taken_at - boot
+    if held < 0.0:
+        held = 0.0
+    estimates.learn_served(lease.bucket, held, now)
     if tier.answers is not None and lease.call.stream and head is not None:
         tier.answers.learn_service(lease.bucket, max(0.0, head - slot.taken_at - boot), now)

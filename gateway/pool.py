@@ -331,7 +331,7 @@ class Pool:
     def _hold(self, lease: Lease, action: Hold, now: float) -> None:
         queue = self.queue
         if not lease.waiting:
-            if not queue:
+            if not queue.calls and not queue.best_effort:
                 for tier in self.tiers:
                     tier.supply.subscribe(self)
             lease.wait()
@@ -459,7 +459,7 @@ class Pool:
 
     def _dequeue(self, lease: Lease) -> None:
         self.queue.leave(lease)
-        if not self.queue:
+        if not self.queue.calls and not self.queue.best_effort:
             self._alarms.clear()
             for tier in self.tiers:
                 tier.supply.unsubscribe(self)

@@ -6,6 +6,8 @@ holder's. Knows no queue and no policy.
 
 from typing import Protocol
 
+import msgspec
+
 from backends.base import Backend
 from gateway.replica import ReplicaState
 from gateway.spending import Reservation
@@ -26,7 +28,7 @@ class Owner(Protocol):
         ...
 
 
-class Slot:
+class Slot(msgspec.Struct, eq=False):
     """One place taken on one replica, until it is given back.
 
     backend:      what it is a place of
@@ -41,33 +43,21 @@ class Slot:
     reservation:  the money set aside for it; None where no spill budget applies
     """
 
-    __slots__ = (
-        "_supply", "age", "answered_at", "backend", "boot_s", "opening", "queued_s", "reason", "reservation",
-        "start", "state", "taken_at", "ticket", "used",
-    )  # fmt: skip
-
-    def __init__(  # noqa: PLR0917 - one is made for every call, by `Capacity` only
-        self,
-        supply: Owner,
-        state: ReplicaState,
-        ticket: int,
-        now: float,
-        reason: Reason,
-        queued_s: float,
-    ) -> None:
-        self._supply = supply
-        self.backend = supply.backend
-        self.ticket = ticket  # the breaker's, or one of the two below zero
-        self.state = state
-        self.taken_at = now
-        self.reason = reason
-        self.queued_s = queued_s
-        self.answered_at: float | None = None
-        self.age: float | None = None
-        self.opening = self.used = False
-        self.start: Start | None = None
-        self.boot_s: float | None = None
-        self.reservation: Reservation | None = None
+    supply: Owner
+    state: ReplicaState
+    ticket: int
+    """The breaker's, or one of the two below zero."""
+    taken_at: float
+    reason: Reason
+    queued_s: float
+    backend: Backend
+    answered_at: float | None = None
+    age: float | None = None
+    opening: bool = False
+    used: bool = False
+    start: Start | None = None
+    boot_s: float | None = None
+    reservation: Reservation | None = None
 
     @property
     def replica(self) -> int:
@@ -78,13 +68,17 @@ class Slot:
         """The answer's head is here: what came before it is the replica's latency."""
         self.answered_at = now
 
+    def pushed_back(self, now: float) -> None:
+        """The replica refused the call as one too many. Told before the slot is given back."""
+        self.state.pushed_back(now)
+
     def give_back(self, verdict: Verdict, now: float) -> None:
         """End of the attempt. Exactly once; RuntimeError the second time."""
         ticket, self.ticket = self.ticket, _RETURNED
         if self.reservation is not None and self.reservation.open:
             self.reservation.cancel()  # nothing was sent; before the slot is offered to whoever waits
         if ticket >= 0:
-            self._supply.take_back(self, ticket, verdict, now)
+            self.supply.take_back(self, ticket, verdict, now)
         elif ticket == _RETURNED:
             raise RuntimeError("this slot was given back before")
 
@@ -95,6 +89,4 @@ class Kept(Slot):
     used_at:  when a call last ended on the instance, or when it was up
     """
 
-    __slots__ = ("used_at",)
-
-    used_at: float
+    used_at: float = 0.0

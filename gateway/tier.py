@@ -39,16 +39,16 @@ class Learned(Protocol):
         """Factor by which deviations have to be stretched for tails to cover what they should."""
         ...
 
-    def note_prediction(self, predicted_tail: float, actual: float) -> None:
-        """A service was predicted to stay within `predicted_tail` seconds and took `actual`."""
-        ...
-
     def bucket_of(self, size: float | None) -> int:
         """Class of a size."""
         ...
 
     def learn_service(self, bucket: int, seconds: float, now: float) -> None:
         """A warm call took that long."""
+        ...
+
+    def learn_served(self, bucket: int, seconds: float, now: float) -> None:
+        """The same, and what had been predicted for it is held against it first."""
         ...
 
     def learn_cold(self, age: float | None, seconds: float, now: float) -> None:
@@ -75,6 +75,17 @@ class _Unknown(NamedTuple):
 _UNKNOWN = _Unknown()
 
 
+class _Nothing(NamedTuple):
+    """Estimates of which there are none."""
+
+    service: Estimate = _UNKNOWN
+    cold: Estimate = _UNKNOWN
+    calibration: float = 1.0
+
+
+_NOTHING = _Nothing()
+
+
 class Tier:
     """One tier (`policies.base.TierView`).
 
@@ -82,7 +93,7 @@ class Tier:
     answers:    how long until what the budget of a streamed call speaks of, its first byte
     """
 
-    __slots__ = ("answers", "estimates", "name", "options", "owned", "rent", "supply", "take")
+    __slots__ = ("_known", "answers", "estimates", "name", "options", "owned", "rent", "supply", "take")
 
     def __init__(
         self,
@@ -97,6 +108,7 @@ class Tier:
         self.owned = supply.backend.owned
         self.rent: Rent | None = supply.backend.rent
         self.estimates = estimates
+        self._known: Learned | _Nothing = _NOTHING if estimates is None else estimates
         self.answers = answers
         self.take: Take = supply.take
         """A slot for a call; None when there is none."""
@@ -108,16 +120,21 @@ class Tier:
     """Slots that could be taken now."""
     in_flight: "property" = property(attrgetter("supply.in_flight"))
     """Slots taken, by every pool on this backend."""
+    warm: "property" = property(attrgetter("supply.warm"))
+    """Free slots with an idle instance behind them."""
+    room: "property" = property(attrgetter("supply.room"))
+    """Instances that could be opened now."""
+    overall: "property" = property(attrgetter("_known.service"))
+    """How long calls hold a slot, over all sizes."""
+    cold: "property" = property(attrgetter("_known.cold"))
+    """How long an instance boots."""
+    calibration: "property" = property(attrgetter("_known.calibration"))
+    """Factor on the deviation of a service."""
 
     @property
     def capacity(self) -> int:
         """All slots."""
         return self.supply.capacity
-
-    @property
-    def warm(self) -> int:
-        """Free slots with an idle instance behind them."""
-        return self.supply.warm
 
     @property
     def opening(self) -> Collection[float]:
@@ -131,29 +148,9 @@ class Tier:
         return 0.0 if warmth is None else warmth.up_by(until, now, 0.5 * self.cold.deviation)
 
     @property
-    def room(self) -> int:
-        """Instances that could be opened now."""
-        return self.supply.room
-
-    @property
     def claimants(self) -> int:
         """Pools that wait for slots here."""
         return self.supply.claimants
-
-    @property
-    def overall(self) -> Estimate:
-        """How long calls hold a slot, over all sizes."""
-        return _UNKNOWN if self.estimates is None else self.estimates.service
-
-    @property
-    def calibration(self) -> float:
-        """Factor on the deviation of a service."""
-        return 1.0 if self.estimates is None else self.estimates.calibration
-
-    @property
-    def cold(self) -> Estimate:
-        """How long an instance boots."""
-        return _UNKNOWN if self.estimates is None else self.estimates.cold
 
     def open(self, now: float) -> Slot | None:
         """A slot on which an instance is to boot; None when there is none."""

@@ -176,8 +176,10 @@ class CheapestInBudget(Policy):
         if anything and wasted > DEAR * pool.reference.overall.mean:
             # What is dear is not done out of caution alone, nor for few while the objective allows them. But
             # where nothing is there that could ever take the call, it is not a question of being in time.
-            allowed = max(0.0, request.due - pool.reference.answer(request).mean - max(start, now))
-            lacking = ahead - work - allowed * (pool.in_flight + pool.opening)
+            allowed = request.due - pool.reference.answer(request).mean - (start if start > now else now)
+            lacking = ahead - work
+            if allowed > 0.0:
+                lacking -= allowed * (pool.in_flight + pool.opening)
             if lacking <= 0.0 or may_be_late(pool, wasted, lacking, now):
                 return _hold(request, pool, now, start, 0.0)
         if opens:
@@ -218,7 +220,8 @@ class CheapestInBudget(Policy):
 
 def _soonest(pool: PoolView, now: float) -> float:
     """When a call is looked at again whose moment has come: nothing changes much faster than calls end."""
-    return now + max(AGAIN_S, 0.2 * pool.reference.overall.mean)
+    again = 0.2 * pool.reference.overall.mean
+    return now + (again if again > AGAIN_S else AGAIN_S)
 
 
 def _hold(request: RequestView, pool: PoolView, now: float, start: float, margin: float) -> Hold:
@@ -226,8 +229,10 @@ def _hold(request: RequestView, pool: PoolView, now: float, start: float, margin
 
     Not at once where that is soon: as long as calls come, the last of them sees what became of the queue.
     """
-    until = now + max(2.0 * margin / (pool.in_flight or 1), PATIENCE * (start - now))
-    until = min(until, start)
+    wait, patience = 2.0 * margin / (pool.in_flight or 1), PATIENCE * (start - now)
+    until = now + (wait if wait > patience else patience)
+    if until > start:
+        until = start
     if until < now + AGAIN_S:
         until = _soonest(pool, now)
     return Hold(until if until < request.deadline else request.deadline)

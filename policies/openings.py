@@ -16,6 +16,9 @@ DEAR = 20.0
 LEAST_S = 0.001
 """Least work that an instance is taken to do."""
 
+_Offer = tuple[float, int, TierView, int, float, float]
+"""Dollars, place, tier, instances it has room for, work that each of them does, its seconds beside that."""
+
 
 def call_usd(tier: TierView, seconds: float) -> float:
     """Dollars for a call on an instance that is there; infinite where the price is not known."""
@@ -55,44 +58,63 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
     """
     reference = pool.reference
     service = reference.overall.mean
-    due = min(request.due, request.since + FAR_S)
+    due = request.due
+    if due - FAR_S > request.since:
+        due = request.since + FAR_S
     allowed = due - reference.answer(request).mean - start  # what caution keeps back
     most = pool.in_time + 1
     left = due - now
-    offers: list[tuple[float, int, TierView, int, float, float]] = []
+    offers: list[_Offer] = []
+    best: _Offer | None = None
+    enough = False
     for tier in rented:  # this loop decides what a decision costs: as little in it as can be done with
         boot = tier.cold.mean
         own = tier.overall.mean
-        least = 0.5 * own
         # What caution leaves says how much an instance will have done by then; whether it helps at all is
         # a question of what is expected: the careful must not end up opening nothing.
-        expected = left - boot - tier.answer(request).mean
-        if expected < least:
+        each = left - boot - tier.answer(request).mean
+        if each < 0.5 * own:
             continue
         room = tier.room
+        if room > most:
+            room = most
         if tier.in_flight:
-            room = min(room, most - len(tier.opening))
+            others = most - len(tier.opening)
+            if room > others:
+                room = others
         if room <= 0:
             continue
-        each = max(expected - allowed, least, LEAST_S)
+        each -= allowed
+        if each < 0.5 * own:
+            each = 0.5 * own
+        if each < LEAST_S:
+            each = LEAST_S
         pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
         each *= pace
         count = ceil(lacking / each) or 1
         rent = tier.rent
-        if rent is None:
-            wasted, price = 0.0, inf
+        if rent is None or rent.usd_per_second is None:
+            wasted = 0.0 if rent is None else boot * rent.bills_boot + rent.idle_s * rent.bills_idle
+            usd = inf
         else:
             wasted = boot * rent.bills_boot + rent.idle_s * rent.bills_idle
-            price = inf if rent.usd_per_second is None else rent.usd_per_second
-        room = min(room, most)
-        offers.append(((count * wasted + lacking / pace) * price, len(offers), tier, room, each, wasted))
+            usd = (count * wasted + lacking / pace) * rent.usd_per_second
+        offer = (usd, len(offers), tier, room, each, wasted)
+        offers.append(offer)
+        if best is None or usd < best[0]:
+            best = offer
+            enough = room >= count
+    if best is None:
+        return (), 0.0
+    if enough:  # the common case: one tier has room for all of it
+        _, _, tier, _, each, wasted = best
+        count = ceil(lacking / each) or 1
+        return (Open(tier.options.backend, count),), count * wasted
     return _taken(offers, lacking)
 
 
-def _taken(
-    offers: list[tuple[float, int, TierView, int, float, float]], lacking: float
-) -> tuple[tuple[Open, ...], float]:
-    """Of (dollars, place, tier, room, work of each instance, its seconds beside it) the cheapest first."""
+def _taken(offers: "list[_Offer]", lacking: float) -> tuple[tuple[Open, ...], float]:
+    """The cheapest offers first, until they are enough."""
     offers.sort()
     opens: list[Open] = []
     total = 0.0

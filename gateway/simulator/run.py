@@ -101,40 +101,28 @@ _FIRST = _First()
 class _Visit(Lease):
     """One request on its way through the pool and its service."""
 
-    __slots__ = ("_backend", "_run", "index")
+    __slots__ = ("backend", "index", "run")
 
-    _backend: Simulated
-
-    def __init__(self, run: "_Run", index: int, call: Call) -> None:
-        super().__init__(run.pool, call, _FIRST)
-        self._run = run
-        self.index = index
-
-    def arrive(self, now: float) -> None:
-        """Ask the pool. A call that is shed is lost: it never gets an answer."""
-        self.since = now
-        try:
-            slot = self._run.pool.arrive(self, now)
-        except OverspillError:
-            self._run.miss()
-            return
-        if slot is not None:
-            self._begin(slot)
+    # Set by the run, beside what a lease is made of: a constructor of its own would cost more than they do.
+    backend: Simulated
+    index: int
+    run: "_Run"
 
     def settle(self, slot: Slot | None, error: Exception | None) -> None:
         """The waiting is over, with a slot or without. Virtual time does not pass before it is noticed."""
         self.waiting = False
         self.slot = slot
         if slot is not None:
-            self._begin(slot)
+            self.begin(slot)
         else:
-            self._run.miss()
+            self.run.miss()
 
-    def _begin(self, slot: Slot) -> None:
-        run = self._run
+    def begin(self, slot: Slot) -> None:
+        """Its service begins, on the slot it has."""
+        run = self.run
         time, index = run.time, self.index
         backend: Simulated = slot.backend  # type: ignore[assignment]  # a run has no others
-        self._backend = backend
+        self.backend = backend
         seconds = run.services[index]
         end = backend.begin(index, seconds, time.instant)
         run.begun[index] = end - seconds
@@ -146,10 +134,16 @@ class _Visit(Lease):
 
     def served(self) -> None:
         """The service has ended: its instance idles before its slot is offered to the next."""
-        run = self._run
+        run, index = self.run, self.index
         now = run.time.instant
-        run.answer(self.index, now)
-        self._backend.end(self.index, now)
+        answers = run.answers
+        if answers[index] == answers[index]:  # noqa: PLR0124 - not nan
+            raise RuntimeError(f"request {index} was served twice")
+        answers[index] = answer = now - run.arrivals[index]
+        if answer > run.limit:
+            run.miss()
+        if not self.tier.owned:
+            self.backend.end(index, now)
         slot, self.slot = self.slot, None
         assert slot is not None
         run.pool.release(self, slot, Verdict.SUCCESS)
@@ -166,7 +160,7 @@ class _Run:
         self.limit = scenario.budget_s + ROUNDING_S
         self._may_miss = may_miss
         self._calls = workload.calls
-        self._arrivals = workload.arrivals
+        self.arrivals = workload.arrivals
         self.answers = [nan] * len(workload)
         self.begun = [nan] * len(workload)
         self.places = [-1] * len(workload)
@@ -228,14 +222,6 @@ class _Run:
         backend.up(instance, self.time.instant)
         done(Verdict.SUCCESS, boot_s)
 
-    def answer(self, index: int, now: float) -> None:
-        """A request has been served; RuntimeError if it had been before."""
-        if not isnan(self.answers[index]):
-            raise RuntimeError(f"request {index} was served twice")
-        self.answers[index] = answer = now - self._arrivals[index]
-        if answer > self.limit:
-            self.miss()
-
     def miss(self) -> None:
         """One more request will not have been answered in time."""
         self._may_miss -= 1
@@ -243,8 +229,19 @@ class _Run:
             raise TooManyMissed
 
     def arrive(self, index: int) -> None:
-        """Request number `index` comes."""
-        _Visit(self, index, self._calls[index]).arrive(self.time.instant)
+        """Request number `index` comes. One that is shed is lost: it never gets an answer."""
+        pool = self.pool
+        visit = _Visit(pool, self._calls[index], _FIRST)
+        visit.run = self
+        visit.index = index
+        visit.since = now = self.time.instant
+        try:
+            slot = pool.arrive(visit, now)
+        except OverspillError:
+            self.miss()
+            return
+        if slot is not None:
+            visit.begin(slot)
 
 
 def _estimates(scenario: Scenario, backend: str) -> BackendEstimates:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.calibration import HIGHEST, LOWEST, recalibrated
+from gateway.calibration import HIGHEST, LOWEST, recalibrated, steps
 from gateway.estimates import BackendEstimates, Expectation, Prior
 
 
@@ -51,7 +51,7 @@ def test_a_predictor_that_is_wrong_is_put_right(bias: float) -> None:
         predicted = 1.0 + multiplier * bias * 0.93  # the true distance of the 0.95 quantile is 0.93
         seconds = chance.lognormvariate(0, 0.4)
         held += seconds <= predicted
-        multiplier = recalibrated(multiplier, 0.95, predicted, seconds)
+        multiplier = recalibrated(multiplier, steps(0.95), predicted, seconds)
     assert held / 8_000 == pytest.approx(0.95, abs=0.01)
 
 
@@ -62,11 +62,11 @@ def test_a_predictor_that_is_wrong_is_put_right(bias: float) -> None:
 def test_the_stretch_stays_between_its_stops(outcomes: list[tuple[float, float]], objective: float) -> None:
     multiplier = 1.0
     for predicted, actual in outcomes:
-        multiplier = recalibrated(multiplier, objective, predicted, actual)
+        multiplier = recalibrated(multiplier, steps(objective), predicted, actual)
         assert LOWEST <= multiplier <= HIGHEST
 
 
 def test_an_outcome_exactly_as_predicted_held() -> None:
-    assert recalibrated(1.0, 0.9, 0.1 + 0.2, 0.3) < 1
-    assert recalibrated(1.0, 0.9, 0.3, 0.1 + 0.2) < 1
-    assert recalibrated(1.0, 0.9, 0.3, 0.31) > 1
+    assert recalibrated(1.0, steps(0.9), 0.1 + 0.2, 0.3) < 1
+    assert recalibrated(1.0, steps(0.9), 0.3, 0.1 + 0.2) < 1
+    assert recalibrated(1.0, steps(0.9), 0.3, 0.31) > 1
