@@ -343,7 +343,7 @@ class Pool:
             until = min(until, *(tier.funded_at(now) for tier in self._pursed))
         if until <= now:
             until = now + SHORTEST_HOLD_S
-        if until > lease.deadline:  # noqa: PLR1730 - a call of `min` for every call that waits
+        if until > lease.deadline:
             until = lease.deadline
         lease.wake_at = until
         if until < inf:

@@ -39,6 +39,10 @@ class Learned(Protocol):
         """Factor by which deviations have to be stretched for tails to cover what they should."""
         ...
 
+    def warm_chance(self, age: float) -> float:
+        """The chance that an instance idle for `age` seconds still lives."""
+        ...
+
     def bucket_of(self, size: float | None) -> int:
         """Class of a size."""
         ...
@@ -141,6 +145,12 @@ class Tier:
         """When each instance that boots is expected to be up."""
         warmth = self.supply.warmth
         return () if warmth is None else warmth.opening
+
+    def alive(self, now: float) -> float:
+        """The chance that the idle instance which would serve next is still there."""
+        warmth, estimates = self.supply.warmth, self.estimates
+        since = None if warmth is None else warmth.next_since
+        return 1.0 if since is None or estimates is None else estimates.warm_chance(now - since)
 
     def up_by(self, until: float, now: float) -> float:
         """Seconds for which instances that boot will have been up by then."""

@@ -122,6 +122,10 @@ class TierView(Protocol):
         """When each instance that boots for nobody in particular is expected to be up."""
         ...
 
+    def alive(self, now: float) -> float:
+        """The chance that the idle instance which would serve next is still there; 1 where none idles."""
+        ...
+
     def up_by(self, until: float, now: float) -> float:
         """Seconds until `until` for which they are expected to have been up, all together."""
         ...

@@ -46,7 +46,7 @@ from policies.choice import reason, usable
 from policies.openings import DEAR, call_usd, may_be_late, opening_usd, openings
 from policies.prediction import FAR_S, latest_start, open_slots, owned_work, rented_work, speed
 
-PATIENCE = 0.25
+PATIENCE = 0.5
 """Share of the time until it must start, for which a call that was found to be in time is not looked at."""
 AGAIN_S = 0.001
 """Soonest that a call is looked at again."""
@@ -247,11 +247,19 @@ def _rented(tiers: Sequence[TierView], place: int, request: RequestView) -> Reas
 def _cheapest_warm(
     request: RequestView, pool: PoolView, rented: Sequence[TierView], now: float
 ) -> int | None:
-    """The cheapest rented tier with an idle instance on which a call that began `now` would be in time."""
+    """The cheapest rented tier with an idle instance on which a call that began `now` would be in time.
+
+    One that has idled for long may be gone by now, as far as was seen: then it boots, and that is paid for.
+    """
     best, least = None, inf
     for tier in rented:
-        if tier.warm and request.free_on(tier) and now + tier.answer(request).mean <= request.due:
+        if not tier.warm or not request.free_on(tier):
+            continue
+        gone = 1.0 - tier.alive(now)
+        if now + tier.answer(request).mean + gone * tier.cold.mean <= request.due:
             usd = call_usd(tier, tier.service(request).mean)
+            if gone:
+                usd += gone * opening_usd(tier)
             if best is None or usd < least:
                 best, least = tier, usd
     return None if best is None else pool.tiers.index(best)

@@ -43,12 +43,7 @@ def opening_usd(tier: TierView) -> float:
 
 
 def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every call that is at risk
-    request: RequestView,
-    pool: PoolView,
-    rented: Sequence[TierView],
-    start: float,
-    lacking: float,
-    now: float,
+    request: RequestView, pool: PoolView, rented: Sequence[TierView], start: float, lacking: float, now: float
 ) -> tuple[tuple[Open, ...], float]:
     """The cheapest way to have `lacking` more slot-seconds by the time the call must start, and the seconds
     that will be paid for beside the work.
@@ -78,10 +73,8 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
         room = tier.room
         if room > most:
             room = most
-        if tier.in_flight:
-            others = most - len(tier.opening)
-            if room > others:
-                room = others
+        if tier.in_flight and room > most - len(tier.opening):
+            room = most - len(tier.opening)
         if room <= 0:
             continue
         each -= allowed
@@ -92,13 +85,11 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
         pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
         each *= pace
         count = ceil(lacking / each) or 1
-        rent = tier.rent
-        if rent is None or rent.usd_per_second is None:
-            wasted = 0.0 if rent is None else boot * rent.bills_boot + rent.idle_s * rent.bills_idle
-            usd = inf
-        else:
+        rent, wasted, usd = tier.rent, 0.0, inf
+        if rent is not None:
             wasted = boot * rent.bills_boot + rent.idle_s * rent.bills_idle
-            usd = (count * wasted + lacking / pace) * rent.usd_per_second
+            if rent.usd_per_second is not None:
+                usd = (count * wasted + lacking / pace) * rent.usd_per_second
         offer = (usd, len(offers), tier, room, each, wasted)
         offers.append(offer)
         if best is None or usd < best[0]:

@@ -55,8 +55,15 @@ class NotedTier:
             if noted.stream and tier.answers is not None:
                 self._answer = _known(tier.answers.profiles[noted.bucket])
             self.overall, self.cold = _known(tier.estimates.service), _known(tier.estimates.cold)
+        self._alive = 1.0
+        if self.idle_for is not None and tier.estimates is not None:
+            self._alive = tier.estimates.warm_chance(self.idle_for)
         opens = not self.owned and tier.supply.backend.can_open
         self.room = self.free - self.warm if opens else 0
+
+    def alive(self, now: float) -> float:
+        """The chance that the instance which had idled was still there, as far as is known by now."""
+        return self._alive
 
     def up_by(self, until: float, now: float) -> float:
         """Seconds for which the instances that booted would have been up by then."""

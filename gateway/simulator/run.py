@@ -27,7 +27,7 @@ from gateway.simulator.scenario import Scenario, Workload
 from gateway.simulator.world import Instance, Simulated, SimulatedEndpoint, SimulatedFleet, no_background
 from gateway.slot import Slot
 from gateway.tier import Tier
-from gateway.vocab import Call, Start, Verdict
+from gateway.vocab import Start, Verdict
 from policies.base import Policy
 
 
@@ -137,7 +137,7 @@ class _Visit(Lease):
         run, index = self.run, self.index
         now = run.time.instant
         answers = run.answers
-        if answers[index] == answers[index]:  # noqa: PLR0124 - not nan
+        if answers[index] == answers[index]:  # not nan
             raise RuntimeError(f"request {index} was served twice")
         answers[index] = answer = now - run.arrivals[index]
         if answer > run.limit:

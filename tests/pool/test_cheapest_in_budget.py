@@ -103,6 +103,16 @@ def test_of_idle_instances_the_cheapest_that_is_in_time_is_used() -> None:
     assert arrive(pool) == Run("dear", Reason.SPILL_SLOW)
 
 
+def test_an_idle_instance_that_may_have_gone_is_worth_what_is_left_of_the_chance() -> None:
+    """Half of those that idled for so long had gone: half a boot is in the sum, and half of its price."""
+    sure, doubtful = warm("sure", usd=0.0015), warm("doubtful", usd=0.001, still_there=0.5)
+    assert arrive(scene(fleet(), sure, doubtful, ahead=12)) == Run("sure", Reason.SPILL_SLOW)
+    doubtful.still_there = 1.0
+    assert arrive(scene(fleet(), sure, doubtful, ahead=12)) == Run("doubtful", Reason.SPILL_SLOW)
+    lonely = warm(still_there=0.0, cold=Expected(5.0, 0.0, 5.0))
+    assert not isinstance(arrive(scene(fleet(), lonely, ahead=12)), Run)
+
+
 def test_a_price_that_is_not_known_is_no_bargain() -> None:
     pool = scene(fleet(), warm("unknown", usd=None), warm("dear", usd=9.0), ahead=9)
     assert arrive(pool) == Run("dear", Reason.SPILL_SLOW)

@@ -32,6 +32,8 @@ class Tier:
     capacity: int = 4
     rent: Rent | None = None
     warm: int = 0
+    still_there: float = 1.0
+    """The chance that what idles has not gone."""
     opening: tuple[float, ...] = ()
     room: int = 0
     claimants: int = 1
@@ -42,6 +44,9 @@ class Tier:
     """By bucket; `overall` where there are none."""
     first_byte: Expected | None = None
     """Of streams; the service where it is not given."""
+
+    def alive(self, now: float) -> float:
+        return self.still_there
 
     def up_by(self, until: float, now: float) -> float:
         slow = now + 0.5 * self.cold.deviation
