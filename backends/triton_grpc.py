@@ -1,0 +1,361 @@
+"""Triton over its gRPC port: messages as bytes, several connections to each replica, one attempt per call.
+
+Knows nothing of slots, queues or other tiers; what a status means is in `triton_grpc_status.py`. The library
+is imported when a fleet has gRPC addresses.
+
+Wire facts, read in Triton's gRPC server source and in the gRPC core documentation:
+- cancelling an RPC cancels the inference, also while it queues;
+- `ModelStreamInfer` tells of errors inside the stream (`error_message`), unless the client's metadata has
+  `triton_grpc_error: true`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from backends.triton_grpc_status import ERROR_TEXT_LIMIT, judge, raise_if_not_started
+from gateway.clock import Clock
+from gateway.errors import BackendBroke, ConfigError
+from gateway.options import Duration, Options
+from gateway.vocab import Call, Headers, Reply, Start
+
+_DEADLINE_SLACK_S = 0.25
+"""The gateway's own deadline rings first; the replica is told a little more."""
+_QUIET_S = 1.0
+"""How often a stream that waits for its client says that nothing is wrong."""
+_OURS = frozenset((b"user-agent", b"content-type", b"te"))
+
+
+class GrpcOptions(Options):
+    """The gRPC ports of a Triton fleet. gRPC calls then go there as they are; else they are transcoded."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """gRPC port on the host of each replica, 8001 unless Triton was told otherwise."""
+    replicas: tuple[str, ...] = ()
+    """Instead of `port`: HOST:PORT of each replica's gRPC port, in the order of `replicas`."""
+    channels: int = Field(default=4, ge=1, le=64)
+    """Connections to each replica; a call takes the one with the fewest calls on it."""
+
+    @field_validator("replicas")
+    @classmethod
+    def _addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            parts = urlsplit(f"//{address}")
+            if not parts.hostname or not parts.port or parts.path or parts.username:
+                raise ValueError(f"{address!r} is not a gRPC address; write it like triton-0:8001")
+        return addresses
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "GrpcOptions":
+        if (self.port is None) == (not self.replicas):
+            raise ValueError("give either port, like {port: 8001}, or replicas, like [triton-0:8001]")
+        return self
+
+    def address(self, host: str, index: int) -> str:
+        """The gRPC address of the replica with this place in `replicas`, on this host."""
+        if self.replicas:
+            return self.replicas[index]
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+def library() -> Any:
+    """The gRPC library. Raises ConfigError where it is not installed."""
+    try:
+        import grpc.aio  # noqa: PLC0415 - optional
+    except ImportError:
+        raise ConfigError(
+            "gRPC replicas need the grpcio package, which is not installed: pip install 'overspill[grpc]'"
+        ) from None
+    return grpc
+
+
+class GrpcFleet:
+    """The gRPC side of a fleet: channels to each replica that was called, made when they are needed.
+
+    fields:  metadata added to every call, in place of the call's own of that name
+    """
+
+    def __init__(
+        self, options: GrpcOptions, *, connect_timeout: Duration, fields: Headers, clock: Clock
+    ) -> None:
+        library()  # so that a missing one is told when the gateway starts
+        self._options = options
+        self._connect_timeout = connect_timeout
+        self._fields = fields
+        self._clock = clock
+        self._replicas: dict[str, GrpcReplica] = {}
+
+    def send(self, call: Call, *, host: str, index: int) -> AbstractAsyncContextManager[Reply]:
+        """One attempt on one replica."""
+        address = self._options.address(host, index)
+        replica = self._replicas.get(address)
+        if replica is None:
+            replica = self._replicas[address] = GrpcReplica(
+                address,
+                channels=self._options.channels,
+                connect_timeout=self._connect_timeout,
+                fields=self._fields,
+                clock=self._clock,
+            )
+        return StreamAttempt(replica, call) if call.stream else UnaryAttempt(replica, call)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        while self._replicas:
+            _, replica = self._replicas.popitem()
+            await replica.close()
+
+
+class GrpcReplica:
+    """The channels to one replica.
+
+    fields:  metadata added to every call, in place of the call's own of that name
+    """
+
+    def __init__(
+        self, address: str, *, channels: int, connect_timeout: Duration, fields: Headers, clock: Clock
+    ) -> None:
+        self.address = address
+        self.clock = clock
+        self._library = library()
+        self._count = channels
+        self._connect_timeout = connect_timeout
+        self._replaced = _OURS | {name for name, _ in fields}
+        self._fields = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in fields)
+        self._channels: list[_Channel] = []
+
+    def channel(self) -> "_Channel":
+        """The channel with the fewest calls. They are made with the first use, and connect when called."""
+        if not self._channels:
+            wait = int(self._connect_timeout * 1000)
+            options = (
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),  # else all channels would share one connection
+                # A replica that is back is found again at once; meanwhile calls fail fast and go elsewhere.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", wait),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.enable_retries", 0),  # what may be tried again is decided by the gateway
+                ("grpc.enable_http_proxy", 0),
+            )
+            aio = self._library.aio
+            self._channels = [
+                _Channel(aio.insecure_channel(self.address, options=options)) for _ in range(self._count)
+            ]
+        return min(self._channels, key=_busy)
+
+    def metadata(self, call: Call) -> tuple[tuple[str, str | bytes], ...]:
+        """What is sent beside the message."""
+        fields: list[tuple[str, str | bytes]] = []
+        for key, value in call.headers:
+            if key not in self._replaced and not key.startswith(b"grpc-"):
+                name = key.decode("ascii")
+                fields.append((name, value if name.endswith("-bin") else value.decode("latin-1")))
+        return (
+            *fields,
+            ("x-request-id", call.request_id),
+            ("traceparent", call.traceparent),
+            *self._fields,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            await channel.close()
+
+
+class _Channel:
+    """One connection, and how many calls are on it."""
+
+    __slots__ = ("_channel", "_methods", "busy")
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._methods: dict[bytes, Callable[..., Any]] = {}
+        self.busy = 0
+
+    def method(self, target: bytes, *, stream: bool) -> Callable[..., Any]:
+        """What makes a call of a method; the methods are a closed list."""
+        method = self._methods.get(target)
+        if method is None:
+            make = self._channel.stream_stream if stream else self._channel.unary_unary
+            method = self._methods[target] = make(target.decode("ascii"))
+        return method
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+def _busy(channel: _Channel) -> int:
+    return channel.busy
+
+
+class UnaryAttempt:
+    """One unary RPC on one replica, its failures turned into errors."""
+
+    __slots__ = ("_call", "_channel", "_replica", "_rpc")
+
+    def __init__(self, replica: GrpcReplica, call: Call) -> None:
+        self._replica = replica
+        self._call = call
+        self._channel = replica.channel()
+        self._rpc: Any = None
+
+    async def __aenter__(self) -> Reply:
+        call, channel = self._call, self._channel
+        message = call.body.whole()
+        assert message is not None, "a unary request is one message"
+        timeout = None
+        if call.deadline_is_clients:
+            timeout = max(0.0, call.deadline - self._replica.clock.now()) + _DEADLINE_SLACK_S
+        method = channel.method(call.target, stream=False)
+        channel.busy += 1
+        try:
+            rpc = self._rpc = method(message, timeout=timeout, metadata=self._replica.metadata(call))
+            body = await rpc
+            headers = _headers(await rpc.initial_metadata(), await rpc.trailing_metadata())
+        except self._replica._library.RpcError as error:
+            return judge(error, call, self._replica.address)
+        finally:
+            channel.busy -= 1
+        return Reply(200, headers, body, start=Start.WARM)
+
+    async def __aexit__(self, *_: object) -> None:
+        """The answer is complete; a cancelled wait for it has cancelled the RPC."""
+
+
+class StreamAttempt:
+    """One bidirectional RPC on one replica. The reply's head is its first message."""
+
+    __slots__ = (
+        "_call",
+        "_channel",
+        "_entered",
+        "_heard",
+        "_pump",
+        "_reading",
+        "_replica",
+        "_rpc",
+        "_said",
+        "_sent",
+    )
+
+    def __init__(self, replica: GrpcReplica, call: Call) -> None:
+        self._replica = replica
+        self._call = call
+        self._channel = replica.channel()
+        self._rpc: Any = None
+        self._entered = False
+        self._pump: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[bytes | None] | None = None
+        self._sent = 0
+        self._said = False  # has the client said anything since it last heard something?
+
+    async def __aenter__(self) -> Reply:
+        call, channel = self._call, self._channel
+        channel.busy += 1
+        self._entered = True
+        try:
+            method = channel.method(call.target, stream=True)
+            rpc = self._rpc = method(metadata=self._replica.metadata(call))
+            self._pump = asyncio.get_running_loop().create_task(self._send_messages(rpc))
+            messages = rpc.__aiter__()
+            first = await self._next(messages)
+            if first is not None and self._sent == 1:
+                raise_if_not_started(first, call)
+            headers = _headers(await rpc.initial_metadata(), ())
+            return Reply(200, headers, stream=self._stream(first, messages), start=Start.WARM)
+        except self._replica._library.RpcError as error:
+            self._leave()
+            return judge(error, call, self._replica.address)
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    async def _stream(self, first: bytes | None, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        message = first
+        try:
+            while message is not None:
+                self._said = False
+                yield message
+                coming = self._begin_next(messages)
+                while not (await self._wait(coming, _QUIET_S)):
+                    if not self._said:
+                        yield b""  # it is the client's turn: this silence is no stall
+                message = coming.result()
+        except self._replica._library.RpcError as error:
+            raise BackendBroke(f"the stream broke off: {error.details()[:ERROR_TEXT_LIMIT]}") from None
+
+    async def _next(self, messages: AsyncIterator[bytes]) -> bytes | None:
+        coming = self._begin_next(messages)
+        await self._wait(coming, None)
+        return coming.result()
+
+    def _begin_next(self, messages: AsyncIterator[bytes]) -> "asyncio.Task[bytes | None]":
+        self._reading = asyncio.get_running_loop().create_task(_next(messages))
+        return self._reading
+
+    async def _wait(self, coming: "asyncio.Task[bytes | None]", timeout: float | None) -> bool:
+        """True once the message, or the end, is there. Raises what the client's side of the stream raised."""
+        pump = self._pump
+        assert pump is not None
+        while True:
+            waited: set[asyncio.Task[Any]] = {coming} if pump.done() else {coming, pump}
+            done, _ = await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if coming in done:
+                return True
+            if pump.done() and (error := pump.exception()) is not None:
+                raise error
+            if not done:
+                return False
+
+    async def _send_messages(self, rpc: Any) -> None:
+        try:
+            async for message in self._call.body.chunks():
+                self._sent += 1
+                self._said = True
+                await rpc.write(message)
+            await rpc.done_writing()
+        except (self._replica._library.RpcError, asyncio.InvalidStateError):
+            return  # the RPC is over: its status is told where its messages are read
+
+    def _leave(self) -> None:
+        if not self._entered:
+            return
+        self._entered = False
+        self._channel.busy -= 1
+        for task in (self._pump, self._reading):
+            if task is not None:
+                task.add_done_callback(_look_at)
+                task.cancel()
+        if self._rpc is not None:
+            self._rpc.cancel()
+
+
+async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
+    async for message in messages:
+        return message
+    return None
+
+
+def _look_at(task: "asyncio.Task[Any]") -> None:
+    """The task's error was told already; asyncio only wants to know that it was seen."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _headers(initial: Any, trailing: Any) -> Headers:
+    """The replica's metadata, as fields."""
+    return [
+        (name.encode("ascii"), value if isinstance(value, bytes) else value.encode("latin-1"))
+        for name, value in (*(initial or ()), *(trailing or ()))
+    ]

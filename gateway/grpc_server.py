@@ -1,0 +1,210 @@
+"""Step 1 for gRPC: own the port, hand every RPC to the pipeline as one exchange, drain.
+
+`grpc.aio` with generic handlers: messages come and go as bytes, no stub is generated or used. Knows nothing
+of routes or backends. The library is imported when a port is to be opened, for most gateways have none.
+
+A stream is one call, from its first message to its end: it takes its slot with the first message, on one
+replica, and holds it for as long as it lives. One that was opened and never used holds nothing.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from gateway.clock import Clock
+from gateway.errors import ConfigError, OverspillError
+from gateway.exchange import Conversation
+from gateway.grpc_exchange import Context, GrpcExchange, GrpcStream
+from gateway.message_stream import MessageStream
+from gateway.protocols.grpc import METHODS, STREAM, UNAVAILABLE, Grpc
+from gateway.vocab import WholeBody
+
+log = logging.getLogger("overspill.grpc")
+
+_LARGEST_OPTION = 2**31 - 1
+_AFTER_CANCEL_S = 5.0
+
+
+class GrpcLimits(NamedTuple):
+    """Bytes of one message, and of the messages of a stream that are held so that it can be tried again."""
+
+    body: int = 64 * 2**20
+    body_buffer: int = 256 * 1024
+
+
+class Handler(Protocol):
+    """What is needed of the pipeline."""
+
+    def handle(self, exchange: Conversation) -> Awaitable[None]:
+        """Answer one request. Must answer or abort the exchange before it returns."""
+        ...
+
+
+def library() -> Any:
+    """The gRPC library. Raises ConfigError where it is not installed."""
+    try:
+        import grpc.aio  # noqa: PLC0415 - optional
+    except ImportError:
+        raise ConfigError(
+            "listen.grpc needs the grpcio package, which is not installed: pip install 'overspill[grpc]'"
+        ) from None
+    return grpc
+
+
+class GrpcServer:
+    """All gRPC clients of one port.
+
+    name:  gives an exchange an id and a trace where its client gave none
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        protocol: Grpc,
+        *,
+        limits: GrpcLimits,
+        clock: Clock,
+        name: Callable[[Any], None],
+    ) -> None:
+        self._grpc = library()
+        self._handler = handler
+        self._protocol = protocol
+        self._limits = limits
+        self._clock = clock
+        self._name = name
+        self._server: Any = None
+        self._stopping: asyncio.Future[None] | None = None
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._methods = {method: self._method(method) for method in METHODS}
+
+    @property
+    def calls(self) -> int:
+        """RPCs that are being answered."""
+        return self._inside
+
+    async def open(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address really bound (port 0 asks the system for one). Raises OSError."""
+        self._stopping = asyncio.get_running_loop().create_future()
+        self._server = self._grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", min(self._limits.body, _LARGEST_OPTION)),
+                ("grpc.max_send_message_length", -1),
+                # Otherwise a second gateway on the same port would silently take half of the connections.
+                ("grpc.so_reuseport", 0),
+                # Clients that keep their connections alive are not sent away for asking too often.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            )
+        )
+        self._server.add_generic_rpc_handlers((self,))
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise OSError(f"the gRPC port {address} cannot be opened; is it in use?") from None
+        await self._server.start()
+        return host, int(bound)
+
+    async def drain(self, timeout: float) -> None:
+        """Take no new RPC, finish what is in flight for at most `timeout` seconds, then cancel it."""
+        if self._server is None:
+            return
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.set_result(None)
+        await self._server.stop(timeout)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), _AFTER_CANCEL_S)
+
+    def service(self, details: Any) -> Any:
+        """The handler of a method, None for one that is not known: what `grpc` asks a generic handler."""
+        return self._methods.get(details.method)
+
+    def _method(self, method: str) -> Any:
+        if method == STREAM:
+            return self._grpc.stream_stream_rpc_method_handler(partial(self._stream, method.encode()))
+        return self._grpc.unary_unary_rpc_method_handler(partial(self._unary, method.encode()))
+
+    async def _unary(self, target: bytes, message: bytes, context: Context) -> bytes:
+        exchange = GrpcExchange(
+            context,
+            target=target,
+            body=WholeBody(message),
+            arrived=self._clock.now(),
+            max_body=self._limits.body,
+            task=asyncio.current_task(),
+        )
+        self._name(exchange)
+        with self._counted():
+            await self._handler.handle(exchange)
+        return exchange.message
+
+    async def _stream(self, target: bytes, messages: AsyncIterator[bytes], context: Context) -> None:
+        with self._counted():
+            first = await self._first(messages)
+            if first is None:
+                assert self._stopping is not None
+                if self._stopping.done():
+                    context.set_code(UNAVAILABLE)
+                    context.set_details("the gateway is stopping")
+                return
+            body = MessageStream(first, buffer=self._limits.body_buffer)
+            exchange = GrpcStream(
+                context,
+                target=target,
+                body=body,
+                arrived=self._clock.now(),
+                max_body=self._limits.body,
+                task=asyncio.current_task(),
+            )
+            self._name(exchange)
+            reading = asyncio.get_running_loop().create_task(self._read(messages, body, first))
+            try:
+                await self._handler.handle(exchange)
+                await exchange.drain()
+            finally:
+                reading.cancel()
+
+    async def _first(self, messages: AsyncIterator[bytes]) -> bytes | None:
+        """The first message of a stream; None if it ends without one, or the gateway stops meanwhile."""
+        assert self._stopping is not None
+        coming = asyncio.get_running_loop().create_task(_next(messages))
+        either: set[asyncio.Future[Any]] = {coming, self._stopping}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return coming.result() if coming.done() else None
+        finally:
+            coming.cancel()
+
+    async def _read(self, messages: AsyncIterator[bytes], body: MessageStream, first: bytes) -> None:
+        """Feed the messages after the first, each checked."""
+        try:
+            check = self._protocol.follows(first)
+            while (message := await _next(messages)) is not None:
+                check(message)
+                await body.feed(message)
+        except OverspillError as error:
+            body.fail(error)
+        else:
+            body.finish()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._inside += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+
+async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
+    async for message in messages:
+        return message
+    return None
