@@ -4,20 +4,41 @@ Knows the leaves only. It holds no body, header, key or token, so that nothing o
 metric, a log line or a trace. All times are monotonic seconds, durations seconds, sizes bytes.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gateway.errors import BackendError, OverspillError
 from gateway.vocab import Outcome, Reason, Start, Usage, Work
 
 
 class Tried(NamedTuple):
-    """An attempt that failed after it had taken a slot. `refused`: the work did not start."""
+    """An attempt that failed after it had taken a slot, or lost against another one of the same call.
+
+    refused:  the work did not start
+    kind:     what it is booked as
+    """
 
     backend: str
     replica: str
     usage: Usage | None
     held_s: float
     refused: bool
+    kind: str = "retry"
+
+
+class Hedged:
+    """The second attempt of one call, beside the first.
+
+    result:   `won` when its answer was used, else `lost`
+    slot_at:  since when it holds a slot beside the other attempt's; None once it holds none, or the only one
+    """
+
+    __slots__ = ("backend", "replica", "result", "slot_at")
+
+    def __init__(self, backend: str, replica: str, slot_at: float) -> None:
+        self.backend = backend
+        self.replica = replica
+        self.result: Literal["won", "lost"] = "lost"
+        self.slot_at: float | None = slot_at
 
 
 class Record:
@@ -44,14 +65,15 @@ class Record:
     usd_kind       `fleet`, `spill` or `retry`: what the last attempt was booked as, "" for none
     slot_at        since when the last attempt holds its slot, None when none is held
     refused        True when the last attempt failed before its work started: nothing is owed for it
-    failed         attempts that failed before the last one
+    failed         attempts that failed before the last one, or lost against another
+    hedge          the second attempt that was started beside one; None while there was none
     """
 
     __slots__ = (
         "arrived", "attempts", "backend", "bytes_in", "bytes_out", "closed_at", "error", "failed",
-        "first_byte_at", "head_at", "inference", "model", "operation", "outcome", "protocol", "queued_s",
-        "reason", "refused", "replica", "request_id", "route", "slot_at", "start", "status", "stream",
-        "traceparent", "upstream_s", "usage", "usd", "usd_kind",
+        "first_byte_at", "head_at", "hedge", "inference", "model", "operation", "outcome", "protocol",
+        "queued_s", "reason", "refused", "replica", "request_id", "route", "slot_at", "start", "status",
+        "stream", "traceparent", "upstream_s", "usage", "usd", "usd_kind",
     )  # fmt: skip
 
     def __init__(self, request_id: str, traceparent: str, arrived: float) -> None:
@@ -74,6 +96,7 @@ class Record:
         self.closed_at: float | None = None
         self.usd: float | None = None
         self.failed: tuple[Tried, ...] = ()
+        self.hedge: Hedged | None = None
 
     def took(self, backend: str, replica: str, reason: Reason, now: float) -> None:
         """An attempt begins: a slot was taken at `now`. It is held until `tried` or the end of the call."""
@@ -100,6 +123,10 @@ class Record:
         self.slot_at = None
         self.usage = None
         self.start = None
+
+    def lost(self, backend: str, replica: str, usage: Usage | None, held_s: float, *, refused: bool) -> None:
+        """An attempt beside the one that goes on has ended. What it cost is booked as a hedge."""
+        self.failed += (Tried(backend, replica, usage, held_s, refused, "hedge"),)
 
     def fail(self, error: OverspillError) -> None:
         """The call ends with `error`. A status that the client has already seen stays."""

@@ -7,15 +7,16 @@ lines say all there is to know: whoever feeds the events to another pool gets th
 digit (`gateway.simulator.replay`).
 
     setup      a backend; a route with its tiers and what is expected of them
-    event      arrive, release, leave, open, opened, ring, ready
+    event      arrive, release, leave, open, opened, ring, ready, learned, refresh, beyond
     decision   what the policy answered to that event
 
-A line is a dict of JSON values. Bodies are not noted, headers only where a policy asked for one. It knows no
-concrete policy or backend, and changes no decision.
+A line is a dict of JSON values. Neither bodies nor headers are noted: of a header that a policy asked for,
+only which backend it names. What no replay could do again (a slot taken by no event, as a hedge does) is
+noted as `beyond`, and there a replay ends. It knows no concrete policy or backend, and changes no decision.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import inf
@@ -24,21 +25,19 @@ from random import Random
 from typing import Any
 
 from backends.base import Backend
-from gateway.capacity import Capacity
+from gateway.capacity import Capacity, Replicas
 from gateway.clock import Clock, Timer, TimerHost
-from gateway.estimates import BackendEstimates
 from gateway.lease import Lease
+from gateway.memory import Remembered
 from gateway.pool import Opened, Opener, Pool
+from gateway.recorded import VERSION, Line, Still, action_line, decisions, estimates_line
 from gateway.slot import Slot
-from gateway.tier import Learned, PursedTier, Tier
-from gateway.vocab import Verdict
-from policies.base import Action, Hold, Policy, PoolView, RequestView, Run, Take
+from gateway.tier import PursedTier, Tier
+from gateway.vocab import Reason, Verdict
+from policies.base import Action, Policy, PoolView, RequestView, Take
 
-VERSION = 1
 LIMIT = 200_000
 """Lines that are kept; nothing is noted after them."""
-
-Line = dict[str, Any]
 
 
 class Recorder:
@@ -53,29 +52,33 @@ class Recorder:
         self.full = False
         self._limit = limit
         self._clock = clock
-        self._still = _Still(clock)
+        self._still = Still(clock)
         self._timers = _Timers(self, timers)
         self._chance = Random(seed)  # noqa: S311 - it spreads load, and has to be repeatable
         self._numbers: dict[Lease, tuple[int, Line]] = {}
         self._arrived = 0
         self._openings = 0
         self._noting = False
+        self._backends: set[str] = set()
+        self._tiers: list[tuple[str, Sequence[Tier]]] = []
 
     # -- what a gateway is built from ----------------------------------------------------------
 
     def capacity(self, backend: Backend) -> Capacity:
         """The slots of a backend."""
-        rent = backend.rent
+        rent, most = backend.rent, backend.options.max_in_flight
+        self._backends.add(backend.name)
         self.lines.append(
             {
                 "setup": "backend",
                 "name": backend.name,
                 "owned": backend.owned,
                 "replicas": len(backend.replicas),
-                "slots": backend.options.max_in_flight,
+                "slots": int(most),
+                "fixed": type(most) is int and not getattr(backend, "moves", False),
                 "can_open": backend.can_open,
                 "rent": None if rent is None else list(rent),
-                "carries_all": type(backend).cannot_carry is Backend.cannot_carry,
+                "carries_all": type(backend).cannot_carry is Backend.cannot_carry and backend.speaks_grpc,
             }
         )
         return _Capacity(self, backend, clock=self._still, chance=self._chance, timers=self._timers)
@@ -93,6 +96,7 @@ class Recorder:
         best_effort_limit: int | None = None,
     ) -> Pool:
         """The queue of a route."""
+        self._tiers.append((route, tiers))
         with self._still.at(self._clock.now()) as now:
             self.lines.append(
                 {
@@ -108,8 +112,8 @@ class Recorder:
                         {
                             "options": tier.options.model_dump(),
                             "budgeted": isinstance(tier, PursedTier),
-                            "estimates": _estimates(tier.estimates, now),
-                            "answers": _estimates(tier.answers, now),
+                            "estimates": estimates_line(tier.estimates, now),
+                            "answers": estimates_line(tier.answers, now),
                         }
                         for tier in tiers
                     ],
@@ -121,6 +125,10 @@ class Recorder:
                 within=within, first_byte=first_byte, objective=objective,
                 best_effort_limit=best_effort_limit,
             )  # fmt: skip
+
+    def remembering(self, estimates: Remembered) -> Remembered:
+        """The estimates of those pools, as they are to be loaded and refreshed."""
+        return _Remembering(self, estimates)
 
     # -- what happens --------------------------------------------------------------------------
 
@@ -159,7 +167,7 @@ class Recorder:
             "inference": call.inference,
             "attempt": lease.attempt,
             "tried": sorted(map(list, lease.tried)),
-            "unfit": [name for name, each in backends if each.backend.cannot_carry(call) is not None],
+            "unfit": [name for name, each in backends if each.backend.unfit(call) is not None],
             "headers": {},
         }
 
@@ -171,6 +179,22 @@ class Recorder:
         """Which call that is; `last` when it will not be heard of again."""
         found = self._numbers.pop(lease, None) if last else self._numbers.get(lease)
         return 0 if found is None else found[0]
+
+    def learned(self) -> None:
+        """Estimates were loaded: what is known from here on."""
+        with self.event(event="learned") as line:
+            at = line["at"]
+            line["routes"] = {
+                route: [
+                    [estimates_line(tier.estimates, at), estimates_line(tier.answers, at)] for tier in tiers
+                ]
+                for route, tiers in self._tiers
+            }
+
+    def beyond(self, what: str) -> None:
+        """Something happens that no replay could do again."""
+        with self.event(event="beyond", what=what):
+            pass
 
     def opening(self) -> int:
         """The number of one more instance that boots."""
@@ -186,10 +210,13 @@ class Recorder:
             number, arrival = self._numbers[request]
             line["call"] = number
             for name, value in request.asked.items():
-                arrival["headers"][name.decode("latin-1")] = (
-                    None if value is None else value.decode("latin-1")
-                )
+                arrival["headers"][name.decode("latin-1")] = self._meant(value)
         self.lines.append({**line, **(answer or {"answer": None})})
+
+    def _meant(self, value: bytes | None) -> str | None:
+        """The name of a backend; what else a client said is nobody's business."""
+        text = None if value is None else value.decode("latin-1")
+        return text if text is None or text in self._backends else ""
 
     # -- for good ------------------------------------------------------------------------------
 
@@ -199,54 +226,6 @@ class Recorder:
             file.writelines(
                 json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in self.lines
             )
-
-
-def load(path: Path) -> list[Line]:
-    """The lines of a recording. Raises OSError, and ValueError for a file that is not one."""
-    lines: list[Line] = []
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                line = json.loads(text)
-            except ValueError:
-                line = None
-            if not isinstance(line, dict):
-                raise ValueError(f"{path}:{number}: not a JSON object; a recording has one on every line")
-            lines.append(line)
-    if not lines or lines[0].get("recording") != VERSION:
-        raise ValueError(f"{path}:1: not a recording of version {VERSION}")
-    return lines
-
-
-def decisions(lines: Iterable[Line]) -> list[Line]:
-    """Only what the policies answered."""
-    return [line for line in lines if "decision" in line]
-
-
-class _Still:
-    """A clock that stands still while an event is dealt with."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._moment: float | None = None
-
-    def now(self) -> float:
-        return self._clock.now() if self._moment is None else self._moment
-
-    def wall(self) -> float:
-        return self._clock.wall()
-
-    @property
-    def stands(self) -> bool:
-        return self._moment is not None
-
-    @contextmanager
-    def at(self, moment: float) -> Iterator[float]:
-        before, self._moment = self._moment, moment
-        try:
-            yield moment
-        finally:
-            self._moment = before
 
 
 class _Pool(Pool):
@@ -310,6 +289,32 @@ class _Capacity(Capacity):
         with self._recorder.event(now, **facts):
             super().note_ready(index, answer, now)
 
+    def take(self, excluded: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
+        slot = super().take(excluded, now, reason, queued_s)
+        if slot is not None and not self._recorder.inside:
+            self._recorder.beyond(f"a slot taken beside the queue ({reason})")
+        return slot
+
+
+class _Remembering:
+    """Estimates, of which it is noted when they are loaded and refreshed."""
+
+    def __init__(self, recorder: Recorder, estimates: Remembered) -> None:
+        self._recorder = recorder
+        self._estimates = estimates
+
+    def load(self, path: Path, *, now: float, wall: float) -> str | None:
+        problem = self._estimates.load(path, now=now, wall=wall)
+        self._recorder.learned()
+        return problem
+
+    def save(self, path: Path, *, now: float, wall: float) -> str | None:
+        return self._estimates.save(path, now=now, wall=wall)
+
+    def refresh(self) -> None:
+        with self._recorder.event(event="refresh"):
+            self._estimates.refresh()
+
 
 class _Timers:
     """Timers with numbers: those that rang are noted."""
@@ -356,12 +361,12 @@ class _Noted(Policy):
 
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         action = self._policy.arrive(request, pool, now, chance)
-        self._recorder.decided("arrive", self._route, request, _action(action))
+        self._recorder.decided("arrive", self._route, request, action_line(action))
         return action
 
     def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         action = self._policy.recheck(request, pool, now, chance)
-        self._recorder.decided("recheck", self._route, request, _action(action))
+        self._recorder.decided("recheck", self._route, request, action_line(action))
         return action
 
     def slot_freed(self, backend: str, pool: PoolView, now: float, chance: Random) -> Take | None:
@@ -378,29 +383,4 @@ class _Noted(Policy):
         return self._policy.explain(action, request, pool, now)
 
 
-def _action(action: Action) -> Line:
-    if isinstance(action, Run):
-        return {"run": action.backend, "reason": str(action.reason)}
-    if isinstance(action, Hold):
-        until = None if action.until == inf else action.until
-        return {"hold": until, "opens": [list(each) for each in action.opens], "late": action.late}
-    return {"shed": str(action.reason), "contended": action.contended}
-
-
-def _estimates(learned: Learned | None, now: float) -> Line | None:
-    """What is expected, and, where that is something else, what is known."""
-    if not isinstance(learned, BackendEstimates):
-        return None
-    expected = learned.expectation
-    known = learned.to_dict(now)
-    fresh = BackendEstimates(expected).to_dict(now)
-    return {
-        "objective": expected.objective,
-        "service": list(expected.service),
-        "cold": list(expected.cold),
-        "idle_s": expected.idle_s,
-        "known": None if known == fresh else known,
-    }
-
-
-__all__ = ["Line", "Recorder", "decisions", "load"]
+__all__ = ["Line", "Recorder", "decisions"]

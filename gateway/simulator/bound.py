@@ -17,6 +17,12 @@ rises of y add up to at most the number of activations, each of which is billed 
 idle time-out. The curves A and D are exact at the points of the grid: a request of work p can have had
 at most min(p, t - arrival) by then, and at least p minus the time left to its deadline. A coarser grid
 only leaves conditions out. It holds in expectation over cold starts, as nobody can foresee those.
+
+Two things take a variable more, z_b <= y_b, the elastic slots that serve, in place of y_b in the second
+condition. Where idling is not billed the price is on z_b, and y_b costs its rise alone: an instance that is
+not paid for may stay. What calls cost beside their time, fees and rounding up, is a convex function of the
+elastic work, sum_b (t_b - t_b-1) * z_b: nobody does so much of it for less than with those calls for which
+that is least for their work.
 """
 
 import math
@@ -53,6 +59,8 @@ def lower_bound(
     duration: float,
     replicas: int | None = None,
     dt: float | None = None,
+    bills_idle: bool = True,
+    extras: Sequence[float] = (),
 ) -> Bound:
     """The bound for requests that take `services` seconds of one slot, fleet or elastic alike.
 
@@ -60,21 +68,21 @@ def lower_bound(
     attained:   share of the requests that must make it; the rest costs nothing here
     premium:    price of a second of an elastic slot, in seconds of a fleet slot
     cold_mean:  seconds billed for a cold start on average; 0 where the provider does not bill them
-    idle:       seconds billed after an instance's last request
+    idle:       seconds billed after an instance's last request; 0 where idling is not billed
     duration:   seconds for which the fleet is paid
     replicas:   fleet slots; None finds the number that makes the bound least
     dt:         seconds per bin; None chooses them so that 220,000 requests take less than 3 s
+    bills_idle: whether an instance is paid for between its requests
+    extras:     what each request costs on an elastic slot beside its time, in slot-seconds; none: nothing
 
     Raises ValueError for arguments that make no sense, SolverMissing without numpy and scipy, and
     ArithmeticError if the solver gives up.
     """
-    _check_rows(arrivals, services)
+    _check_rows(arrivals, services, "arrival")
     amounts = {"budget": budget, "premium": premium, "cold_mean": cold_mean, "idle": idle}
-    _check_amounts(amounts | {"duration": duration, "replicas": replicas or 0})
-    if not 0 <= attained <= 1:
-        raise ValueError(f"attained is {attained}; it is a share from 0 to 1")
-    if dt is not None and not 0 < dt < math.inf:
-        raise ValueError(f"dt is {dt}; it must be a finite number above 0")
+    _check_amounts(amounts | {"duration": duration, "replicas": replicas or 0}, attained, dt)
+    if extras:
+        _check_rows(extras, services, "extra")
     fluid = _fluid()
     busy = [row for row, work in enumerate(services) if work > 0]
     if not busy:
@@ -88,6 +96,8 @@ def lower_bound(
         demand,
         premium=premium,
         activation=premium * (cold_mean + idle),
+        bills_idle=bills_idle,
+        extras=[(extras[row], services[row]) for row in busy] if any(extras) else [],
         missed_work=math.fsum(sorted(services, reverse=True)[:missed]),
         duration=duration,
     )
@@ -114,16 +124,20 @@ def _lowered(value: float) -> float:
     return max(0.0, value * (1.0 - _TOLERANCE))
 
 
-def _check_amounts(amounts: Mapping[str, float]) -> None:
+def _check_amounts(amounts: Mapping[str, float], attained: float, dt: float | None) -> None:
     for name, value in amounts.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}; it must be a finite number of at least 0")
+    if not 0 <= attained <= 1:
+        raise ValueError(f"attained is {attained}; it is a share from 0 to 1")
+    if dt is not None and not 0 < dt < math.inf:
+        raise ValueError(f"dt is {dt}; it must be a finite number above 0")
 
 
-def _check_rows(arrivals: Sequence[float], services: Sequence[float]) -> None:
-    if len(arrivals) != len(services):
-        raise ValueError(f"{len(arrivals)} arrivals but {len(services)} service times")
-    for name, values in (("arrival", arrivals), ("service time", services)):
+def _check_rows(first: Sequence[float], services: Sequence[float], noun: str) -> None:
+    if len(first) != len(services):
+        raise ValueError(f"{len(first)} {noun}s but {len(services)} service times")
+    for name, values in ((noun, first), ("service time", services)):
         for row, value in enumerate(values):
             if not 0 <= value < math.inf:
                 raise ValueError(f"request {row}: its {name} is {value}; it must be finite and at least 0")

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -22,6 +22,30 @@ Traces = Annotated[
         help="When the requests come: a file, plain or gzip (the published LLM and function traces, a CSV "
         "with t_s, counts per second or minute, this gateway's access log), poisson:RATE:SECONDS, or "
         "burst:CALM:PEAK:SECONDS. May be given several times.",
+    ),
+]
+TracesOrNone = Annotated[list[str] | None, get_args(Traces)[1]]
+"""Not needed with --replay."""
+Record = Annotated[
+    Path | None,
+    typer.Option(
+        "--record",
+        metavar="FILE",
+        dir_okay=False,
+        help="Write every event and every decision to this file when the gateway stops, for simulate "
+        "--replay. Neither bodies nor header values are in it; it ends after 200,000 lines.",
+    ),
+]
+"""Of `overspill serve`, whose recordings are replayed here."""
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        "--replay",
+        metavar="FILE",
+        dir_okay=False,
+        help="Not a trace, but the recording of a live run (serve --record): feed its events to new pools, "
+        "with the policies of the file given with -c, and print every decision that is not the same. Exit "
+        "status 0 if all agree, 1 if not.",
     ),
 ]
 ConfigFile = Annotated[
@@ -75,14 +99,54 @@ Cold = Annotated[
 ]
 Idle = Annotated[
     str | None,
-    typer.Option(
-        "--idle", metavar="T", help="How long an idle instance stays, and is paid for. Default: 5s."
-    ),
+    typer.Option("--idle", metavar="T", help="How long an idle instance stays. Default: 5s."),
 ]
 Premium = Annotated[
     float | None,
     typer.Option(
         "--premium", min=0, help="Price of an instance, as a multiple of a fleet slot's. Default: 1.5."
+    ),
+]
+Bills = Annotated[
+    str | None,
+    typer.Option(
+        "--bills",
+        metavar="cold,idle|cold|idle|none",
+        help="What of an instance's life is paid for beside the requests it serves: cold starts, idling. "
+        "cold is AWS Lambda's way. Default: what the backend of the file does, else cold,idle.",
+    ),
+]
+Fee = Annotated[
+    float | None,
+    typer.Option(
+        "--fee", metavar="USD", min=0, help="Dollars for each request to an instance, pings too. Default: 0."
+    ),
+]
+RoundUp = Annotated[
+    str | None,
+    typer.Option(
+        "--round-up",
+        metavar="T",
+        help="The provider rounds up to multiples of this: an instance's life where idling is paid for, else "
+        "every request with the cold start it waited for. Default: what the backend does, else not at all.",
+    ),
+]
+
+
+class Binding(StrEnum):
+    """How a call comes to an instance that has to boot: `late_binding` of a backend."""
+
+    PING = "ping"
+    NONE = "none"
+
+
+LateBinding = Annotated[
+    Binding | None,
+    typer.Option(
+        "--late-binding",
+        help="ping: an instance may boot while requests wait, which then run on whatever is free first. "
+        "none: only a request makes one boot, and waits for it. Default: what the backend of the file does, "
+        "else ping.",
     ),
 ]
 PrewarmWithin = Annotated[

@@ -19,6 +19,8 @@ _BINS = 2000
 """Most bins of a grid chosen here: the program is then solved in about half a second."""
 
 _BINS_PER_BUDGET = 20
+_PIECES = 32
+"""Most pieces of the line that stands for what calls cost beside their time."""
 _POINTS = 600_000
 """Most points of a grid before those within gaps are left out."""
 
@@ -87,21 +89,35 @@ class _Ramps:
 
 
 class Program:
-    """The linear program. Its columns are k, then per bin y, u, Q = P + M, and what M grows by."""
+    """The linear program. Its columns are k, then per bin y, u, Q = P + M, and what M grows by; after them z
+    and the pieces of the extras, where they are needed.
+    """
 
     def __init__(
-        self, demand: Demand, *, premium: float, activation: float, missed_work: float, duration: float
+        self,
+        demand: Demand,
+        *,
+        premium: float,
+        activation: float,
+        missed_work: float,
+        duration: float,
+        bills_idle: bool = True,
+        extras: Sequence[tuple[float, float]] = (),
     ) -> None:
         bins = len(demand.lengths)
         one = eye_array(bins, format="csr")
         step = one - diags_array([np.ones(bins - 1)], offsets=[-1], shape=(bins, bins))
         length = diags_array([demand.lengths], offsets=[0])
         none, column = csr_array((bins, bins)), csr_array((bins, 1))
-        capacity = [csr_array(-demand.lengths.reshape(-1, 1)), -length, none, step]
+        plain = bills_idle and not extras  # then those that serve need no variable of their own
+        zeros, endless = np.zeros(bins), np.full(bins, np.inf)
+        capacity = [csr_array(-demand.lengths.reshape(-1, 1)), -length if plain else none, none, step]
         opening = [column, step, -one, none]
         rows: list[list[Any]] = [capacity, opening]
-        zeros, endless = np.zeros(bins), np.full(bins, np.inf)
-        cost = [np.array([duration]), premium * demand.lengths, np.full(bins, activation), zeros]
+        alive, serving = (
+            (premium * demand.lengths, zeros) if bills_idle else (zeros, premium * demand.lengths)
+        )
+        cost = [np.array([duration]), alive, np.full(bins, activation), zeros]
         least = [np.zeros(1), zeros, zeros, demand.due]
         most = [np.full(1, np.inf), endless, endless, demand.possible]
         limits = [zeros, zeros]
@@ -113,6 +129,23 @@ class Program:
             least.append(zeros)
             most.append(endless)
             limits.append(np.array([missed_work]))
+        if not plain:
+            before = sum(map(len, cost))
+            rates, amounts = _pieces(extras)
+            for row in rows[1:]:
+                row.append(csr_array((row[0].shape[0], bins + len(rates))))
+            capacity += [-length, csr_array((bins, len(rates)))]
+            rows.append(
+                [column, -one, csr_array((bins, before - 1 - bins)), one, csr_array((bins, len(rates)))]
+            )
+            limits.append(zeros)
+            if len(rates):
+                work = csr_array(demand.lengths.reshape(1, -1))
+                rows.append([csr_array((1, before)), work, csr_array(-np.ones((1, len(rates))))])
+                limits.append(np.zeros(1))
+            cost += [serving, rates]
+            least += [zeros, np.zeros(len(rates))]
+            most += [endless, amounts]
         self._cost = np.concatenate(cost)
         self._rows = vstack([hstack(row) for row in rows]).tocsr()
         self._limits = np.concatenate(limits)
@@ -127,3 +160,21 @@ class Program:
         if answer.status != 0:
             raise ArithmeticError(f"the lower bound was not found: {answer.message}")
         return float(answer.fun), float(answer.x[0])
+
+
+def _pieces(extras: Sequence[tuple[float, float]]) -> tuple[Vector, Vector]:
+    """Of (cost beside the time, work) of each call: price of a second of work, and so many seconds at it.
+
+    The cheapest first, similar ones together at the price of the cheapest among them.
+    """
+    if not extras:
+        return np.zeros(0), np.zeros(0)
+    costs, work = np.asarray(extras, dtype=np.float64).T
+    rates = costs / work
+    order = np.argsort(rates)
+    groups = [group for group in np.array_split(order, _PIECES) if len(group)]
+    prices = np.array([rates[group[0]] for group in groups])
+    amounts = np.array([work[group].sum() for group in groups])
+    # The last one has no end: rounding in the sums above must not make a program without an answer.
+    amounts[-1] = np.inf
+    return prices, amounts

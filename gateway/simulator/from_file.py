@@ -1,21 +1,24 @@
 """A route of the configuration file as a scenario: its slots, its prices, its idle times.
 
-Reads checked settings by the keys that backends share (`price`, `cold_start`), and so knows no
-concrete backend. It never knows a policy.
+Prices and what is billed are what the backend itself says (`Backend.rent`); the rest is read by the keys
+that backends share (`price`, `cold_start`). So it knows no concrete backend. It never knows a policy.
 """
 
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
-from backends.base import Backend, BackendOptions
+from backends.base import Backend, BackendOptions, Kit
+from gateway.clock import FakeClock
 from gateway.config.schema import Prewarm, RouteOptions, Settings
+from gateway.options import Auto
 from gateway.pricing import per_second
 from gateway.probe.calibration import log_normal
 from gateway.registry import Registry
 from gateway.simulator.distributions import Distribution, Empirical, Lognormal, parse
 from gateway.simulator.scenario import Endpoint, Fleet, Scenario
-
-_GIB = 2**30
+from gateway.simulator.world import no_background
+from gateway.vocab import Rent
 
 
 def route_of(settings: Settings, name: str | None) -> tuple[str, RouteOptions]:
@@ -44,8 +47,16 @@ def scenario(
     premium: float | None,
     seed: int,
     prewarm: Prewarm | None = None,
+    fee: float | None = None,
+    bills: tuple[bool, bool] | None = None,
+    round_up_s: float | None = None,
+    opens: bool | None = None,
 ) -> Scenario:
-    """What the file says, with everything that is not None in its place. Raises ValueError."""
+    """What the file says, with everything that is not None in its place. Raises ValueError.
+
+    bills:  whether booting and whether idling is billed
+    opens:  whether an instance may boot while calls wait
+    """
     name, options = route_of(settings, route)
     owned: list[tuple[str, BackendOptions]] = []
     rented: list[tuple[str, BackendOptions]] = []
@@ -59,6 +70,29 @@ def scenario(
     if premium is not None and fleet is None:
         raise ValueError(f"route {name} has no owned tier that --premium could be a multiple of")
     slot_usd = fleet.usd_per_second / fleet.slots if fleet is not None else 0.0
+    usd_per_second = None if premium is None else premium * slot_usd
+    endpoints = []
+    for each in rented:
+        backend = _built(*each, backends)
+        rent = _rent(backend, usd_per_second=usd_per_second, fee=fee, bills=bills, round_up_s=round_up_s)
+        can_open = backend.can_open if opens is None else opens
+        endpoints.append(_endpoint(backend, rent, cold=cold, idle_s=idle_s, opens=can_open))
+    within, share = _limits(name, options, budget_s, objective)
+    return Scenario(
+        fleet=fleet,
+        endpoints=tuple(endpoints),
+        tiers=tuple(options.tiers),
+        budget_s=within,
+        objective=share,
+        seed=seed,
+        prewarm=options.prewarm if prewarm is None else prewarm,
+    )
+
+
+def _limits(
+    name: str, options: RouteOptions, budget_s: float | None, objective: float | None
+) -> tuple[float, float]:
+    """Seconds, and the share of answers that must stay within them."""
     limits = options.latency_budget
     if budget_s is None:
         if limits is None:
@@ -66,44 +100,26 @@ def scenario(
         budget_s = limits.within
     if objective is None:
         objective = limits.objective if limits is not None else 0.99
-    return Scenario(
-        fleet=fleet,
-        endpoints=tuple(
-            _endpoint(
-                each,
-                backend,
-                cold=cold,
-                idle_s=idle_s,
-                usd_per_second=None if premium is None else premium * slot_usd,
-            )
-            for each, backend in rented
-        ),
-        tiers=tuple(options.tiers),
-        budget_s=budget_s,
-        objective=objective,
-        seed=seed,
-        prewarm=options.prewarm if prewarm is None else prewarm,
-    )
+    return budget_s, objective
 
 
 def _fleet(name: str, options: BackendOptions) -> Fleet:
     price = _part(options, "price", "usd_per_replica_hour")
     if price is None:
         raise ValueError(f"backends.{name} has no price; add price: {{usd_per_replica_hour: …}}")
+    if isinstance(options.max_in_flight, Auto):
+        raise ValueError(
+            f"backends.{name} learns its slots (max_in_flight: auto), so their number is not known here;"
+            " write the one that /admin/backends shows into a copy of the file"
+        )
     return Fleet(name, options.max_in_flight, per_second(price))
 
 
 def _endpoint(
-    name: str,
-    options: BackendOptions,
-    *,
-    cold: Distribution | None,
-    idle_s: float | None,
-    usd_per_second: float | None,
+    backend: Backend, rent: Rent, *, cold: Distribution | None, idle_s: float | None, opens: bool
 ) -> Endpoint:
-    fee = 0.0
-    if usd_per_second is None:
-        usd_per_second, fee = _rent(name, options)
+    name, options = backend.name, backend.options
+    assert rent.usd_per_second is not None
     measured = _measured_cold(options)
     # What is measured is what the gateway goes by; what is declared it goes by until it has seen a boot.
     expect = _part(options, "cold_start", "expect", default=getattr(options, "boot", None))
@@ -118,7 +134,10 @@ def _endpoint(
         if idle_s is None:
             raise ValueError(f"backends.{name} does not say how long an instance idles; give --idle")
     expect_s = expect if measured is None else None
-    return Endpoint(name, usd_per_second, idle_s, cold, fee, options.max_in_flight, expect_s)
+    return Endpoint(
+        name, rent.usd_per_second, idle_s, cold, rent.usd_per_call, options.max_in_flight, expect_s,
+        rent.bills_boot, rent.bills_idle, rent.round_up_s, opens,
+    )  # fmt: skip
 
 
 def measured_service(settings: Settings, route: str | None) -> Distribution | None:
@@ -144,16 +163,37 @@ def _measured_cold(options: BackendOptions) -> Distribution | None:
     return None if fitted is None else Lognormal(*fitted)
 
 
-def _rent(name: str, options: BackendOptions) -> tuple[float, float]:
-    """Dollars for one second of one instance, and for one call."""
-    price = _part(options, "price", "usd_per_second")
-    if price is not None:
-        return price, 0.0
-    per_gb, memory = _part(options, "price", "usd_per_gb_second"), getattr(options, "memory", None)
-    if per_gb is not None and memory is not None:
-        return per_gb * memory / _GIB, _part(options, "price", "usd_per_request", default=0.0) or 0.0
-    missing = "memory" if per_gb is not None else "price"
-    raise ValueError(f"backends.{name} has no {missing}; add it, or give --premium")
+def _built(name: str, options: BackendOptions, backends: Registry[Backend]) -> Backend:
+    """The backend, to be asked what it says of itself. No secret is looked at and nothing is sent."""
+    kit = Kit(clock=FakeClock(), chance=Random(0), spawn=no_background)  # noqa: S311 - nothing is drawn
+    return backends.get(options.type)(name, options.model_copy(update={"headers": {}}), kit)
+
+
+def _rent(
+    backend: Backend,
+    *,
+    usd_per_second: float | None,
+    fee: float | None,
+    bills: tuple[bool, bool] | None,
+    round_up_s: float | None,
+) -> Rent:
+    """The price of an instance and of a call, and what of its life is billed."""
+    rent = backend.rent or Rent(None)
+    if usd_per_second is not None:  # a multiple of a slot's price is all of it
+        rent = rent._replace(usd_per_second=usd_per_second, usd_per_call=0.0)
+    if backend.rent is None and usd_per_second is None:
+        raise ValueError(
+            f"backends.{backend.name} does not say what a second of an instance costs; give --premium"
+        )
+    if rent.usd_per_second is None:
+        per_gb = _part(backend.options, "price", "usd_per_gb_second")
+        missing = "memory" if per_gb is not None else "price"
+        raise ValueError(f"backends.{backend.name} has no {missing}; add it, or give --premium")
+    if fee is not None:
+        rent = rent._replace(usd_per_call=fee)
+    if bills is not None:
+        rent = rent._replace(bills_boot=bills[0], bills_idle=bills[1])
+    return rent if round_up_s is None else rent._replace(round_up_s=round_up_s)
 
 
 def _part(options: BackendOptions, section: str, key: str, *, default: Any = None) -> float | None:

@@ -18,6 +18,7 @@ from gateway.options import parse_duration, parse_share
 from gateway.pricing import per_second
 from gateway.registry import Registry
 from gateway.simulator import from_file
+from gateway.simulator.bills import Terms, best_terms
 from gateway.simulator.bound import Bound, SolverMissing, lower_bound
 from gateway.simulator.distributions import Distribution, draws, is_distribution, parse, stream
 from gateway.simulator.expression import compile_expression
@@ -55,6 +56,10 @@ class Wanted:
     seed: int = 0
     unit: Literal["usd", "slot_seconds"] = "usd"
     prewarm: str | None = None
+    bills: str | None = None
+    fee: float | None = None
+    round_up: str | None = None
+    late_binding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +127,16 @@ def _result(
     ratios: dict[str, float] = {}
     if fleet is not None and slot_usd and scenario.endpoints:
         try:
-            at_objective = _bound(
-                workload, scenario, min(scenario.objective, workload.possible(scenario.budget_s))
-            )
+            terms = best_terms(scenario.endpoints, workload.services, slot_usd)
+            objective = min(scenario.objective, workload.possible(scenario.budget_s))
+            at_objective = _bound(workload, scenario, terms, objective)
             bound = {
                 "cost": at_objective.cost * slot_usd / unit,
                 "replicas": at_objective.replicas / fleet.slots,
                 "dt": at_objective.dt,
             }
             for name, outcome in outcomes.items():
-                cost = _bound(workload, scenario, outcome.attained).cost * slot_usd
+                cost = _bound(workload, scenario, terms, outcome.attained).cost * slot_usd
                 if cost > 0:
                     ratios[name] = outcome.cost / cost
         except (SolverMissing, ArithmeticError) as error:
@@ -148,19 +153,14 @@ def _result(
     }
 
 
-def _bound(workload: Workload, scenario: Scenario, attained: float) -> Bound:
-    """Of several endpoints, one that is as good as the best of them in everything: still a bound."""
-    fleet, endpoints = scenario.fleet, scenario.endpoints
-    assert fleet is not None
+def _bound(workload: Workload, scenario: Scenario, terms: Terms, attained: float) -> Bound:
     return lower_bound(
         workload.arrivals,
         workload.services,
         budget=scenario.budget_s,
         attained=attained,
-        premium=min(endpoint.usd_per_second for endpoint in endpoints) * fleet.slots / fleet.usd_per_second,
-        cold_mean=min(endpoint.cold.mean() for endpoint in endpoints),
-        idle=min(endpoint.idle_s for endpoint in endpoints),
         duration=workload.span,
+        **terms._asdict(),
     )
 
 
@@ -169,9 +169,21 @@ def described(wanted: Wanted) -> Scenario:
     slot_usd = per_second(wanted.fleet_price)
     premium = 1.5 if wanted.premium is None else wanted.premium
     cold = parse(wanted.cold or "lognormal:6s:0.4")
+    bills_boot, bills_idle = _bills(wanted.bills) or (True, True)
+    endpoint = Endpoint(
+        "endpoint",
+        premium * slot_usd,
+        _seconds("--idle", wanted.idle or "5s"),
+        cold,
+        usd_per_call=wanted.fee or 0.0,
+        bills_boot=bills_boot,
+        bills_idle=bills_idle,
+        round_up_s=0.0 if wanted.round_up is None else _seconds("--round-up", wanted.round_up),
+        opens=wanted.late_binding != "none",
+    )
     return Scenario(
         fleet=Fleet(usd_per_second=slot_usd),
-        endpoints=(Endpoint("endpoint", premium * slot_usd, _seconds("--idle", wanted.idle or "5s"), cold),),
+        endpoints=(endpoint,),
         tiers=(TierOptions(backend="fleet"), TierOptions(backend="endpoint")),
         budget_s=_seconds("--budget", wanted.budget or "15s"),
         objective=_share("--objective", wanted.objective or "0.99"),
@@ -193,6 +205,10 @@ def written(wanted: Wanted, settings: Settings, backends: Registry[Backend]) -> 
         premium=wanted.premium,
         seed=wanted.seed,
         prewarm=_prewarm(wanted.prewarm),
+        fee=wanted.fee,
+        bills=_bills(wanted.bills),
+        round_up_s=None if wanted.round_up is None else _seconds("--round-up", wanted.round_up),
+        opens=None if wanted.late_binding is None else wanted.late_binding == "ping",
     )
 
 
@@ -262,6 +278,16 @@ def _seconds(option: str, text: str) -> float:
         raise ValueError(f"{option}: {error}") from None
     assert isinstance(seconds, float)
     return seconds
+
+
+def _bills(text: str | None) -> tuple[bool, bool] | None:
+    """Whether booting and whether idling is billed."""
+    if text is None:
+        return None
+    parts = set() if text == "none" else set(text.split(","))
+    if not parts <= {"cold", "idle"}:
+        raise ValueError(f"--bills is {text!r}; it must be cold,idle or cold or idle or none")
+    return "cold" in parts, "idle" in parts
 
 
 def _prewarm(text: str | None) -> Prewarm | None:

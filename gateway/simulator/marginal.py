@@ -50,9 +50,11 @@ def marginals(workload: Workload, fleet: Fleet, endpoints: Sequence[Endpoint], m
 
 
 def _rent(endpoint: Endpoint, mean_s: float, starts_per_second: float) -> float:
-    """Dollars for one second of service there, start-ups, idle tails and fees included."""
-    fee = endpoint.usd_per_call / mean_s if mean_s else 0.0
-    return endpoint.usd_per_second * (1 + starts_per_second * (endpoint.cold.mean() + endpoint.idle_s)) + fee
+    """Dollars for one second of service there: start-ups, idle tails, fees, half a unit of rounding."""
+    half_s = endpoint.round_up_s / 2
+    start_s = endpoint.cold.mean() * endpoint.bills_boot + (endpoint.idle_s + half_s) * endpoint.bills_idle
+    call = endpoint.usd_per_call + endpoint.usd_per_second * half_s * (not endpoint.bills_idle)
+    return endpoint.usd_per_second * (1 + starts_per_second * start_s) + (call / mean_s if mean_s else 0.0)
 
 
 def _levels(workload: Workload) -> tuple[list[float], list[int], float]:

@@ -7,6 +7,7 @@ runs can be compared line by line. Knows no concrete policy.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from itertools import chain
 from math import inf
 from random import Random
 from typing import Any, ClassVar, NamedTuple
@@ -17,13 +18,18 @@ from gateway.errors import OverspillError
 from gateway.estimates import BackendEstimates, Expectation, Prior
 from gateway.lease import Lease
 from gateway.pool import Opened, Pool
-from gateway.recorder import Line, Recorder
+from gateway.recorded import Line
+from gateway.recorder import Recorder
 from gateway.simulator.engine import VirtualTime
+from gateway.simulator.recording import BadLine
 from gateway.simulator.world import no_background
 from gateway.slot import Slot
 from gateway.tier import Tier
 from gateway.vocab import Call, Rent, Reply, Start, Verdict, WholeBody
 from policies.base import Policy, Queue, TierOptions
+
+_NONSENSE = (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
+"""What comes of lines that are well-formed and cannot follow each other."""
 
 
 class Diverged(Exception):
@@ -52,16 +58,16 @@ class Difference(NamedTuple):
 def replay(lines: Iterable[Line], policies: Mapping[str, Policy]) -> Replayed:
     """Feed the events of a recording to new pools, whose policies are given by route.
 
-    Raises ValueError for lines that are no recording, or a route without a policy.
+    Raises BadLine, a ValueError, for lines that are no recording, or a route without a policy.
     """
     world: _World | None = None
     stopped = None
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         if "decision" in line:
             continue
         if world is None:
             if "recording" not in line:
-                raise ValueError("the first line of a recording names its version and its seed")
+                raise BadLine(number, "the first line of a recording names its version and its seed")
             world = _World(line["seed"], policies)
             continue
         try:
@@ -70,9 +76,13 @@ def replay(lines: Iterable[Line], policies: Mapping[str, Policy]) -> Replayed:
             stopped = str(error)
             break
         except KeyError as error:
-            raise ValueError(f"a line of the recording has no {error}: {line}") from None
+            raise BadLine(number, f"there is no {error} here") from None
+        except ValueError as error:
+            raise BadLine(number, str(error).partition("\n")[0]) from None
+        except _NONSENSE as error:
+            raise BadLine(number, f"makes no sense here: {type(error).__name__}: {error}") from error
     if world is None:
-        raise ValueError("the recording is empty")
+        raise BadLine(1, "the recording is empty")
     return Replayed(world.recorder.lines, stopped)
 
 
@@ -201,10 +211,12 @@ class _World:
         self._pools: dict[str, Pool] = {}
         self._leases: dict[int, Lease] = {}
         self._opened: list[Opened] = []
+        self._tiers: dict[str, list[Tier]] = {}
         self._setups = {"backend": self._backend, "route": self._route}
         self._events = {
             "arrive": self._arrive, "release": self._release, "leave": self._leave, "open": self._open,
             "opened": self._end_opening, "ring": self._ring, "ready": self._ready,
+            "learned": self._learned, "refresh": self._refresh, "beyond": self._beyond,
         }  # fmt: skip
 
     def feed(self, line: Line) -> None:
@@ -224,6 +236,11 @@ class _World:
     # -- setup ---------------------------------------------------------------------------------
 
     def _backend(self, line: Line) -> None:
+        if not line.get("fixed", True):
+            raise ValueError(
+                f"backend {line['name']} changes its slots while it runs (max_in_flight: auto, or replicas "
+                "that come and go), which is not in a recording: such a run cannot be replayed"
+            )
         kind = _KINDS[line["owned"], line["carries_all"]]
         self._capacities[line["name"]] = self.recorder.capacity(kind(self._kit, line))
 
@@ -239,6 +256,7 @@ class _World:
             options = _tier_options(each["options"])
             known = (_estimates(each[what], line["at"]) for what in ("estimates", "answers"))
             tiers.append(Tier(options, self._capacities[options.backend], *known))
+        self._tiers[name] = tiers
         self._pools[name] = self.recorder.pool(
             name, self._policies[name], tiers, opener=self if line["opens"] else None,
             within=line["within"], first_byte=line["first_byte"], objective=line["objective"],
@@ -300,6 +318,25 @@ class _World:
 
     def _ready(self, line: Line) -> None:
         self._capacities[line["backend"]].note_ready(line["replica"], line["answer"], line["at"])
+
+    def _learned(self, line: Line) -> None:
+        for route, rows in line["routes"].items():
+            for tier, row in zip(self._tiers[route], rows, strict=True):
+                for made, noted in zip((tier.estimates, tier.answers), row, strict=True):
+                    known = None if noted is None else noted["known"]
+                    if isinstance(made, BackendEstimates) and known is not None:
+                        made.restore(known, line["at"])
+        self.recorder.learned()
+
+    def _refresh(self, line: Line) -> None:
+        with self.recorder.event(event="refresh"):
+            for tier in chain.from_iterable(self._tiers.values()):
+                for made in (tier.estimates, tier.answers):
+                    if isinstance(made, BackendEstimates):
+                        made.refresh()
+
+    def _beyond(self, line: Line) -> None:
+        raise Diverged(f"the recording goes on with {line['what']}, which a replay cannot do")
 
 
 def _headers(line: Line) -> list[tuple[bytes, bytes]]:

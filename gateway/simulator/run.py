@@ -22,6 +22,7 @@ from gateway.lease import Lease
 from gateway.pool import Opened, Pool
 from gateway.prewarm import KIND
 from gateway.simulator.ahead import Ahead
+from gateway.simulator.bills import bill
 from gateway.simulator.engine import VirtualTime
 from gateway.simulator.scenario import Scenario, Workload
 from gateway.simulator.world import Instance, Simulated, SimulatedEndpoint, SimulatedFleet, no_background
@@ -180,6 +181,7 @@ class _Run:
                 limit=endpoint.limit,
                 rent=endpoint.rent,
                 colds=scenario.colds[endpoint.name],
+                opens=endpoint.opens,
             )
             for endpoint in scenario.endpoints
         )
@@ -291,12 +293,9 @@ def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
     split = dict.fromkeys(("fleet", "exec", "cold", "idle", "fee", "prewarm"), 0.0)
     if scenario.fleet is not None:
         split["fleet"] = replicas * duration * scenario.fleet.usd_per_second
-    for plan, endpoint in zip(scenario.endpoints, run.endpoints, strict=True):
-        split["exec"] += endpoint.exec_s * plan.usd_per_second
-        split["cold"] += endpoint.cold_s * plan.usd_per_second
-        split["idle"] += endpoint.idle_s * plan.usd_per_second
-        split["fee"] += endpoint.served * plan.usd_per_call
-        split["prewarm"] += endpoint.ahead_s * plan.usd_per_second + endpoint.pings * plan.usd_per_call
+    for endpoint in run.endpoints:
+        for kind, usd in bill(endpoint)._asdict().items():
+            split[kind] += usd
     spilled = sum(endpoint.served for endpoint in run.endpoints)
     served = spilled + (run.fleet.served if run.fleet is not None else 0)
     return Outcome(

@@ -32,10 +32,14 @@ class Fleet:
 class Endpoint:
     """Rented instances, one slot each.
 
-    usd_per_second:  price of one instance: booting, serving and idling alike
-    usd_per_call:    fee on top
+    usd_per_second:  price of one instance: what of its life is billed say `bills_boot` and `bills_idle`
+    usd_per_call:    fee on top, for a ping too
     limit:           most calls there at once
     expect_s:        how long a boot is said to take, before anything was measured; None: its mean
+    bills_boot:      whether the seconds of booting are billed
+    bills_idle:      whether the seconds of idling are billed
+    round_up_s:      the provider rounds up to multiples of this (`gateway.simulator.bills`); 0 for none
+    opens:           an instance may boot while calls wait; else only a call makes one boot, and waits for it
     """
 
     name: str
@@ -45,12 +49,19 @@ class Endpoint:
     usd_per_call: float = 0.0
     limit: int = UNLIMITED
     expect_s: float | None = None
+    bills_boot: bool = True
+    bills_idle: bool = True
+    round_up_s: float = 0.0
+    opens: bool = True
 
     @property
     def rent(self) -> Rent:
         """What the pool is told."""
         boot_s = self.cold.mean() if self.expect_s is None else self.expect_s
-        return Rent(self.usd_per_second, self.usd_per_call, self.idle_s, boot_s)
+        return Rent(
+            self.usd_per_second, self.usd_per_call, self.idle_s, boot_s, self.bills_boot, self.bills_idle,
+            self.round_up_s,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, isnan
-from operator import itemgetter
+from operator import itemgetter, mul
 
 from gateway.simulator.run import Outcome
 from gateway.simulator.scenario import Scenario, Workload
@@ -305,10 +305,13 @@ def _cost(
     Lives and calls say when money was spent; how much in all is the outcome's own account.
     """
     split = outcome.cost_split
-    per_second = {plan.name: plan.usd_per_second for plan in scenario.endpoints}
+    prices = {
+        plan.name: tuple(plan.usd_per_second * share for share in (plan.bills_boot, 1.0, plan.bills_idle))
+        for plan in scenario.endpoints
+    }
     per_call = {plan.name: plan.usd_per_call for plan in scenario.endpoints}
     living = [
-        sum(per_second[name] * sum(each.means[index]) for name, each in rented.items())
+        sum(sum(map(mul, prices[name], each.means[index])) for name, each in rented.items())
         for index in range(grid.count)
     ]
     fees = [0.0] * grid.count

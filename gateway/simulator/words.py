@@ -10,6 +10,7 @@ from typing import Any
 from gateway.simulator.main import Study, Wanted
 from gateway.simulator.plots import Format, duration
 from gateway.simulator.report import Unit, money, share
+from gateway.simulator.scenario import Endpoint
 from gateway.simulator.series import quantile
 from gateway.simulator.world import UNLIMITED
 
@@ -116,6 +117,7 @@ def parameters(study: Study, wanted: Wanted) -> Iterator[tuple[str, str]]:
         if each.usd_per_call:
             price += f", {money(each.usd_per_call, 'usd')} a call"
         yield f"rented: {each.name}", price
+        yield f"{each.name}: billed", billed(each)
         yield (
             f"{each.name}: cold start",
             f"mean {duration(each.cold.mean())}, p99 {duration(each.cold.quantile(0.99))}",
@@ -155,14 +157,24 @@ def caveats(study: Study, wanted: Wanted) -> Iterator[str]:
         "backends do not fail, refuse or slow down."
     )
     yield (
-        "A late request is served and paid for like any other. Rented instances are paid from the moment "
-        "they open until they are gone; the fleet from the first arrival to the last answer."
+        "A late request is served and paid for like any other. Rented instances are paid for what is said "
+        "above; the fleet from the first arrival to the last answer."
     )
     yield (
         "Cold starts are drawn independently of each other; activation number N takes equally long under "
         "every policy. One trace and one seed: other seeds give other figures, most of all where instances "
         "are few."
     )
+
+
+def billed(endpoint: Endpoint) -> str:
+    """What of an instance's life is paid for."""
+    parts = ["cold starts"] * endpoint.bills_boot + ["serving"] + ["idling"] * endpoint.bills_idle
+    text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    if endpoint.round_up_s:
+        what = "each life" if endpoint.bills_idle else "each request"
+        text += f", {what} rounded up to multiples of {duration(endpoint.round_up_s)}"
+    return text
 
 
 def replicas(number: float) -> str:

@@ -7,13 +7,13 @@ Knows the backend contract only; never a policy, a queue or a trace.
 The endpoint, one slot to each instance:
 
     opened ──cold──► serving ──► idle ──► serving ──► … ──► idle for `idle_s` ──► gone
-           └──────────────────── billed, to the very end ───────────────────────┘
+           └────────── billed, to the very end, as its `Rent` says ─────────────┘
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from math import fsum
+from math import ceil, fsum
 from typing import Any, ClassVar
 
 from backends.base import Backend, BackendOptions, Kit
@@ -66,22 +66,24 @@ class SimulatedFleet(Simulated):
         return now + seconds
 
     def end(self, ticket: int, now: float) -> None:
-        """The slot is all there is to give back."""
+        """The slot is all there is to give back: nobody need ask."""
 
 
 class Instance:
-    """One life of one rented instance; all of it is billed, in seconds.
+    """One life of one rented instance, in seconds. What of it is billed is not its concern.
 
     opened, gone:  when it began and ended; `gone` is known once it will serve no more
     cold_s, exec_s, idle_s:  what it did in between
     free_since:    when it last became idle
     ahead:         it was opened or kept ahead of demand, and no call has used it since
     cold_ahead:    it was opened so, and `idle_ahead_s` of `idle_s` it idled so
+    pinged:        it was opened by a ping, not by a call
+    rounding_s:    seconds added to its calls where each is billed by itself and rounded up
     """
 
     __slots__ = (
         "ahead", "cold_ahead", "cold_s", "exec_s", "free_since", "gone", "idle_ahead_s", "idle_s", "opened",
-        "served",
+        "pinged", "rounding_s", "served",
     )  # fmt: skip
 
     def __init__(self, opened: float, cold_s: float, *, ahead: bool = False) -> None:
@@ -94,6 +96,8 @@ class Instance:
         self.served = 0
         self.ahead = self.cold_ahead = ahead
         self.idle_ahead_s = 0.0
+        self.pinged = False
+        self.rounding_s = 0.0
 
     def idled(self, idle_s: float) -> None:
         """It has idled for so long."""
@@ -111,9 +115,21 @@ class SimulatedEndpoint(Simulated):
     """Instances on demand: the most recently idle one serves, else a new one boots first.
 
     colds:  how long activation number N takes to boot, in seconds
+    opens:  whether one may boot for nobody in particular; else only a call makes one boot, and waits for it
     """
 
-    def __init__(self, name: str, kit: Kit, *, limit: int, rent: Rent, colds: Callable[[int], float]) -> None:
+    can_open = True
+
+    def __init__(
+        self,
+        name: str,
+        kit: Kit,
+        *,
+        limit: int,
+        rent: Rent,
+        colds: Callable[[int], float],
+        opens: bool = True,
+    ) -> None:
         super().__init__(name, BackendOptions(type="simulated_endpoint", max_in_flight=limit), kit)
         self._rent = rent
         self.lives: list[Instance] = []
@@ -124,10 +140,11 @@ class SimulatedEndpoint(Simulated):
         self._idle_s = rent.idle_s
         self._lasts_s = rent.idle_s or AT_ONCE_S
         self._colds = colds
+        self._unit_s = 0.0 if rent.bills_idle else rent.round_up_s
+        """To whole multiples of this each call is rounded up by itself; 0 where none is."""
         self._idle: list[Instance] = []  # the most recently idle last
         self._busy: dict[int, Instance] = {}
-
-    can_open = True
+        self.can_open = opens
 
     @property
     def rent(self) -> Rent:
@@ -144,6 +161,9 @@ class SimulatedEndpoint(Simulated):
             self.boot_s = instance.cold_s
             now += instance.cold_s
         instance.exec_s += seconds
+        if self._unit_s:
+            billed = seconds + self.boot_s * self._rent.bills_boot
+            instance.rounding_s += rounding(billed, self._unit_s)
         instance.served += 1
         self._busy[ticket] = instance
         return now + seconds
@@ -154,7 +174,9 @@ class SimulatedEndpoint(Simulated):
         ahead: for nobody who waits
         """
         self.pings += ahead
-        return self._boot(now, ahead=ahead)
+        instance = self._boot(now, ahead=ahead)
+        instance.pinged = True
+        return instance
 
     def keep(self, now: float) -> Instance | None:
         """The instance that has idled longest is pinged, ahead of demand; call `up` when it has answered.
@@ -224,6 +246,12 @@ class SimulatedEndpoint(Simulated):
         """Seconds of booting and idling ahead of demand: nobody's call."""
         idle = (instance.idle_ahead_s for instance in self.lives)
         return fsum((*idle, *(instance.cold_s for instance in self.lives if instance.cold_ahead)))
+
+
+def rounding(seconds: float, unit_s: float) -> float:
+    """What rounding up to whole units adds, in seconds; nothing where there is no unit."""
+    # A hair above a whole multiple is that multiple: the sum is of floats.
+    return max(0.0, ceil(seconds / unit_s - 1e-9) * unit_s - seconds) if unit_s > 0.0 else 0.0
 
 
 def no_background(work: Coroutine[Any, Any, None], /, *, name: str) -> None:

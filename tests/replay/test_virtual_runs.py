@@ -19,12 +19,13 @@ from gateway.errors import OverspillError
 from gateway.estimates import BackendEstimates, Expectation, Prior
 from gateway.lease import Lease
 from gateway.pool import Opened
-from gateway.recorder import Line, Recorder, decisions, load
+from gateway.recorder import Line, Recorder, decisions
 from gateway.simulator.engine import VirtualTime
+from gateway.simulator.recording import read
 from gateway.simulator.replay import difference, replay
 from gateway.slot import Slot
 from gateway.tier import Tier
-from gateway.vocab import Start, Verdict
+from gateway.vocab import Reason, Start, Verdict
 from policies.base import Policy, TierOptions
 from tests.pool.parts import Attempt, call, fleet, rented
 
@@ -210,21 +211,23 @@ def test_a_recording_ends_at_its_limit_and_what_it_has_is_whole(tmp_path: Path) 
     assert chaos.recorder.full
     assert len(lines) < 60
     chaos.recorder.save(tmp_path / "run.jsonl")
-    assert load(tmp_path / "run.jsonl") == lines
+    assert read(tmp_path / "run.jsonl") == lines
     replayed = again(lines)
     assert decisions(replayed.lines) == decisions(lines)
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text("[]\n")
-    with pytest.raises(ValueError, match=r"x\.jsonl:1: not a JSON object"):
-        load(path)
-    path.write_text('{"event":"arrive"}\n')
-    with pytest.raises(ValueError, match=r"x\.jsonl:1: not a recording of version 1"):
-        load(path)
+def test_what_is_no_recording_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         replay([], {})
     lines = Chaos(["fleet_only"], 1).run(3)
     with pytest.raises(ValueError, match="route 0 fleet_only, and no policy is given"):
         replay(lines, {})
+
+
+def test_a_slot_that_is_taken_by_no_event_is_where_a_replay_ends() -> None:
+    chaos = Chaos(["fleet_only"], 1)
+    assert chaos.capacities["fleet"].take((), 100.0, Reason.HEDGE, 0.0) is not None
+    assert chaos.recorder.lines[-1]["what"] == "a slot taken beside the queue (hedge)"
+    replayed = again(chaos.recorder.lines)
+    assert replayed.stopped is not None
+    assert "hedge" in replayed.stopped
