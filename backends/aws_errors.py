@@ -57,6 +57,14 @@ def error_type(answer: Answer) -> str:
     return ""
 
 
+def reason(answer: Answer) -> str:
+    """Which limit a throttle is about, like CallerRateLimitExceeded; "" if it does not say."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        document = msgspec.json.decode(answer.body, type=dict[str, Any])
+        return str(document.get("Reason") or document.get("reason") or "")
+    return ""
+
+
 def described(body: bytes) -> str:
     """`errorType: errorMessage` of a function error. Old runtimes leave the type out."""
     try:

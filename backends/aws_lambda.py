@@ -1,4 +1,4 @@
-"""AWS Lambda: one synchronous Invoke per call, signed, with the log tail for what it cost.
+"""AWS Lambda: one synchronous invocation per call, signed, with the log tail for what it cost.
 
 Knows Lambda's errors, and which of them mean that nothing ran. It never invokes twice, except after
 a refused signature: Lambda has no idempotency key for synchronous invocations.
@@ -14,89 +14,36 @@ import contextlib
 from asyncio import timeout
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
-from pydantic import Field, model_validator
 
-from backends.aws_errors import ERRORS, EXPIRED, described, error_type
+from backends.aws_errors import ERRORS, EXPIRED, described, error_type, reason
+from backends.aws_lambda_options import LambdaOptions, invocation_usd, lambda_rent
+from backends.aws_lambda_stream import Invocation
+from backends.aws_provisioned import Provisioned, read_provisioned
 from backends.aws_report import Report, read_log_result
-from backends.aws_signer import Signer
+from backends.aws_signer import Signer, secrets_of
 from backends.base import BackendOptions, Kit, backends
-from backends.client import Answer
+from backends.client import Answer, Exchange
 from backends.elastic import (
-    ColdStart,
     Elastic,
-    ElasticOptions,
-    HttpUrl,
-    check_envelope,
     retry_after,
     start_by_boot,
 )
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Ticket, take_boot
 from backends.pings import Pinged
-from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
-from gateway.options import Options, SecretRef, Size, Usd
-from gateway.vocab import Call, Headers, Rent, Reply, Start, Usage
+from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, BackendError, BackendFull
+from gateway.vocab import Call, Headers, Reply, Start, Usage
 
 PAYLOAD_LIMIT = 6 * 2**20
 """Bytes of a synchronous invocation's request, and of its response."""
 
 _PROBE_S = 10.0
+_BYTES = (b"content-type", b"application/octet-stream")  # what Lambda says of an answer without a head
 _NOT_JSON = b'{"error":"the body has to be a JSON document: it becomes the event of the function"}'
-
-
-class AwsCredentials(Options):
-    """Keys by reference. Left out, the machine's own credential chain is used."""
-
-    access_key: SecretRef
-    """Access key id."""
-    secret_key: SecretRef
-    """Secret access key."""
-    session_token: SecretRef | None = None
-    """Session token of temporary credentials."""
-
-
-class LambdaPrice(Options):
-    """What a function costs; both figures are on the provider's price page, per region and architecture."""
-
-    usd_per_gb_second: Usd
-    """Price of one GB of memory for one second of billed duration."""
-    usd_per_request: Usd
-    """Price of one invocation."""
-
-
-class LambdaOptions(ElasticOptions):
-    """A function of AWS Lambda."""
-
-    type: Literal["aws_lambda"]
-    """Kind of backend."""
-    function: str = Field(pattern=r"^[A-Za-z0-9_:-]+$")
-    """Name or ARN of the function, an alias or version behind a colon included."""
-    qualifier: str | None = Field(default=None, pattern=r"^[A-Za-z0-9$_-]+$")
-    """Alias or version, where the name does not have it."""
-    region: str = Field(pattern=r"^[a-z0-9-]+$")
-    """Region of the function."""
-    endpoint_url: HttpUrl | None = None
-    """Address of the API, for emulators and private endpoints."""
-    credentials: AwsCredentials | None = None
-    """Keys to sign with."""
-    envelope: Literal["event", "raw"] = "event"
-    """`event` sends the request as an API Gateway event; `raw` sends the JSON body as the event and
-    answers with what the function returns."""
-    memory: Size | None = None
-    """Memory of the function, for the price where the log tail does not say it."""
-    price: LambdaPrice | None = None
-    """What it costs. Without it every cost figure of its routes is absent."""
-    cold_start: ColdStart = ColdStart.model_validate({"expect": "3s", "idle_after": "5m"})
-    """What is known ahead about its environments; Lambda does not bill them while they idle."""
-
-    @model_validator(mode="after")
-    def _kit_answers_pings(self) -> Self:
-        check_envelope(self, self.envelope)
-        return self
 
 
 @backends.add("aws_lambda")
@@ -109,12 +56,9 @@ class AwsLambda(Elastic):
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, LambdaOptions)
         keys = options.credentials
-        secrets: dict[str, SecretRef] = {}
-        if keys is not None:
-            secrets = {"access_key": keys.access_key, "secret_key": keys.secret_key}
-            if keys.session_token is not None:
-                secrets["session_token"] = keys.session_token
-        super().__init__(name, options, kit, rent=_rent(options), secrets=secrets)
+        secrets = secrets_of(keys)
+        rent = lambda_rent(options.price, options.memory, options.cold_start)
+        super().__init__(name, options, kit, rent=rent, secrets=secrets)
         self._signer = Signer(
             name,
             service="lambda",
@@ -123,9 +67,13 @@ class AwsLambda(Elastic):
             session_token="session_token" in secrets,
         )
         base = options.endpoint_url or f"https://lambda.{options.region}.amazonaws.com"
-        self._url = f"{base.rstrip('/')}/2015-03-31/functions/{quote(options.function, safe='')}/invocations"
-        if options.qualifier is not None:
-            self._url += f"?Qualifier={quote(options.qualifier, safe='')}"
+        function = f"functions/{quote(options.function, safe='')}"
+        query = f"?Qualifier={quote(options.qualifier, safe='')}" if options.qualifier is not None else ""
+        self._url = f"{base.rstrip('/')}/2015-03-31/{function}/invocations{query}"
+        self._provisioned_url = f"{base.rstrip('/')}/2019-09-30/{function}/provisioned-concurrency{query}"
+        self.provisioned: Provisioned | None = None
+        """What stands ready, as of the last probe; None where it is not known or not asked for."""
+        self._stream_url = f"{base.rstrip('/')}/2021-11-15/{function}/response-streaming-invocations{query}"
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
@@ -141,6 +89,14 @@ class AwsLambda(Elastic):
             "price": {"usd_per_gb_second": 0.0000166667, "usd_per_request": 0.0000002},
             "cold_start": {"expect": "3s", "idle_after": "5m"},
         }
+
+    @property
+    def usd_per_replica_hour(self) -> float | None:
+        """Price of what stands ready, as of the last probe."""
+        options, ready = self.options, self.provisioned
+        if options.provisioned is None or ready is None or options.memory is None:
+            return None
+        return 3600 * ready.allocated * options.memory / 2**30 * options.provisioned.usd_per_gb_second
 
     @property
     def price_known(self) -> bool:
@@ -174,7 +130,10 @@ class AwsLambda(Elastic):
 
     async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
         """One invocation, billed like any other."""
-        answer = await self._invoke(msgspec.json.encode(to_event(call, b"")))
+        payload = msgspec.json.encode(to_event(call, b""))
+        if self.options.response == "streamed":
+            return await self._streamed_ping(payload, ticket)
+        answer = await self._invoke(payload)
         if answer.status != 200:
             raise self._refusal(answer)
         fields = dict(answer.headers)
@@ -194,8 +153,30 @@ class AwsLambda(Elastic):
             raise fault
         return Pinged(usage.instance, start, usage.boot_s, boot.age if boot else None, usage=usage)
 
+    async def _streamed_ping(self, payload: bytes, ticket: Ticket) -> Pinged:
+        """A function that streams would answer a plain invocation with bytes that are not JSON."""
+        async with contextlib.AsyncExitStack() as held:
+            invocation = Invocation(self.name, await self._opened(payload, held), self.credentials)
+            held.push_async_callback(invocation.close)
+            boot: Boot | None = None
+            try:
+                head = await invocation.head()
+                async for _ in invocation.body():
+                    pass
+                if head.prelude is not None:
+                    status, headers, _ = self.unpack(head.prelude)
+                    boot = take_boot(headers)[1]
+                    if status >= 500:
+                        raise BackendBroke(f"{self.name}: the function answered a ping with {status}")
+            except BackendError as error:
+                if invocation.report is not None:
+                    error.usage = self._judge(invocation.report, boot, ticket)[1]
+                raise
+        start, usage = self._judge(invocation.report, boot, ticket)
+        return Pinged(usage.instance, start, usage.boot_s, boot.age if boot else None, usage=usage)
+
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
-        """One invocation. The answer is complete when it is there, so leaving has nothing to release.
+        """One invocation. A buffered answer is complete when it is there: leaving has nothing to release.
 
         An invocation cannot be cancelled: one that is given up runs, and is billed, to its end.
         """
@@ -208,6 +189,11 @@ class AwsLambda(Elastic):
             payload = msgspec.json.encode(to_event(call, payload))
         elif not _is_json(payload):
             yield Reply(400, [(b"content-type", b"application/json")], _NOT_JSON)
+            return
+        if self.options.response == "streamed":
+            with self.attempt(call) as ticket:
+                async with contextlib.AsyncExitStack() as held:
+                    yield await self._streamed(await self._opened(payload, held), ticket, held)
             return
         with self.attempt(call) as ticket:
             answer = await self._invoke(payload)
@@ -225,19 +211,39 @@ class AwsLambda(Elastic):
         return answer
 
     async def _signed(self, payload: bytes, invocation: str) -> Answer:
+        headers = await self._fields(self._url, payload, invocation)
+        return await self.client.exchange("POST", self._url, headers=headers, body=payload)
+
+    async def _opened(self, payload: bytes, held: contextlib.AsyncExitStack) -> Exchange:
+        """A streamed invocation that Lambda has taken; `held` owns it. Retried as `_invoke` does."""
+        url = self._stream_url
+        for again in (True, False):
+            headers = await self._fields(url, payload, "RequestResponse")
+            opening = self.client.open("POST", url, headers=headers, body=payload)
+            exchange = await held.enter_async_context(opening)
+            if exchange.status == 200:
+                return exchange
+            refused = Answer(exchange.status, exchange.headers, await exchange.read(PAYLOAD_LIMIT))
+            await held.aclose()
+            if not (again and refused.status in (400, 403) and error_type(refused) in EXPIRED):
+                break
+            self._signer.forget()
+        raise self._refusal(refused)
+
+    async def _fields(self, url: str, payload: bytes, invocation: str) -> Headers:
         headers: Headers = [
             (b"content-type", b"application/json"),
             (b"x-amz-invocation-type", invocation.encode()),
             (b"x-amz-log-type", b"Tail" if invocation == "RequestResponse" else b"None"),
         ]
         headers = self.added.onto(headers, self.credentials)
-        headers = await self._signer.sign("POST", self._url, headers, payload)
-        return await self.client.exchange("POST", self._url, headers=headers, body=payload)
+        return await self._signer.sign("POST", url, headers, payload)
 
     def _refusal(self, answer: Answer) -> BackendError:
         """What a status other than 200 means, by the error's type."""
         kind = error_type(answer)
-        said = f"{self.name}: Lambda answered {answer.status} {self.credentials.excerpt(kind)}".rstrip()
+        named = self.credentials.excerpt(f"{kind} {reason(answer)}")
+        said = f"{self.name}: Lambda answered {answer.status} {named}".rstrip()
         by_status: type[BackendError] = BackendDenied if answer.status < 500 else BackendBroke
         if answer.status == 429:
             by_status = BackendFull
@@ -259,13 +265,62 @@ class AwsLambda(Elastic):
             headers, boot = take_boot(parsed[1])
             parsed = parsed[0], headers, parsed[2]
         start, usage = self._judge(report, boot, ticket)
-        now = self.kit.clock.now()
-        self.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s)
+        self._end(ticket, usage)
         if parsed is None:
             assert fault is not None
             fault.usage = usage
             raise fault
         return Reply(*parsed, start=start, usage=usage)
+
+    async def _streamed(self, exchange: Exchange, ticket: Ticket, held: contextlib.AsyncExitStack) -> Reply:
+        """The head of a streamed answer. Raises BackendBroke, with its usage, for a function's error."""
+        invocation = Invocation(self.name, exchange, self.credentials)
+        held.push_async_callback(invocation.close)
+        try:
+            head = await invocation.head()
+            if head.prelude is None:
+                return self._flowing(Reply(200, [_BYTES]), head.rest, invocation, None, ticket)
+            status, headers, body = self.unpack(head.prelude)
+        except BackendBroke as error:
+            if invocation.report is not None:
+                error.usage = self._judge(invocation.report, None, ticket)[1]
+                self._end(ticket, error.usage)
+            raise
+        headers, boot = take_boot(headers)
+        if head.whole:
+            start, usage = self._judge(invocation.report, boot, ticket)
+            self._end(ticket, usage)
+            return Reply(status, headers, body, start=start, usage=usage)
+        return self._flowing(Reply(status, headers), head.rest, invocation, boot, ticket)
+
+    def _flowing(
+        self, reply: Reply, rest: bytes, invocation: Invocation, boot: Boot | None, ticket: Ticket
+    ) -> Reply:
+        """`reply` with its body on the way; what it used follows with the end."""
+        start, usage = self._judge(None, boot, ticket)
+        reply.start = start
+
+        async def relayed() -> AsyncIterator[bytes]:
+            try:
+                async with contextlib.aclosing(invocation.body(rest)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            except AnswerTruncated as error:
+                if invocation.report is not None:
+                    error.usage = self._judge(invocation.report, boot, ticket)[1]
+                    self._end(ticket, error.usage)
+                raise
+            reply.start, reply.usage = start, usage
+            if invocation.report is not None:
+                reply.start, reply.usage = self._judge(invocation.report, boot, ticket)
+            self._end(ticket, reply.usage)
+
+        reply.stream = relayed()
+        return reply
+
+    def _end(self, ticket: Ticket, usage: Usage) -> None:
+        now = self.kit.clock.now()
+        self.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s)
 
     def _output(self, answer: Answer, function_error: bytes | None) -> tuple[int, Headers, bytes]:
         if function_error is not None:
@@ -296,19 +351,8 @@ class AwsLambda(Elastic):
             boot_s = 0.0
         billed_s = report.billed_s if report else None
         memory_gb = report.memory_gb if report else None
-        return start, Usage(
-            billed_s, boot_s, self._usd(report), instance, billed_s is not None, memory_gb=memory_gb
-        )
-
-    def _usd(self, report: Report | None) -> float | None:
-        """Billed duration times memory, and the request itself; None when one of them is not known."""
-        price, memory = self.options.price, self.options.memory
-        if price is None or report is None:
-            return None
-        if report.memory_gb is None and memory is not None:
-            report = report._replace(memory_gb=memory / 2**30)
-        used = report.gb_seconds
-        return None if used is None else used * price.usd_per_gb_second + price.usd_per_request
+        usd = invocation_usd(report, self.options.price, self.options.memory)
+        return start, Usage(billed_s, boot_s, usd, instance, billed_s is not None, memory_gb=memory_gb)
 
     async def probe(self, replica: int) -> bool | None:
         """A DryRun: Lambda checks the signature, the permission and the function, and runs nothing.
@@ -318,28 +362,15 @@ class AwsLambda(Elastic):
         try:
             async with timeout(_PROBE_S):
                 answer = await self._signed(b"{}", "DryRun")
+                if self.options.provisioned is not None:
+                    headers = await self._signer.sign("GET", self._provisioned_url, [], b"")
+                    said = await self.client.exchange("GET", self._provisioned_url, headers=headers)
+                    self.provisioned = read_provisioned(said)
         except (BackendError, TimeoutError):
             return False
         if answer.status in (200, 204):
             return True
         return False if answer.status in (401, 403, 404) else None
-
-
-def _rent(options: LambdaOptions) -> Rent:
-    """Lambda bills the start-up (since August 2025) and the work in whole milliseconds, and no idling.
-
-    The price of a second follows from the memory, and is not known where the file does not say that.
-    """
-    price, memory = options.price, options.memory
-    usd = price.usd_per_gb_second * memory / 2**30 if price is not None and memory is not None else None
-    return Rent(
-        usd,
-        usd_per_call=price.usd_per_request if price is not None else 0.0,
-        idle_s=options.cold_start.idle_after,
-        boot_s=options.cold_start.expect,
-        bills_idle=False,
-        round_up_s=0.001,
-    )
 
 
 def _is_json(body: bytes) -> bool:

@@ -9,7 +9,27 @@ from typing import Any
 
 from backends.credentials import Credentials
 from gateway.errors import BackendDenied, ConfigError
+from gateway.options import Options, SecretRef
 from gateway.vocab import Headers
+
+
+class AwsKeys(Options):
+    """Keys by reference. Left out, the machine's own credential chain is used."""
+
+    access_key: SecretRef
+    """Access key id."""
+    secret_key: SecretRef
+    """Secret access key."""
+    session_token: SecretRef | None = None
+    """Session token of temporary credentials."""
+
+
+def secrets_of(keys: AwsKeys | None) -> dict[str, SecretRef]:
+    """The references by the names under which a Signer looks for them."""
+    if keys is None:
+        return {}
+    secrets = {"access_key": keys.access_key, "secret_key": keys.secret_key}
+    return secrets if keys.session_token is None else {**secrets, "session_token": keys.session_token}
 
 
 class Signer:
@@ -31,6 +51,7 @@ class Signer:
 
     async def open(self) -> None:
         """Import botocore and find the credentials. Raises ConfigError if there are none."""
+        await asyncio.to_thread(_load)
         if self._given is None and await self._find() is None:
             raise ConfigError(
                 f"{self._name}: no AWS credentials on this machine; set them up or give credentials"
@@ -38,13 +59,14 @@ class Signer:
 
     async def sign(self, method: str, url: str, headers: Headers, body: bytes) -> Headers:
         """`headers` with the signature. Every field given is signed, so none may be changed afterwards."""
-        from botocore.auth import SigV4Auth  # noqa: PLC0415 - see the top of this file
+        from botocore.auth import S3SigV4Auth, SigV4Auth  # noqa: PLC0415 - see the top of this file
         from botocore.awsrequest import AWSRequest  # noqa: PLC0415
 
         keys = await self._keys()
         fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         request = AWSRequest(method=method, url=url, data=body, headers=fields)
-        SigV4Auth(keys, self._service, self._region).add_auth(request)
+        scheme = S3SigV4Auth if self._service == "s3" else SigV4Auth
+        scheme(keys, self._service, self._region).add_auth(request)
         return [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.items()]
 
     def forget(self) -> None:
@@ -78,3 +100,10 @@ class Signer:
 
         self._chain = await asyncio.to_thread(Session().get_credentials)
         return self._chain
+
+
+def _load() -> None:
+    """What signing needs, now and not within the first call."""
+    import botocore.auth  # noqa: PLC0415
+    import botocore.awsrequest  # noqa: PLC0415
+    import botocore.credentials  # noqa: F401, PLC0415

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from backends import grpc_transcoded
 from backends.calibration import Calibration
 from gateway.clock import Clock
 from gateway.options import Options, SecretRef, Usd
@@ -74,6 +75,50 @@ class Spawn(Protocol):
     def __call__(self, work: Coroutine[Any, Any, None], /, *, name: str) -> None: ...
 
 
+class Load(NamedTuple):
+    """How busy a replica says it is.
+
+    pending:    calls that wait in its own queues, whoever sent them
+    elsewhere:  calls of other clients that run or wait there, at least
+    at:         when it said so, on the clock
+    kv_cache:   share of the key-value cache that is in use; None where it does not say
+    """
+
+    pending: int
+    elsewhere: int
+    at: float
+    kv_cache: float | None = None
+
+    def view(self, now: float) -> dict[str, float | None]:
+        """For people: plain values, with the age of the figures in seconds."""
+        return {
+            "pending": self.pending,
+            "elsewhere": self.elsewhere,
+            "kv_cache": self.kv_cache,
+            "age_s": max(0.0, now - self.at),
+        }
+
+
+class Places(Protocol):
+    """Who keeps the slots of a backend's replicas, and is told what the backend learns of them."""
+
+    def join(self, index: int) -> None:
+        """`replicas[index]` has come, or has come back. It is given calls once a probe has found it ready."""
+        ...
+
+    def retire(self, index: int) -> None:
+        """`replicas[index]` is to get no new calls; those it has go on."""
+        ...
+
+    def vacant(self, index: int) -> bool:
+        """No call is left on a retired replica: its index may name another one."""
+        ...
+
+    def note_load(self, index: int, load: Load | None) -> None:
+        """How busy `replicas[index]` says it is; None: it has not said so lately."""
+        ...
+
+
 class Kit(NamedTuple):
     """What the composition root hands to every backend."""
 
@@ -91,6 +136,8 @@ class Backend(ABC):
 
     owned: ClassVar[bool] = False
     """True when it is paid for whether used or not: its requests are never called spilled."""
+    needs: ClassVar[str] = ""
+    """A package beside the gateway's own dependencies, without which `open` fails. Empty for none."""
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         self.name = name
@@ -112,6 +159,14 @@ class Backend(ABC):
         return (self.name,)
 
     @property
+    def moves(self) -> bool:
+        """Whether it will tell `Places` of replicas that come and go, or of how busy they are."""
+        return False
+
+    def attach(self, places: Places) -> None:  # noqa: B027 - most have nothing to tell
+        """From now on tell `places` what changes. Called once, before `open`."""
+
+    @property
     def usd_per_replica_hour(self) -> float | None:
         """Standing price of one replica. None where nothing is paid for standing by, or it is unknown."""
         return None
@@ -131,6 +186,10 @@ class Backend(ABC):
         """What its instances cost and how they live. None for an owned backend."""
         return None
 
+    def report(self, now: float) -> Mapping[str, Any]:
+        """What is worth showing beside its replicas: plain values."""
+        return {}
+
     async def open(self) -> None:  # noqa: B027 - most backends open their connections with the first call
         """Prepare on the event loop. Must not fail because the server is down."""
 
@@ -140,6 +199,23 @@ class Backend(ABC):
     def cannot_carry(self, call: Call) -> str | None:
         """Why this call could never run here (too large, wrong protocol), or None. Never waits."""
         return None
+
+    @property
+    def speaks_grpc(self) -> bool:
+        """Whether `send` takes a gRPC call as it is. Elsewhere it is transcoded to KServe's REST form."""
+        return False
+
+    def unfit(self, call: Call) -> str | None:
+        """Why this call could never run here, or None: `cannot_carry`, asked of what would be sent."""
+        if call.protocol == "grpc" and not self.speaks_grpc:
+            return grpc_transcoded.unfit(call, self.cannot_carry, name=self.name, owned=self.owned)
+        return self.cannot_carry(call)
+
+    def carry(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
+        """`send`, of the call as this backend can take it. The same errors."""
+        if call.protocol == "grpc" and not self.speaks_grpc:
+            return grpc_transcoded.TranscodedAttempt(call, lambda other: self.send(other, replica))
+        return self.send(call, replica)
 
     @abstractmethod
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:

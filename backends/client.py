@@ -11,6 +11,8 @@ from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -62,7 +64,7 @@ class Exchange:
                     raise BackendBroke(f"{self._name}: the answer is over {limit} bytes")
         except (aiohttp.ClientError, OSError) as error:
             self._blame_source()
-            raise BackendBroke(f"{self._name}: the answer broke off ({type(error).__name__})") from error
+            raise BackendBroke(f"{self._name}: the answer broke off ({type(error).__name__})") from None
         return b"".join(parts)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -72,7 +74,7 @@ class Exchange:
                 yield part
         except (aiohttp.ClientError, OSError) as error:
             self._blame_source()
-            raise AnswerTruncated(f"{self._name}: the answer broke off ({type(error).__name__})") from error
+            raise AnswerTruncated(f"{self._name}: the answer broke off ({type(error).__name__})") from None
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it: the peer must notice."""
@@ -83,6 +85,24 @@ class Exchange:
     def _blame_source(self) -> None:
         if self._outgoing is not None and self._outgoing.fault is not None:
             raise self._outgoing.fault
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no connection on which something came that nobody had asked for.
+
+    The library would take it for the answer to the next request.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """A connection with nothing on it."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
+            connection.close()
 
 
 class _Outgoing:
@@ -129,14 +149,25 @@ class HttpClient:
     max_in_flight:    attempts at once; twice that many connections are allowed, because an attempt
                       whose client left may still be finishing in the background
     connect_timeout:  seconds for DNS, TCP and TLS together
+    tls:              whom to trust; None: whom the system trusts
     """
 
-    def __init__(self, name: str, *, max_in_flight: int, connect_timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_in_flight: int,
+        connect_timeout: float = 5.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._name = name
+        self._tls = tls
         self._limit = 2 * max_in_flight + CONTROL_HEADROOM
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
         self._in_use = 0
+        self.host: str | None = None
+        """Sent as `host` instead of the address's own: where one address serves many names."""
 
     @property
     def in_use(self) -> int:
@@ -169,16 +200,18 @@ class HttpClient:
                 response = await self._here().request(
                     method,
                     URL(url, encoded=True),
-                    headers=_fields(headers, length if outgoing else None),
+                    headers=_fields(headers, length if outgoing else None, self.host),
                     data=outgoing or body,
                     allow_redirects=False,
                 )
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 if outgoing is not None and outgoing.fault is not None:
                     raise outgoing.fault from None
-                raise self._explain(error) from error
+                raise self._explain(error) from None  # a parser's error quotes what it could not read
             exchange = Exchange(self._name, response, outgoing)
             try:
+                if response.status < 200:
+                    raise BackendBroke(f"{self._name}: it switched protocols, which nobody had asked for")
                 yield exchange
             finally:
                 exchange.close()
@@ -195,7 +228,7 @@ class HttpClient:
     def _here(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._limit),
+                connector=_Connector(limit=0, limit_per_host=self._limit, ssl=self._tls or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
@@ -223,10 +256,12 @@ class HttpClient:
                 return BackendDenied(f"{self._name}: a request field cannot be written")
 
 
-def _fields(headers: Headers, length: int | None) -> CIMultiDict[str]:
+def _fields(headers: Headers, length: int | None, host: str | None) -> CIMultiDict[str]:
     """The fields to send. Compression is never asked for: a spilled answer has the warm one's bytes."""
     fields = CIMultiDict((name.decode("latin-1"), wire_text(v)) for name, v in headers if name not in _OURS)
     fields["Accept-Encoding"] = "identity"
     if length is not None:
         fields["Content-Length"] = str(length)
+    if host is not None:
+        fields["Host"] = host
     return fields

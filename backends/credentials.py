@@ -3,6 +3,7 @@
 Knows the leaves only. It must never know what a secret is for.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 from gateway.errors import BackendDenied, ConfigError
@@ -10,6 +11,7 @@ from gateway.options import SecretRef
 from gateway.vocab import Headers
 
 _EXCERPT = 200
+_COVERED = 4
 
 
 class Credential:
@@ -53,6 +55,15 @@ class Credentials:
 
     def __init__(self, backend: str, references: Mapping[str, SecretRef]) -> None:
         self._by_use = {use: Credential(backend, reference) for use, reference in references.items()}
+        self._covered: deque[str] = deque(maxlen=_COVERED)
+
+    def __repr__(self) -> str:
+        return f"Credentials({sorted(self._by_use)})"
+
+    def cover(self, value: str) -> None:
+        """Keep this out of excerpts too: a token that was had for these secrets."""
+        if value not in self._covered:
+            self._covered.append(value)
 
     def __getitem__(self, use: str) -> str:
         return self._by_use[use].value()
@@ -77,7 +88,7 @@ class Credentials:
         return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
     def _known(self) -> Iterable[str]:
-        return [c._value for c in self._by_use.values() if c._value]
+        return [*self._covered, *(c._value for c in self._by_use.values() if c._value)]
 
 
 class AddedFields:

@@ -16,7 +16,7 @@ from backends.base import Backend, BackendOptions, Kit
 from backends.client import HttpClient
 from backends.credentials import AddedFields, Credentials
 from backends.envelope import from_result
-from backends.instances import Boot, Instances, Span, Ticket
+from backends.instances import HEDGE_KIND, Boot, Instances, Span, Ticket
 from backends.pings import Pinged, Pings
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef, Usd
@@ -99,7 +99,7 @@ class Elastic(Backend):
         self.credentials = Credentials(name, {**secrets, **added})
 
     @property
-    def rent(self) -> Rent:
+    def rent(self) -> Rent | None:
         """What the file says of its instances."""
         return self._rent
 
@@ -142,6 +142,8 @@ class Elastic(Backend):
                 error.usage = error.usage or self.usage(span, None, "", reported=False)
             raise
         finally:
+            if getattr(call, "lost", False):
+                ticket.kind = HEDGE_KIND
             # Still open: cancelled, or the answer was given up half way. `lose` ignores a closed one.
             if not ticket.adopted:
                 self.table.lose(ticket, self.kit.clock.now())

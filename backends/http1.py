@@ -37,7 +37,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunked", "_closed", "_complete", "_drained", "_head_done", "_head_size", "_held", "_is_head",
-        "_known", "_length", "_loop", "_parser", "_parts", "_paused", "_raw_close", "_reusable",
+        "_known", "_length", "_loop", "_overrun", "_parser", "_parts", "_paused", "_raw_close", "_reusable",
         "_transport", "_waiter", "_writable", "busy", "headers", "idle_since", "reused", "started", "status",
     )  # fmt: skip
 
@@ -69,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reusable = False
         self._chunked = False
         self._raw_close = False
+        self._overrun = False  # another answer follows the one that was asked for
         self._parts: list[bytes] = []
         self._held = 0
 
@@ -162,6 +163,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete; an interim one (100, 103) is passed over."""
+        if self._head_done:
+            self._overrun, self._reusable = True, False  # it answers nobody, nor can what comes after it
+            return
         status = self._parser.get_status_code()
         if status < 200:
             self.headers.clear()
@@ -178,6 +182,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Body bytes, decoded from chunks."""
+        if self._overrun:
+            return
         self._parts.append(data)
         self._held += len(data)
         if self._held >= _HIGH_WATER and not self._paused:

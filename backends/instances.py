@@ -35,6 +35,8 @@ REMEMBERED = 256
 
 CALLS_KIND = "spill"
 """Kind of charge of what a call leaves behind."""
+HEDGE_KIND = "hedge"
+"""The same for an attempt that lost against another one of the same call."""
 
 
 class State(StrEnum):
@@ -105,7 +107,7 @@ class Instance:
 class Ticket:
     """One call's place in the table, from `begin` until exactly one of `end`, `undo` or `lose`.
 
-    kind:     of charge: `spill`, or what a ping was made for
+    kind:     of charge: `spill`, `hedge`, or what a ping was made for
     fresh:    it is to make an instance open, whatever idles
     adopted:  True when a background task will close it, not the call's own
     """

@@ -19,23 +19,13 @@ from yarl import URL
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Answer, Exchange
 from backends.elastic import ColdStart, HttpUrl, PricePerSecond
+from backends.modal_proxy import ProxyAuth, refusal, with_token
 from backends.web_endpoint import WebEndpoint, WebOptions
 from gateway.errors import BackendBroke, BackendDown, BackendError
-from gateway.options import Options, SecretRef
 from gateway.vocab import Headers, Rent
 
 _CALL_ID = "__modal_function_call_id"
-_OWN_ERROR = b"modal-http:"
 _CHAIN_FAILURES = 3  # in a row, until the answer is given up
-
-
-class ProxyAuth(Options):
-    """A proxy auth token of the workspace."""
-
-    key: SecretRef
-    """Token id (`wk-…`), sent as Modal-Key."""
-    secret: SecretRef
-    """Token secret (`ws-…`), sent as Modal-Secret."""
 
 
 class ModalOptions(WebOptions):
@@ -65,8 +55,7 @@ class Modal(WebEndpoint):
         usd = options.price.usd_per_second if options.price else None
         rent = Rent(usd, idle_s=options.cold_start.idle_after, boot_s=options.cold_start.expect)
         auth = options.proxy_auth
-        secrets = {"key": auth.key, "secret": auth.secret} if auth else {}
-        super().__init__(name, options, kit, rent=rent, secrets=secrets)
+        super().__init__(name, options, kit, rent=rent, secrets=auth.references() if auth else {})
         self._origin = URL(options.url).origin()
 
     @classmethod
@@ -83,15 +72,10 @@ class Modal(WebEndpoint):
         }
 
     async def fields(self, headers: Headers, address: str) -> Headers:
-        """With the proxy token, if there is one; a client's own is never sent."""
-        ours: Headers = []
+        """With the proxy token, if there is one."""
         if self.options.proxy_auth is not None:
-            ours = [
-                (b"modal-key", self.credentials["key"].encode()),
-                (b"modal-secret", self.credentials["secret"].encode()),
-            ]
-        names = {name for name, _ in ours}
-        return self.added.onto([f for f in headers if f[0] not in names] + ours, self.credentials)
+            headers = with_token(headers, self.credentials)
+        return self.added.onto(headers, self.credentials)
 
     async def arrive(self, exchange: Exchange, held: contextlib.AsyncExitStack) -> Exchange:
         """Modal's chain of 303s, to its end."""
@@ -106,15 +90,7 @@ class Modal(WebEndpoint):
 
     def refusal(self, answer: Answer) -> BackendError | None:
         """What is no answer of the application's, or says that it did not begin; None for anything else."""
-        status, body = answer.status, answer.body
-        own = body.startswith(_OWN_ERROR)
-        said = f"{self.name}: {'Modal' if own else 'the function'} answered {status}"
-        if status == 401 or (own and status in (400, 403, 404)):
-            return self.denied(f"{self.name}: Modal answered {status}", body)
-        if status in (429, 503):
-            # Neither starts the work: a limit, or no container. An application's own 503 says it is full.
-            return self.full(said, answer, own=own)
-        return BackendBroke(f"{said}: {self.credentials.excerpt(body)}") if own and status >= 500 else None
+        return refusal(self, "the function", answer)
 
     def _continues(self, exchange: Exchange) -> str | None:
         """Where the answer will be, if this is Modal's 303; None for any other answer.

@@ -28,6 +28,7 @@ class ReplicaConnections:
         self._keep_idle = keep_idle
         self._idle: list[UpstreamConnection] = []
         self._known: dict[bytes, KnownHead] = {}
+        self._retired = False
 
     @property
     def idle(self) -> int:
@@ -66,11 +67,16 @@ class ReplicaConnections:
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back: kept if its exchange ended cleanly, closed if not."""
         connection.busy = False
-        if connection.clean and connection.usable:
+        if connection.clean and connection.usable and not self._retired:
             connection.idle_since = self._clock.now()
             self._idle.append(connection)
         else:
             connection.close()
+
+    def retire(self) -> None:
+        """Close every idle connection, and those in use when their exchange has ended."""
+        self._retired = True
+        self.close()
 
     def close(self) -> None:
         """Close every idle connection."""

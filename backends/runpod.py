@@ -1,6 +1,6 @@
 """RunPod serverless, queue API: one job per call, its output turned back into an HTTP answer.
 
-Knows what a job's output, times and failure mean for a call; runpod_job carries the job through. It
+Knows what a job's output, times and failure mean for a call; remote_job carries the job through. It
 never sends a job twice: ids are the server's, so sending again could run the work twice.
 
 RunPod's queue API answers with one JSON document: a streamed answer arrives in one piece.
@@ -28,8 +28,10 @@ from backends.elastic import (
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Ticket, take_boot
 from backends.pings import Pinged
-from backends.runpod_job import CONTROL_S, Job, JobRun, RunPodApi
-from gateway.errors import BackendBroke, BackendError
+from backends.remote_job import CONTROL_S, JobRun
+from backends.runpod_control import ControlOptions, RunPodControl, control_secrets
+from backends.runpod_job import Job, RunPodApi
+from gateway.errors import BackendBroke, BackendError, BackendFull
 from gateway.options import Duration, Options, SecretRef
 from gateway.vocab import Call, Headers, Rent, Reply, Start
 
@@ -82,6 +84,8 @@ class RunPodOptions(ElasticOptions):
     """How long `runsync` may take before polling starts. A job cannot be cancelled before it answers."""
     policy: JobPolicy = JobPolicy()
     """Limits that RunPod keeps for each job."""
+    control: ControlOptions | None = None
+    """Access to the endpoint's settings, with a key of its own. Left out, they are not even read."""
     price: PricePerSecond | None = None
     """What it costs. Without it every cost figure of its routes is absent."""
     cold_start: ColdStart = ColdStart.model_validate({"expect": "10s", "idle_after": "5s"})
@@ -106,7 +110,9 @@ class RunPod(Elastic):
         cold = options.cold_start
         # A worker's life is billed in whole seconds.
         rent = Rent(self._usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=1.0)
-        super().__init__(name, options, kit, rent=rent, secrets={"api_key": options.api_key})
+        secrets = {"api_key": options.api_key, **control_secrets(options.control)}
+        super().__init__(name, options, kit, rent=rent, secrets=secrets)
+        self._control = RunPodControl(self, options.endpoint_id, options.control) if options.control else None
         url = f"{options.base_url.rstrip('/')}/{options.endpoint_id}"
         self._api = RunPodApi(self, url)
         # Below this a queue delay is not a boot. Workers that RunPod revives from a snapshot stay under it.
@@ -155,11 +161,19 @@ class RunPod(Elastic):
 
     @property
     def can_open(self) -> bool:
-        """Only where the worker kit, or something like it, answers."""
-        return super().can_open and self.options.envelope == "event"
+        """Where the worker kit, or something like it, answers, or where workers may be managed."""
+        return super().can_open and (self.options.envelope == "event" or self._manages)
+
+    @property
+    def _manages(self) -> bool:
+        return self._control is not None and self._control.manages
 
     async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
         """One job. Nothing is gained by a short `runsync`: its answer is what is waited for."""
+        if self._control is not None and self._control.manages and ticket.fresh:
+            return await self._control.open_one(ticket, self.pings.patience)
+        if self.options.envelope == "raw":
+            raise BackendFull(f"{self.name}: a handler of its own cannot be asked to stay up")
         document = msgspec.json.encode(self._job(to_event(call, b"")))
         wait = max(self.options.wait, min(self.options.cold_start.expect, LONGEST_PING_S))
         job = await JobRun(self._api, self.table, ticket).result(document, wait)
@@ -267,7 +281,8 @@ class RunPod(Elastic):
             return False if answer.status in (401, 403, 404) else None
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             self.workers = msgspec.json.decode(answer.body, type=_Health).workers
-        return True
+        # Where no worker may start, a job would be queued and wait for ever.
+        return self._control is None or await self._control.usable() is not False
 
 
 class _Health(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""One job of RunPod's queue API, from its submission to its final status, or to its cancel.
+"""The operations of RunPod's queue API on jobs, for `remote_job.py`.
 
 Knows the API's exchanges and statuses. It must never know what a job's input and output mean.
 
@@ -8,7 +8,6 @@ Wire facts: RunPod documentation ("Send API requests", "Endpoint operations") an
 - a job whose time to live is over is deleted: its status is 404.
 """
 
-import asyncio
 import re
 from typing import Any
 
@@ -16,20 +15,14 @@ import msgspec
 
 from backends.client import Answer
 from backends.elastic import Elastic, retry_after
-from backends.instances import Instances, Ticket
+from backends.remote_job import JobGone, NotTold, Phase
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
-from gateway.vocab import Headers, Work
+from gateway.vocab import Headers
 
 FINAL = frozenset(("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"))
 _STARTED = frozenset(("IN_PROGRESS", "RUNNING"))
 _STATUSES = FINAL | _STARTED | {"IN_QUEUE"}
 _JOB_ID = re.compile(r"[A-Za-z0-9._~-]+")
-
-CONTROL_S = 10.0
-"""Seconds for an exchange that no client waits for: a cancel, a probe."""
-_SUBMIT_GRACE_S = 30.0  # beyond `wait`, for the upload and RunPod's own answer
-_FIRST_POLL_S, _LAST_POLL_S, _POLL_GROWTH = 0.05, 1.0, 1.5
-_POLL_FAILURES = 5  # in a row, until the job is given up
 
 
 class Job(
@@ -70,6 +63,8 @@ class Job(
 
 class RunPodApi:
     """The endpoint's operations: one exchange each, and the meaning of a refusal."""
+
+    submission = "runsync"
 
     def __init__(self, owner: Elastic, url: str) -> None:
         self.name = owner.name
@@ -116,112 +111,39 @@ class RunPodApi:
             raise BackendBroke(f"{self.name}: RunPod reports a job in progress without a usable id")
         return job
 
+    async def submit(self, document: bytes, wait: float) -> Answer:
+        """Have a job made, and wait for its end."""
+        return await self.ask("POST", f"/runsync?wait={round(wait * 1000)}", document)
 
-class JobRun:
-    """One job, driven by the task of its call; if the call goes away, finished off behind it."""
+    async def status(self, job: Job) -> Answer:
+        """Ask how it is."""
+        return await self.ask("GET", f"/status/{job.id}")
 
-    def __init__(self, api: RunPodApi, table: Instances, ticket: Ticket) -> None:
-        self._api = api
-        self._table = table
-        self._ticket = ticket
-        self._submitted: asyncio.Future[Answer | BackendError] = asyncio.get_running_loop().create_future()
-        self._job: Job | None = None
+    async def cancel(self, job: Job) -> Answer:
+        """Have it stopped."""
+        return await self.ask("POST", f"/cancel/{job.id}")
 
-    async def result(self, document: bytes, wait: float) -> Job:
-        """Submit, then poll until the status is final. Raises BackendError; a FAILED job is no error here.
-
-        Being cancelled cancels the job. Its id may still be on its way then, so the submission is a task
-        that outlives this one, and the cancel follows as soon as the id is there.
-        """
-        spawn, name = self._api.kit.spawn, self._api.name
-        spawn(self._submit(document, wait), name=f"{name}: runsync")
-        try:
-            answer = await asyncio.shield(self._submitted)
-            if isinstance(answer, BackendError):
-                raise answer
-            self._job = self._accepted(answer)
-            while self._job.status not in FINAL:
-                self._job = await self._poll(self._job)
-            return self._job
-        except asyncio.CancelledError:
-            self._ticket.adopted = True
-            spawn(self._abandon(), name=f"{name}: cancel")
-            raise
-        except BackendBroke:
-            if self._job is not None and self._job.status not in FINAL:
-                spawn(self._cancel(self._job.id), name=f"{name}: cancel")
-            raise
-
-    async def _submit(self, document: bytes, wait: float) -> None:
-        outcome: Answer | BackendError = BackendBroke(f"{self._api.name}: the submission was given up")
-        try:
-            async with asyncio.timeout(wait + _SUBMIT_GRACE_S):
-                outcome = await self._api.ask("POST", f"/runsync?wait={round(wait * 1000)}", document)
-        except BackendError as error:
-            outcome = error
-        except TimeoutError:
-            outcome = BackendBroke(f"{self._api.name}: RunPod did not acknowledge the job in time")
-        finally:
-            self._submitted.set_result(outcome)
-
-    def _accepted(self, answer: Answer) -> Job:
+    def accepted(self, answer: Answer) -> Job:
+        """The job that was made."""
         if answer.status != 200:
-            raise self._api.refusal(answer)
-        return self._api.read(answer)
+            raise self.refusal(answer)
+        return self.read(answer)
 
-    async def _poll(self, job: Job) -> Job:
-        """Wait until the job's status has changed. Trouble with asking is no trouble with the job."""
-        interval, failures = _FIRST_POLL_S, 0
-        while True:
-            if job.status in _STARTED:
-                self._table.running(self._ticket)
-            await asyncio.sleep(interval)
-            interval = min(_LAST_POLL_S, interval * _POLL_GROWTH)
-            try:
-                answer = await self._api.ask("GET", f"/status/{job.id}")
-            except BackendError as error:
-                failures, trouble = failures + 1, str(error)
-            else:
-                if answer.status == 200:
-                    latest = self._api.read(answer)
-                    if latest.status != job.status:
-                        return latest
-                    failures = 0
-                    continue
-                if answer.status == 404:
-                    # Deleted: nothing is left to be cancelled.
-                    self._job = msgspec.structs.replace(job, status="TIMED_OUT")
-                    raise BackendBroke(f"{self._api.name}: RunPod no longer knows the job; its ttl is over")
-                refusal = self._api.refusal(answer)
-                failures, trouble = failures + 1, str(refusal)
-                interval = max(interval, min(refusal.retry_after or 0.0, 10 * _LAST_POLL_S))
-            if failures > _POLL_FAILURES:
-                raise BackendBroke(f"{self._api.name}: the job's status cannot be read: {trouble}")
+    def latest(self, job: Job, answer: Answer) -> Job:
+        """The job as it is now."""
+        if answer.status == 200:
+            return self.read(answer)
+        if answer.status == 404:
+            raise JobGone(f"{self.name}: RunPod no longer knows the job; its ttl is over")
+        refusal = self.refusal(answer)
+        raise NotTold(str(refusal), retry_after=refusal.retry_after)
 
-    async def _abandon(self) -> None:
-        """Cancel the job of a call that went away, and account for what it used."""
-        job = self._job
-        if job is None:
-            answer = await self._submitted
-            try:
-                if isinstance(answer, BackendError):
-                    raise answer
-                job = self._accepted(answer)
-            except BackendError as error:
-                if error.work is Work.NOT_STARTED:
-                    self._table.undo(self._ticket)
-                self._table.lose(self._ticket, self._api.kit.clock.now())
-                return
-        if job.status not in FINAL:
-            await self._cancel(job.id)
-        if job.status == "IN_QUEUE":
-            self._table.undo(self._ticket)
-        self._table.lose(self._ticket, self._api.kit.clock.now(), busy_s=job.execution_s)
+    def phase(self, job: Job) -> Phase:
+        """Where it is."""
+        if job.status in FINAL:
+            return Phase.FINAL
+        return Phase.RUNNING if job.status in _STARTED else Phase.QUEUED
 
-    async def _cancel(self, job_id: str) -> None:
-        """Best effort: RunPod's own `ttl` and `executionTimeout` end a job whose cancel got lost."""
-        try:
-            async with asyncio.timeout(CONTROL_S):
-                await self._api.ask("POST", f"/cancel/{job_id}")
-        except (BackendError, TimeoutError):
-            return
+    def busy_s(self, job: Job) -> float | None:
+        """Seconds in the worker's handler."""
+        return job.execution_s

@@ -117,6 +117,11 @@ def _per_million(usd: float) -> float:
 
 
 def _from_list(value: object) -> object:
+    """`litellm/MODEL`, or a mapping that is `like` it but for the keys that it has itself."""
+    if isinstance(value, dict) and isinstance(value.get("like"), str):
+        rates = _from_list(value["like"])
+        assert isinstance(rates, dict)
+        return {**rates, **{key: given for key, given in value.items() if key != "like"}}
     if not isinstance(value, str):
         return value
     if not value.startswith(LISTED):

@@ -6,26 +6,30 @@ Triton's statuses (what was safe, what may have run); knows nothing of slots, qu
 Wire facts, observed on Triton 2.51 and read in its HTTP server's source:
 - with `Accept-Encoding: gzip` it compresses even tiny answers, and Inference-Header-Content-Length
   then counts the decompressed bytes: `identity` is always sent;
-- 503 is its queue limit, its queue time-out and its shutdown: none of them started the work;
-- 404 without a version asked for means "not loaded (yet)": another replica may have it;
-- 500 also answers malformed JSON; the JSON was checked before it got here, so 500 is a failure;
-- health answers 400, not 503, while it is not ready.
+- health answers 400, not 503, while it is not ready;
+- what its failure answers mean is in `triton_refusals.py`.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import field_validator, model_validator
 
-from backends.base import Backend, BackendOptions, Kit, backends
+from backends.base import Backend, BackendOptions, Kit, Places, backends
+from backends.discovery import DiscoverOptions, Discovery, DnsDiscovery
+from backends.kubernetes import KubernetesDiscovery
+from backends.membership import Membership
 from backends.replica_connections import Attempt, ReplicaConnections
+from backends.triton_grpc import GrpcFleet, GrpcOptions
+from backends.triton_refusals import refusal
 from backends.triton_translated import GenerateOptions, TranslatedAttempt
-from gateway.errors import BackendBroke, BackendError, BackendFull, BackendUnready
-from gateway.options import Duration, Options, SecretRef, Usd
+from backends.triton_watch import MetricsOptions, TritonWatch, report_wanted
+from gateway.errors import BackendError
+from gateway.options import Duration, Options, SecretRef, SlotCount, Usd
 from gateway.vocab import Call, Headers, Reply, WholeBody
 
 _ERROR_TEXT_LIMIT = 300
@@ -41,8 +45,16 @@ class TritonPrice(Options):
 class TritonOptions(BackendOptions):
     """An always-on fleet of Triton servers."""
 
-    replicas: tuple[str, ...] = Field(min_length=1)
+    max_in_flight: SlotCount
+    """Slots per replica: the most calls the gateway has running there at once. `auto` learns it from how long
+    calls take."""
+    replicas: tuple[str, ...] = ()
     """Base URLs of the servers' HTTP ports, like http://triton-0:8000."""
+    discover: DiscoverOptions | None = None
+    """Instead of `replicas`: where they are found while the gateway serves."""
+    metrics: MetricsOptions | None = None
+    """The servers' own metrics, like {port: 8002}: other clients' calls there then take slots too. Without it
+    the gateway counts only its own."""
     price: TritonPrice | None = None
     """What it costs. Without it every cost figure of its routes is absent."""
     connect_timeout: Duration = 1.0
@@ -52,6 +64,8 @@ class TritonOptions(BackendOptions):
     probe_every: Duration = 2.0
     """Time between readiness checks of each replica."""
 
+    grpc: GrpcOptions | None = None
+    """The servers' gRPC ports, like {port: 8001}; absent: gRPC calls go to their HTTP ports, transcoded."""
     openai: Literal["passthrough"] | GenerateOptions = "passthrough"
     """How OpenAI calls are carried: `passthrough` to servers that have an OpenAI front end, or translated
     to Triton's generate API, as `{chat_template: plain}`."""
@@ -73,6 +87,26 @@ class TritonOptions(BackendOptions):
             raise ValueError("the same replica is listed twice; its slots would be counted twice")
         return urls
 
+    @model_validator(mode="after")
+    def _known_or_found(self) -> Self:
+        if (self.discover is None) == (not self.replicas):
+            raise ValueError(
+                "give exactly one of replicas and discover, like replicas: [http://triton-0:8000] or"
+                " discover: {dns: triton.ns.svc}"
+            )
+        if self.discover is not None and self.grpc is not None and self.grpc.replicas:
+            raise ValueError("grpc.replicas is for listed replicas; with discover give grpc: {port: 8001}")
+        return self
+
+    @model_validator(mode="after")
+    def _grpc_for_each(self) -> Self:
+        if self.grpc is not None and self.grpc.replicas and len(self.grpc.replicas) != len(self.replicas):
+            raise ValueError(
+                f"grpc.replicas lists {len(self.grpc.replicas)} addresses for {len(self.replicas)} replicas;"
+                " write one for each, in the same order"
+            )
+        return self
+
 
 @backends.add("triton")
 class Triton(Backend):
@@ -85,13 +119,21 @@ class Triton(Backend):
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         super().__init__(name, options, kit)
         assert isinstance(options, TritonOptions)
-        self._replicas = [
-            ReplicaConnections(
-                url, clock=kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle
-            )
-            for url in options.replicas
-        ]
-        self._names = tuple(connections.authority.decode() for connections in self._replicas)
+        self._replicas: list[ReplicaConnections] = []
+        self._names: list[str] = []
+        self._places: Places | None = None
+        self._watch = None if options.metrics is None else TritonWatch(
+            options.metrics, clock=kit.clock, chance=kit.chance, connect_timeout=options.connect_timeout
+        )  # fmt: skip
+        for index, url in enumerate(options.replicas):
+            self._arrive(index, url)
+        self._membership = None if options.discover is None else Membership(
+            name,
+            _discovery(name, options.discover, kit),
+            kit=kit,
+            arrive=lambda index, address: self._arrive(index, f"http://{address}"),
+            leave=self._leave,
+        )  # fmt: skip
         fields = {name.lower(): value for name, value in options.headers.items()}
         self._own_fields: Headers = [
             (
@@ -100,6 +142,9 @@ class Triton(Backend):
             )
             for key, value in fields.items()
         ]
+        self._grpc = None if options.grpc is None else GrpcFleet(
+            options.grpc, connect_timeout=options.connect_timeout, fields=self._own_fields, clock=kit.clock
+        )  # fmt: skip
         self._replaced = frozenset([b"accept-encoding", *(key for key, _ in self._own_fields)])
         self._tail = b"accept-encoding: identity\r\n" + b"".join(
             key + b": " + value + b"\r\n" for key, value in self._own_fields
@@ -130,13 +175,67 @@ class Triton(Backend):
         """False when the file does not say."""
         return self.options.price is not None
 
+    @property
+    def speaks_grpc(self) -> bool:
+        """Only where the file says on which port."""
+        return self._grpc is not None
+
+    @property
+    def moves(self) -> bool:
+        """Where replicas are found, or tell their load."""
+        return self._membership is not None or self._watch is not None
+
+    def attach(self, places: Places) -> None:
+        """Whom to tell of replicas and of their load."""
+        self._places = places
+        if self._membership is not None:
+            self._membership.attach(places)
+
+    def report(self, now: float) -> Mapping[str, Any]:
+        """How its replicas are found, if they are."""
+        return {} if self._membership is None else {"discovery": self._membership.report(now)}
+
+    async def open(self) -> None:
+        """Find the replicas, and begin to watch them."""
+        if self._membership is not None:
+            await self._membership.open()
+        if self._watch is not None and self._places is not None:
+            self.kit.spawn(self._watch.run(self._places), name=f"watch the load of {self.name}")
+
+    def _arrive(self, index: int, url: str) -> None:
+        options = self.options
+        connections = ReplicaConnections(
+            url, clock=self.kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle
+        )
+        self._replicas[index : index + 1] = [connections]
+        self._names[index : index + 1] = [connections.authority.decode()]
+        if self._watch is not None:
+            self._watch.add(index, connections.host)
+
+    def _leave(self, index: int) -> None:
+        self._replicas[index].retire()
+        if self._watch is not None:
+            self._watch.remove(index)
+
     async def close(self) -> None:
         """Close the idle connections."""
         for connections in self._replicas:
             connections.close()
+        if self._watch is not None:
+            self._watch.close()
+        if self._membership is not None:
+            await self._membership.close()
+        if self._grpc is not None:
+            await self._grpc.close()
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """Pass the call to one replica: as it is, or in the words of Triton's generate API."""
+        attempt = self._send(call, replica)
+        return attempt if self._watch is None else self._watch.counted(call, replica, attempt)
+
+    def _send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
+        if call.protocol == "grpc" and self._grpc is not None:
+            return self._grpc.send(call, host=self._replicas[replica].host, index=replica)
         openai = self.options.openai
         if call.protocol == "openai" and isinstance(openai, GenerateOptions):
             created = int(self.kit.clock.wall())
@@ -145,7 +244,10 @@ class Triton(Backend):
 
     def _attempt(self, replica: int, call: Call) -> "TritonAttempt":
         connections = self._replicas[replica]
-        return TritonAttempt(connections, self._head(call, connections), call)
+        head = self._head(call, connections)
+        if self._watch is not None:
+            head += report_wanted(call)
+        return TritonAttempt(connections, head, call)
 
     async def probe(self, replica: int) -> bool | None:
         """`/v2/health/ready`; any answer but 200, or none in time, is not ready."""
@@ -176,14 +278,23 @@ class Triton(Backend):
         )
 
 
+def _discovery(name: str, options: DiscoverOptions, kit: Kit) -> Discovery:
+    if options.kubernetes is not None:
+        return KubernetesDiscovery(name, options.kubernetes, chance=kit.chance)
+    assert options.dns is not None
+    every = 5.0 if options.every is None else options.every
+    return DnsDiscovery(options.dns, options.port or 8000, every=every, chance=kit.chance)
+
+
 class TritonAttempt(Attempt):
     """One call on one replica, its failure statuses turned into errors."""
 
-    __slots__ = ("_version_asked",)
+    __slots__ = ("_inference", "_version_asked")
 
     def __init__(self, connections: ReplicaConnections, head: bytes, call: Call) -> None:
         super().__init__(connections, method=call.method, head=head, body=call.body, resend=call.idempotent)
         self._version_asked = call.version != ""
+        self._inference = call.inference
 
     async def _judge(self, reply: Reply) -> None:
         """Raise what this status means for another attempt; return if it is the client's own answer."""
@@ -192,11 +303,7 @@ class TritonAttempt(Attempt):
             parts = [part async for part in reply.stream]
             reply.body, reply.stream = b"".join(parts), None
         text = (reply.body or b"")[:_ERROR_TEXT_LIMIT].decode("utf-8", "replace")
-        if status in {429, 503}:
-            if "not ready" in text or "exiting" in text or "stopping" in text:
-                raise BackendUnready(f"the replica is not ready: {text}", answer=reply)
-            raise BackendFull(f"the replica pushed back: {text}", answer=reply)
-        if status == 404 and not self._version_asked and ("unknown model" in text or "no available" in text):
-            raise BackendUnready(f"the replica does not have the model: {text}", answer=reply)
-        if status >= 500 and status != 501:
-            raise BackendBroke(f"the replica answered {status}: {text}", answer=reply)
+        error = refusal(status, text, inference=self._inference, version_asked=self._version_asked)
+        if error is not None:
+            error.answer = reply
+            raise error

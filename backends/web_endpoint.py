@@ -85,6 +85,10 @@ class WebEndpoint(Elastic):
         """`headers` with what proves to `address` who we are. May fetch a token; raises BackendError."""
         return self.added.onto(headers, self.credentials)
 
+    async def sealed(self, call: Call, address: str, fields: Headers, body: Upload) -> tuple[Headers, Upload]:
+        """Fields and body as they go out, where the one proves the other: a signature over the whole body."""
+        return fields, body
+
     async def arrive(self, exchange: Exchange, held: AsyncExitStack) -> Exchange:
         """The answer itself, where this one only says where it is. `held` owns `exchange`."""
         return exchange
@@ -105,6 +109,14 @@ class WebEndpoint(Elastic):
         if answer.status in (429, 503):
             # An application that says so did not begin.
             return self.full(said, answer)
+        return None
+
+    def shown(self, answer: Answer) -> int:
+        """The application's own status, where the provider put another in its place."""
+        return answer.status
+
+    def unsound(self, answer: Answer) -> BackendError | None:
+        """What is wrong with a whole answer whose status says that nothing is; None for a sound one."""
         return None
 
     def told(self, headers: Headers, ticket: Ticket) -> tuple[Headers, Told]:
@@ -145,8 +157,12 @@ class WebEndpoint(Elastic):
     async def _send(self, call: Call) -> AsyncIterator[Reply]:
         with self.attempt(call) as ticket:
             async with AsyncExitStack() as held:
-                exchange = await self.arrive(await self._first(call, ticket, held), held)
-                yield await self._reply(exchange, ticket)
+                yield await self.answered(call, ticket, held)
+
+    async def answered(self, call: Call, ticket: Ticket, held: AsyncExitStack) -> Reply:
+        """The call sent, and the head of its answer. `held` owns what the rest of it comes by."""
+        exchange = await self.arrive(await self._first(call, ticket, held), held)
+        return await self._reply(exchange, ticket)
 
     async def _first(self, call: Call, ticket: Ticket, held: AsyncExitStack) -> Exchange:
         """The call itself. A small body goes in one piece; a large one streams through."""
@@ -158,6 +174,7 @@ class WebEndpoint(Elastic):
         address = self.address(call)
         try:
             fields = await self.fields(carried(call), address)
+            fields, body = await self.sealed(call, address, fields, body)
         except BaseException:
             self.table.undo(ticket)  # nothing was sent
             raise
@@ -181,6 +198,9 @@ class WebEndpoint(Elastic):
         if exchange.length is not None and exchange.length <= _WHOLE:
             reply = Reply(exchange.status, headers, await exchange.read(_WHOLE), length=exchange.length)
             self._account(reply, told, ticket)  # the answer to HEAD has a length and no body
+            if (failed := self.unsound(Answer(exchange.status, headers, reply.body or b""))) is not None:
+                failed.usage = reply.usage
+                raise failed
             return reply
         reply = Reply(exchange.status, headers, length=exchange.length, start=told.start)
         reply.stream = self._relayed(exchange, reply, told, ticket)
@@ -188,11 +208,12 @@ class WebEndpoint(Elastic):
 
     async def _judge(self, exchange: Exchange, headers: Headers, ticket: Ticket) -> Reply:
         body = await exchange.read(ERROR_LIMIT)
-        refusal = self.refusal(Answer(exchange.status, headers, body))
+        answer = Answer(exchange.status, headers, body)
+        refusal = self.refusal(answer)
         if refusal is not None:
             raise refusal
         headers, told = self.told(headers, ticket)
-        reply = Reply(exchange.status, headers, body)
+        reply = Reply(self.shown(answer), headers, body)
         self._account(reply, told, ticket)
         if exchange.status >= 500:
             said = f"{self.name}: the endpoint answered {exchange.status}"

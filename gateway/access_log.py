@@ -54,6 +54,7 @@ class Line(Struct, gc=False):
     queued_ms    waiting for slots; `upstream_ms` waiting for backends
     ttfb_ms      from arrival to the first byte of the answer; `duration_ms` from arrival to the end
     usd          what it cost, retries included; `error`: word of the error that ended it
+    hedged       `won` or `lost` where a second attempt ran beside the first: was its answer used?
     """
 
     ts: str
@@ -78,6 +79,7 @@ class Line(Struct, gc=False):
     bytes_out: int
     usd: float | None
     error: str | None
+    hedged: str | None
 
 
 class AccessLog:
@@ -214,6 +216,7 @@ class AccessLog:
             record.bytes_out,
             record.usd,
             record.error or None,
+            None if record.hedge is None else record.hedge.result,
         )
 
     def _stamp(self, second: int) -> str:

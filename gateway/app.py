@@ -21,7 +21,7 @@ import uvloop
 import backends as backend_plugins
 import policies as policy_plugins
 from backends.base import Backend, Kit
-from gateway import __version__, prewarming
+from gateway import __version__, hedging, prewarming, recording
 from gateway.access_log import AccessLog
 from gateway.admin import Admin
 from gateway.admission import Admission
@@ -36,13 +36,16 @@ from gateway.connection import ListenerLimits
 from gateway.dispatch import Dispatch
 from gateway.explain.live import Explaining
 from gateway.explain.ring import Ring
+from gateway.grpc_server import GrpcLimits, GrpcServer
 from gateway.ledger import Ledger
 from gateway.listener import Listener
 from gateway.memory import Memory
+from gateway.new_replica import size_of
 from gateway.opening import Opening
 from gateway.pipeline import Pipeline
 from gateway.pool import Pool
 from gateway.protocols.base import Protocols
+from gateway.protocols.grpc import Grpc
 from gateway.protocols.kserve import Kserve
 from gateway.protocols.openai import OpenAI
 from gateway.protocols.raw import Raw
@@ -113,24 +116,23 @@ class Gateway:
             for name, options in settings.routes.items()
         }
         self.prewarming = prewarming.of_routes(settings, self.pools, clock)
-        self.memory = None if settings.state is None else Memory(self.estimates, settings.state, clock)
+        self.hedging = hedging.of_routes(
+            settings, self.pools, clock=clock, chance=chance, spawn=self.background.spawn
+        )
+        known = self.estimates if recorder is None else recorder.remembering(self.estimates)
+        self.memory = None if settings.state is None else Memory(known, settings.state, clock)
         self.routes = RouteTable(
             Route.of(name, options, self.pools[name]) for name, options in settings.routes.items()
         )
         self.access_log = _access_log(settings, clock, chance)
         self.ledger = self._ledger()
-        self.pipeline = Pipeline(
-            protocols=self._protocols(),
-            routes=self.routes,
-            admission=Admission(limit=settings.limits.calls),
-            dispatch=Dispatch(clock=clock, retries=self.retries),
-            relay=Relay(clock=clock),
-            ledger=self.ledger,
-            clock=clock,
-        )
+        new_pipeline = self._steps()
+        self.pipeline = new_pipeline(protocols=self._protocols())
         self.listener = Listener(self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance)
         self.admin = Admin(self, self._explaining())
+        self.grpc = self._grpc(new_pipeline)
         self.http_address: Address | None = None
+        self.grpc_address: Address | None = None
         self.admin_address: Address | None = None
 
     def _ledger(self) -> Ledger:
@@ -148,6 +150,31 @@ class Gateway:
         openai = OpenAI(lambda: self.routes.models("openai"))
         return Protocols([Kserve(self, version=__version__), openai, raw], fallback=raw)
 
+    def _steps(self) -> Callable[..., Pipeline]:
+        """A pipeline for each port, told its protocols; the state behind them is one."""
+        return partial(
+            Pipeline,
+            routes=self.routes,
+            admission=Admission(limit=self.settings.limits.calls),
+            dispatch=Dispatch(clock=self.clock, retries=self.retries, hedgers=self.hedging),
+            relay=Relay(clock=self.clock),
+            ledger=self.ledger,
+            clock=self.clock,
+        )
+
+    def _grpc(self, new_pipeline: Callable[..., Pipeline]) -> GrpcServer | None:
+        """The gRPC port, with a protocol of its own."""
+        if self.settings.listen.grpc is None:
+            return None
+        protocol, limits = Grpc(self, version=__version__), self.settings.limits
+        return GrpcServer(
+            new_pipeline(protocols=Protocols([protocol], fallback=protocol)),
+            protocol,
+            limits=GrpcLimits(body=limits.body, body_buffer=limits.body_buffer),
+            clock=self.clock,
+            name=self.listener.name,
+        )
+
     def _cold_tail(self, route: str, backend: str) -> float:
         return self.estimates.of(route, backend).cold.tail
 
@@ -155,7 +182,9 @@ class Gateway:
         """From now on every decision is noted, so that it can be explained."""
         ring = Ring()
         for pool in self.pools.values():
-            pool.witness = ring.of(pool)
+            pool.witness = witness = ring.of(pool)
+            if pool.route in self.hedging:
+                self.hedging[pool.route].noting = witness
         return Explaining(self.routes, self.pools, ring=ring, clock=self.clock, spending=self.spending)
 
     # -- facts that protocols and the admin port ask for
@@ -191,6 +220,7 @@ class Gateway:
         """Open backends, then the admin port, then the data port: ready only when everything is."""
         for backend in self.backends.values():
             await backend.open()
+        self._follow_sizes()
         # Whether a replica is up is known before the first request, not learned at its cost.
         await asyncio.gather(*(readiness.probe_all() for readiness in self.readiness.values()))
         for name, readiness in self.readiness.items():
@@ -207,13 +237,18 @@ class Gateway:
         listen = self.settings.listen
         self.admin_address = Address(*await self.admin.start(*listen.admin))
         self.http_address = Address(*await self.listener.open(*listen.http))
+        if self.grpc is not None and listen.grpc is not None:
+            self.grpc_address = Address(*await self.grpc.open(*listen.grpc))
 
     async def close(self) -> None:
         """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""
         self.draining = True
         for ahead in self.prewarming.values():
             ahead.stop()
-        await self.listener.drain(self.settings.drain_timeout)
+        drains = [self.listener.drain(self.settings.drain_timeout)]
+        if self.grpc is not None:
+            drains.append(self.grpc.drain(self.settings.drain_timeout))
+        await asyncio.gather(*drains)
         await self.opening.close()
         self.settle(math.inf)  # what still idles will be billed to its end, though nobody counts then
         for capacity in self.capacities.values():
@@ -241,27 +276,38 @@ class Gateway:
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
             self.settle(self.clock.now())
+            self._follow_sizes()
+
+    def _follow_sizes(self) -> None:
+        """What stands there costs by the replicas that there are, and a call by the slots that these have."""
+        for name, capacity in self.capacities.items():
+            size = size_of(capacity.backend, capacity.replicas)
+            if size is not None:
+                self.ledger.resized(name, *size, now=self.clock.now())
 
 
-def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT, then drain. Returns the exit status."""
+def serve(settings: Settings, *, record: Path | None = None) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit status. `record`: where decisions go."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(_serve(settings, record))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, record: Path | None) -> int:
     chance = Random()  # noqa: S311 - it spreads load and names requests; it guards nothing
     stop = asyncio.Event()
     with ExitStack() as undo:
         try:
-            gateway = Gateway(settings, clock=SystemClock(), chance=chance)
+            recorder = None if record is None else recording.begun(record, chance)
+            gateway = Gateway(settings, clock=SystemClock(), chance=chance, recorder=recorder)
             undo.enter_context(_signals(gateway, stop))
             await gateway.open()
         except OSError as error:
             log.error("cannot start: %s", error)
             return 1
         log.info("serving on http://%s, admin on http://%s", gateway.http_address, gateway.admin_address)
+        if gateway.grpc_address is not None:
+            log.info("serving gRPC on %s", gateway.grpc_address)
         # What was built at start lives as long as the process: it need not be looked at again.
         gc.collect()
         gc.freeze()
@@ -269,6 +315,8 @@ async def _serve(settings: Settings) -> int:
         await stop.wait()
         log.info("draining for up to %g s", settings.drain_timeout)
         await gateway.close()
+        if recorder is not None and record is not None:
+            recording.end(recorder, record)
     return 0
 
 
@@ -349,4 +397,5 @@ def _route_facts(name: str, settings: Settings) -> RouteFacts:
         objective=0.99 if budget is None else budget.objective,
         backends=tuple(tier.backend for tier in options.tiers),
         match=", ".join(options.match.models) or f"/invoke/{name}",
+        hedged=options.hedge is not None,
     )

@@ -14,12 +14,13 @@ from functools import partial
 from random import Random
 from typing import Any, Protocol
 
-from backends.base import Backend
+from backends.base import Backend, Load
 from gateway.breaker import Breaker, State
 from gateway.clock import Clock, TimerHost
+from gateway.new_replica import limited, new_replica
 from gateway.replica import LATENCY_STALE_S, ReplicaState
 from gateway.slot import QUESTION, Kept, Slot
-from gateway.slots import CounterSlots, SlotSource
+from gateway.slots import SlotSource
 from gateway.vocab import Reason, Verdict
 from gateway.warmth import Warmth
 
@@ -87,12 +88,12 @@ class Capacity:
         self.warmth = None if backend.owned else Warmth(rent.idle_s if rent is not None else 0.0)
         """Which slots of a rented backend are warm; None for an owned one, all of whose slots are."""
         self.replicas: list[ReplicaState] = []
-        for index, name in enumerate(backend.replicas):
-            source = slots(index) if slots else CounterSlots(backend.options.max_in_flight)
-            replica = ReplicaState(index, name, source, Breaker(chance))
-            self.replicas.append(replica)
-            self._update(replica, clock.now())
-            source.on_free(partial(self._freed_elsewhere, replica))
+        self._slots = slots
+        for index in range(len(backend.replicas)):
+            self._add(index, ready=None)
+        if not self.replicas:
+            self._name_block()
+        backend.attach(self)
 
     # -- what pools and people may ask ---------------------------------------------------------
 
@@ -131,7 +132,7 @@ class Capacity:
 
     def exhausted(self, excluded: Replicas) -> bool:
         """True when every replica is excluded."""
-        return all((self.name, replica.index) in excluded for replica in self.replicas)
+        return all((self.name, each.index) in excluded for each in self.replicas if not each.retired)
 
     def ready(self, replica: int) -> bool | None:
         """What probes say: None when they have said nothing yet."""
@@ -160,7 +161,7 @@ class Capacity:
             "capacity": self.capacity,
             "free": self.free_slots,
             "held_s": self.held_s,
-            "replicas": [replica.view(now) for replica in self.replicas],
+            "replicas": [each.view(now) for each in self.replicas if not each.retired or each.in_flight],
         }
 
     def __repr__(self) -> str:
@@ -310,9 +311,9 @@ class Capacity:
 
     def note_ready(self, index: int, answer: bool | None, now: float) -> None:
         """A probe's answer: True, False, or None where there is no such question."""
-        if answer is None:
-            return
         replica = self.replicas[index]
+        if answer is None or replica.retired:
+            return
         if answer:
             replica.ready = True
             replica.failed_probes = 0
@@ -324,14 +325,53 @@ class Capacity:
             self._arm(replica)
         self._changed(replica, now)
 
+    def join(self, index: int) -> None:
+        """A replica has come: at a new index, in the place of one that is gone, or back where it was."""
+        if index < len(self.replicas) and (replica := self.replicas[index]).in_flight:
+            replica.retired = False  # its calls from before still run
+            limited(replica).reopen()
+        else:
+            self._add(index, ready=False)
+
+    def retire(self, index: int) -> None:
+        """A replica gets no new calls."""
+        replica = self.replicas[index]
+        replica.retired = True
+        replica.ready = False
+        replica.load = None
+        self._cancel_timer(replica)
+        replica.breaker = Breaker(self._chance)  # what it did is nobody's concern any more
+        limited(replica).close()
+        self._changed(replica, self._clock.now())
+
+    def vacant(self, index: int) -> bool:
+        """No call is left on a replica that has left."""
+        replica = self.replicas[index]
+        return replica.retired and not replica.in_flight
+
+    def note_load(self, index: int, load: Load | None) -> None:
+        """How busy the replica says it is: other clients' calls take slots too."""
+        replica = self.replicas[index]
+        if not replica.retired:
+            replica.load = load
+            limited(replica).occupy(0 if load is None else load.elsewhere)
+            self._changed(replica, self._clock.now())
+
+    def _add(self, index: int, *, ready: bool | None) -> None:
+        now, name = self._clock.now(), self.backend.replicas[index]
+        source = self._slots(index) if self._slots else None
+        replica = new_replica(self.backend, index, name, slots=source, chance=self._chance, now=now)
+        replica.ready = ready
+        self.replicas[index : index + 1] = [replica]
+        self._update(replica, now)
+        replica.slots.on_free(partial(self._freed_elsewhere, replica))
+
     def _freed_elsewhere(self, replica: ReplicaState) -> None:
         self._changed(replica, self._clock.now())
 
     def _arm(self, replica: ReplicaState) -> None:
         """Nobody may be left to ask an open breaker whether its time is over: a timer does."""
-        if replica.timer is not None:
-            replica.timer.cancel()
-            replica.timer = None
+        self._cancel_timer(replica)
         due = replica.breaker.retry_at
         if replica.breaker.state(self._clock.now()) is State.OPEN:
             replica.timer = self._timers.call_at(due, partial(self._cooled, replica, due))
@@ -426,9 +466,13 @@ class Capacity:
     def close(self) -> None:
         """Cancel the timers of open breakers."""
         for replica in self.replicas:
-            if replica.timer is not None:
-                replica.timer.cancel()
-                replica.timer = None
+            self._cancel_timer(replica)
+
+    @staticmethod
+    def _cancel_timer(replica: ReplicaState) -> None:
+        if replica.timer is not None:
+            replica.timer.cancel()
+            replica.timer = None
 
 
 def _head(pool: Subscriber) -> tuple[float, float]:

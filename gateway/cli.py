@@ -15,6 +15,7 @@ import typer
 
 from gateway import __version__, app
 from gateway.clock import SystemClock
+from gateway.config import price_list
 from gateway.config.effective import effective
 from gateway.config.json_schema import json_schema
 from gateway.config.load import Loaded, load
@@ -66,12 +67,12 @@ def _every_command(
 
 
 @command.command()
-def serve(config: ConfigFile) -> None:
+def serve(config: ConfigFile, *, record: options.Record = None) -> None:
     """Run the gateway until SIGTERM or Ctrl-C, which drain it: calls in flight are finished first."""
     try:
         loaded = _load(config)
         _print(loaded.warnings, warning=True)
-        status = app.serve(loaded.settings)
+        status = app.serve(loaded.settings, record=record)
     except ConfigProblems as error:
         _print(error.problems)
         raise typer.Exit(BAD_CONFIG) from None
@@ -133,6 +134,9 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(*app.registries()), indent=2))
 
 
+command.command()(price_list.prices)
+
+
 @command.command()
 def demo(
     seconds: Annotated[
@@ -185,7 +189,7 @@ def explain(
 
 @command.command()
 def simulate(
-    trace: options.Traces,
+    trace: options.TracesOrNone = None,
     config: options.ConfigFile = None,
     *,
     route: options.Route = None,
@@ -196,6 +200,10 @@ def simulate(
     cold: options.Cold = None,
     idle: options.Idle = None,
     premium: options.Premium = None,
+    bills: options.Bills = None,
+    fee: options.Fee = None,
+    round_up: options.RoundUp = None,
+    late_binding: options.LateBinding = None,
     fleet_price: options.FleetPrice = 1.0,
     replicas: options.Replicas = "auto",
     policy: options.PolicyNames = None,
@@ -205,25 +213,33 @@ def simulate(
     as_json: options.AsJson = False,
     html: options.HtmlFile = None,
     sensitive: options.Sensitive = False,
+    replay: options.Replay = None,
 ) -> None:
     """Replay a trace on virtual time: what each policy attains, what it costs, how far that is from the best.
 
     The queue, the slots and the policies are the gateway's own; only time and the backends are simulated. An
-    instance of the endpoint serves one request at a time, and all of its life is paid for: booting, serving,
-    idling. The lower bound is a cost that nobody could undercut who knew every request ahead.
+    instance of the endpoint serves one request at a time; of its life is paid for what --bills says, all of
+    it by default. The lower bound is a cost that nobody could undercut who knew every request ahead.
     """
-    from gateway.simulator.main import Wanted  # noqa: PLC0415 - not a part of what serves requests
+    from gateway.simulator import replay_show  # noqa: PLC0415 - not a part of what serves requests
+    from gateway.simulator.main import Wanted  # noqa: PLC0415 - the same
     from gateway.simulator.show import show  # noqa: PLC0415 - the same, and it draws tables
 
     wanted = Wanted(
         service=service, size=size, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
         fleet_price=fleet_price, replicas=replicas, policies=tuple(policy or ()), route=route, seed=seed,
-        unit=unit.value, prewarm=prewarm,
+        unit=unit.value, prewarm=prewarm, bills=bills, fee=fee, round_up=round_up,
+        late_binding=late_binding,
     )  # fmt: skip
     try:
         settings = _load(config, resolve_secrets=False).settings if config is not None else None
+        if replay is not None:
+            simulated = trace or html or sensitive or wanted != Wanted()
+            settings = replay_show.checked(settings, simulated=bool(simulated))
+            agrees = replay_show.show(replay, settings, app.registries()[1], as_json=as_json)
+            raise typer.Exit(0 if agrees else 1)
         show(
-            trace, wanted, app.registries(), settings,
+            replay_show.needed(trace), wanted, app.registries(), settings,
             unit=unit.value, as_json=as_json, html=html, sensitive=sensitive,
         )  # fmt: skip
     except ConfigProblems as error:
@@ -247,6 +263,10 @@ def plan(
     cold: options.Cold = None,
     idle: options.Idle = None,
     premium: options.Premium = None,
+    bills: options.Bills = None,
+    fee: options.Fee = None,
+    round_up: options.RoundUp = None,
+    late_binding: options.LateBinding = None,
     fleet_price: options.FleetPrice = 1.0,
     policy: plan_command.PolicyNames = None,
     load: plan_command.Loads = None,
@@ -265,6 +285,7 @@ def plan(
     wanted = Wanted(
         service=service, size=size, budget=budget, objective=objective, cold=cold, idle=idle, premium=premium,
         fleet_price=fleet_price, policies=tuple(policy or ()), route=route, seed=seed,
+        bills=bills, fee=fee, round_up=round_up, late_binding=late_binding,
     )  # fmt: skip
     try:
         settings = _load(config, resolve_secrets=False).settings if config is not None else None
@@ -333,7 +354,7 @@ def probe(
 
 
 def _load(config: Path, *, resolve_secrets: bool = True) -> Loaded:
-    return load(config, *app.registries(), resolve_secrets=resolve_secrets)
+    return load(config, *app.registries(), resolve_secrets=resolve_secrets, wall=SystemClock().wall())
 
 
 def _good(config: Path, loaded: Loaded) -> str:

@@ -25,6 +25,7 @@ for an attempt is settled here, before its slot goes back, because here its bill
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
@@ -32,6 +33,7 @@ from typing import Protocol
 from backends.base import Backend
 from gateway.clock import Clock
 from gateway.errors import BackendError, BackendFull, DeadlinePassed, NoCapacity, Shed
+from gateway.lease import Lease
 from gateway.record import Record
 from gateway.retry_budget import RetryBudget, RetryBudgets
 from gateway.spending import Reservation
@@ -65,6 +67,27 @@ class HeldSlot(Protocol):
 
     def answered(self, now: float) -> None:
         """The head of the answer has come."""
+        ...
+
+    def pushed_back(self, now: float) -> None:
+        """It was refused as one call too many."""
+        ...
+
+
+class Hedger(Protocol):
+    """Who may start a second attempt beside one whose answer does not come; one for each hedged route."""
+
+    def around(
+        self,
+        sending: "Sending",
+        call: Call,
+        lease: Lease,
+        attempt: "Attempt",
+        record: Record,
+        *,
+        task: asyncio.Task[None] | None,
+    ) -> AbstractAsyncContextManager[Reply]:
+        """`sending` itself where this call is not to be hedged."""
         ...
 
 
@@ -142,6 +165,19 @@ class Attempt:
             return True
         self._record.reason = Reason.SHED_BUDGET  # beside the error's own word: why it ended there
         return False
+
+    def may_hedge(self) -> bool:
+        """Takes a token for a second attempt beside this one; False when there is none."""
+        return self._budget is None or self._budget.withdraw(self._clock.now())
+
+    def went_on(self, slot: HeldSlot, error: BackendError | None) -> None:
+        """Another slot than the one it began on carries it now, because of `error` if there was one."""
+        before, self.slot = self.slot, slot
+        assert before is not None
+        self.tried |= {(before.backend.name, before.replica)}
+        if error is not None:
+            self.failure = error
+            self.number += 1
 
     @staticmethod
     def _outage() -> NoCapacity:
@@ -239,6 +275,10 @@ class Sending:
         self._sending: AbstractAsyncContextManager[Reply] | None = None
         self._reply: Reply | None = None
 
+    def beside(self, call: Call, slot: HeldSlot, record: Record) -> "Sending":
+        """Another attempt, to be entered by a task of its own, with a record of its own."""
+        return Sending(call, slot, record, self._clock, self._watch, task=None)
+
     async def __aenter__(self) -> Reply:
         call, slot, record = self._call, self._slot, self._record
         backend = slot.backend
@@ -248,7 +288,8 @@ class Sending:
         remaining = call.deadline - now
         if remaining <= 0:
             raise DeadlinePassed("the deadline passed before the request could be sent")
-        sending = backend.send(call, slot.replica)
+        carry = backend.carry if call.protocol == "grpc" else backend.send
+        sending = carry(call, slot.replica)
         slot.used = True
         if self._task is None:
             self._task = asyncio.current_task()
@@ -257,6 +298,8 @@ class Sending:
             reply = await sending.__aenter__()
         except BaseException as error:
             self._settle(error)
+            if isinstance(error, BackendFull):
+                slot.pushed_back(self._clock.now())
             if not isinstance(error, asyncio.CancelledError):
                 raise
             if self._expired and self._task is not None and self._task.uncancel() == 0:
@@ -290,7 +333,7 @@ class Sending:
     def _settle(self, error: BaseException | None) -> None:
         """The money that was reserved for it: what the attempt cost is known now, or never here."""
         reservation = self._slot.reservation
-        if reservation is None:
+        if reservation is None or not reservation.open:
             return
         usage: Usage | None = None if self._reply is None else self._reply.usage
         if isinstance(error, BackendError):
@@ -304,6 +347,10 @@ class Sending:
             reservation.settle(usd, now)
         else:  # cancelled: what it cost comes as a charge
             reservation.cut_off(now)
+
+    def abandon(self) -> None:
+        """Its slot goes back now, though the task that entered it has still to unwind."""
+        self._settle(asyncio.CancelledError())
 
     def expire(self) -> None:
         """The deadline has passed and no head has come."""
@@ -326,8 +373,15 @@ class Sending:
 class Dispatch:
     """Carries out attempts."""
 
-    def __init__(self, *, clock: Clock, retries: RetryBudgets | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        retries: RetryBudgets | None = None,
+        hedgers: Mapping[str, Hedger] | None = None,
+    ) -> None:
         self._clock = clock
+        self._hedgers = hedgers or {}
         self._watch = DeadlineWatch(clock)
         self._budgets = {} if retries is None else retries.routes
         self._limits_outage = retries is not None and retries.limits_outage
@@ -344,10 +398,15 @@ class Dispatch:
         record: Record,
         *,
         task: asyncio.Task[None] | None = None,
-    ) -> Sending:
+        lease: Lease | None = None,
+    ) -> AbstractAsyncContextManager[Reply]:
         """One attempt as a context manager around its Reply. Raises BackendError, DeadlinePassed, NoCapacity.
 
-        `task` is the one that runs it, where that is known: looking it up is not free.
+        `task` is the one that runs it, where that is known: looking it up is not free. `lease` is what holds
+        the slot; without it there is no hedge.
         """
         attempt.begin(slot, limits_outage=self._limits_outage)
-        return Sending(call, slot, record, self._clock, self._watch, task=task)
+        sending = Sending(call, slot, record, self._clock, self._watch, task=task)
+        if self._hedgers and lease is not None and (hedger := self._hedgers.get(call.route)) is not None:
+            return hedger.around(sending, call, lease, attempt, record, task=task)
+        return sending

@@ -10,7 +10,8 @@ from http import HTTPStatus
 from typing import Protocol
 
 from gateway.body import IncomingBody
-from gateway.vocab import Headers
+from gateway.errors import ClientGone, OverspillError
+from gateway.vocab import Body, Headers
 
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
@@ -45,8 +46,71 @@ class Wire(Protocol):
         ...
 
 
+class Conversation(Protocol):
+    """One request with the means to answer it, once, as the later steps see it: over HTTP or over gRPC."""
+
+    request_id: str
+    traceparent: str
+    keep_alive: bool
+
+    @property
+    def method(self) -> bytes: ...
+    @property
+    def target(self) -> bytes: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def body(self) -> Body: ...
+    @property
+    def peer(self) -> bytes: ...
+    @property
+    def arrived(self) -> float: ...
+    @property
+    def max_body(self) -> int: ...
+    @property
+    def task(self) -> asyncio.Task[None] | None: ...
+    @property
+    def began(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def bytes_out(self) -> int: ...
+    @property
+    def congested(self) -> bool: ...
+
+    def send(
+        self, status: int, headers: Headers, extra: bytes, body: bytes, *, length: int | None = None
+    ) -> None:
+        """A whole answer."""
+        ...
+
+    def begin(self, status: int, headers: Headers, extra: bytes, length: int | None) -> None:
+        """The head of an answer whose body follows by `write`."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """A part of the body."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough. Raises ClientGone if it leaves."""
+        ...
+
+    def end(self) -> None:
+        """The body is complete."""
+        ...
+
+    def abort(self, error: OverspillError | None = None) -> None:
+        """Give the answer up, and say why where the wire has a place for it."""
+        ...
+
+    def parting(self) -> OverspillError:
+        """What happened, when the request was cancelled from the client's side."""
+        ...
+
+
 class Exchange:
-    """One request with the means to answer it, once."""
+    """One HTTP request with the means to answer it, once."""
 
     __slots__ = (
         "_chunked", "_left", "_wire", "arrived", "began", "body", "bytes_out", "ended", "headers", "http10",
@@ -141,12 +205,16 @@ class Exchange:
             self._wire.write(b"0\r\n\r\n")
         self._finish()
 
-    def abort(self) -> None:
+    def abort(self, error: OverspillError | None = None) -> None:
         """Give the answer up: the client must not take what it has for a complete one."""
         if not self.ended:
             self.ended = True
             self.keep_alive = False
             self._wire.break_off()
+
+    def parting(self) -> OverspillError:
+        """The connection is gone."""
+        return ClientGone()
 
     def _head(self, status: int, headers: Headers, extra: bytes) -> bytes:
         line = STATUS_LINES[status]

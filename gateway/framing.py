@@ -15,8 +15,8 @@ _LOOKED_AT = frozenset(
     (b"content-length", b"host", b"transfer-encoding", b"expect", b"x-request-id", b"traceparent")
 )
 _ONE_OF_A_KIND = frozenset((b"x-request-id", b"traceparent", b"expect", b"transfer-encoding"))
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
-_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def comes_again(headers: Headers) -> bool:
@@ -50,9 +50,9 @@ def read_framing(exchange: Exchange) -> tuple[int | None, bool]:
                 raise BadCall("the only expectation understood is 100-continue", close=True)
             expects = not exchange.http10
         elif name == b"x-request-id":
-            if _REQUEST_ID.fullmatch(value):
+            if REQUEST_ID.fullmatch(value):
                 exchange.request_id = value.decode("ascii")
-        elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+        elif name == b"traceparent" and TRACEPARENT.fullmatch(value):
             exchange.traceparent = value.decode("ascii")
     if hosts > 1 or (hosts == 0 and not exchange.http10):
         raise BadCall("an HTTP/1.1 request has exactly one host field", close=True)

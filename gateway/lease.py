@@ -138,12 +138,12 @@ class Lease:
     def may_use(self, backend: str) -> bool:
         """False for a backend of which every replica failed this call, or that could not carry it."""
         supply = self._pool.supplies[backend]
-        if supply.carries_all and not self.tried:
+        if supply.carries_all and not self.tried and self.call.protocol != "grpc":
             return True
         known = self._carries
         if known is not None and backend in known:
             return known[backend]
-        may = supply.backend.cannot_carry(self.call) is None
+        may = supply.backend.unfit(self.call) is None
         if self.tried and supply.exhausted(self.tried):
             may = False
         if known is None and (self.waiting or not supply.backend.owned):

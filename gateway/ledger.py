@@ -161,13 +161,19 @@ class Ledger:
                     lane.unknown = True
                 else:
                     lane.unpriced += 1
+        record.usd = self._book_failed(record, lane, total, now) if record.failed else total
+
+    def _book_failed(self, record: Record, lane: Lane, total: float | None, now: float) -> float | None:
+        """Book the attempts that came to nothing; `total` and their dollars, None where not all is known."""
         for tried in record.failed:
             other = self._lane(record.route, tried.backend)
-            usd = _book(other, "retry", tried, now)
+            usd = _book(other, tried.kind, tried, now)
             if usd is None and other.priced:
                 other.unpriced += 1
             total = None if total is None or usd is None else total + usd
-        record.usd = total
+        if record.hedge is not None:  # one of its two attempts has come to nothing
+            lane.route.hedges[record.hedge.result] += 1
+        return total
 
     def _tally(self, record: Record) -> Tally:
         """The counters of a record, under labels from the configuration whatever the record says."""
@@ -225,6 +231,9 @@ class Ledger:
                 held[tried.backend] = held.get(tried.backend, 0.0) + tried.held_s
             if record.slot_at is not None:
                 held[record.backend] = held.get(record.backend, 0.0) + now - record.slot_at
+            hedge = record.hedge
+            if hedge is not None and hedge.slot_at is not None:
+                held[hedge.backend] = held.get(hedge.backend, 0.0) + now - hedge.slot_at
         return held
 
     def cost_per_thousand(self, now: float) -> dict[str, float]:
@@ -277,6 +286,15 @@ class Ledger:
         histograms anew: their edges stand around the budget.
         """
         self._configure(routes, backends, now)
+
+    def resized(self, backend: str, replicas: int, slots: int, *, now: float) -> None:
+        """From now on so many replicas stand there, with so many slots each: what that costs follows."""
+        facts, standing = self.backends[backend], self.standing.get(backend)
+        facts = facts._replace(replicas=replicas, slots_per_replica=slots)
+        if facts != self.backends[backend]:
+            self.backends[backend] = facts
+            if standing is not None:
+                standing.price(facts, now)
 
     def reloaded(self, *, ok: bool) -> None:
         """Count a reload: taken over, or rejected."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.clock import Clock
-from gateway.estimates import Estimates
 
 log = logging.getLogger("overspill.memory")
 
@@ -23,10 +22,26 @@ class StateOptions(Protocol):
     def every(self) -> float: ...
 
 
+class Remembered(Protocol):
+    """Estimates that are kept in a file (`gateway.estimates.Estimates`)."""
+
+    def load(self, path: Path, *, now: float, wall: float) -> str | None:
+        """Take them over. Returns None, or what went wrong."""
+        ...
+
+    def save(self, path: Path, *, now: float, wall: float) -> str | None:
+        """Write them. Returns None, or what went wrong."""
+        ...
+
+    def refresh(self) -> None:
+        """Take in the last samples."""
+        ...
+
+
 class Memory:
     """The file that estimates are kept in."""
 
-    def __init__(self, estimates: Estimates, options: StateOptions, clock: Clock) -> None:
+    def __init__(self, estimates: Remembered, options: StateOptions, clock: Clock) -> None:
         self._estimates = estimates
         self._path = Path(options.path)
         self._every = options.every

@@ -139,6 +139,15 @@ class GatewayCollector(Collector):
             "starts", "Answers by whether the instance that gave them had to start first.",
             ["route", "backend", "start"], starts,
         )  # fmt: skip
+        yield _counted(
+            "hedges", "Calls with a second attempt beside the first, by whether its answer was used.",
+            ["route", "result"],
+            {
+                (route.facts.name, result): count
+                for route in self._ledger.routes.values() if route.facts.hedged
+                for result, count in route.hedges.items()
+            },
+        )  # fmt: skip
 
     def _latencies(self) -> Iterator[Metric]:
         durations = HistogramMetricFamily(
@@ -273,6 +282,7 @@ class GatewayCollector(Collector):
             "breaker_state", "Worst breaker of its replicas: 0 closed, 1 half open, 2 open.", ["backend"],
             {(each.backend.name,): worst_breaker(each) for each in capacities},
         )  # fmt: skip
+        yield from self._loads(capacities)
         advice = self._ledger.advice
         yield _gauged(
             "recommended_replicas",
@@ -283,6 +293,25 @@ class GatewayCollector(Collector):
         yield _gauged(
             "queue_depth", "Calls waiting in the gateway for a slot.", ["route"],
             {(pool.route,): pool.queue_depth for pool in self._observed.pools.values()},
+        )  # fmt: skip
+
+    def _loads(self, capacities: Sequence[CapacityView]) -> Iterator[Metric]:
+        """One value for each replica that told its load lately; the backends bound how many these are."""
+        now = self._observed.clock.now()
+        told = [
+            ((each.backend.name, str(replica["name"])), replica["in_flight"], load)
+            for each in capacities
+            if each.backend.moves
+            for replica in each.view(now)["replicas"]
+            if (load := replica["load"]) is not None
+        ]
+        yield _gauged(
+            "replica_load", "Calls on a replica: the gateway's own and those that other clients have there.",
+            ["backend", "replica"], {labels: own + load["elsewhere"] for labels, own, load in told},
+        )  # fmt: skip
+        yield _gauged(
+            "replica_load_age_seconds", "How old the replica's own figures are that replica_load rests on.",
+            ["backend", "replica"], {labels: load["age_s"] for labels, _, load in told},
         )  # fmt: skip
 
     def _used(self) -> Iterator[Lane]:

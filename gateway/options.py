@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 
 _DIGITS = r"(\d{1,15}(?:\.\d+)?)"  # bounded: no text may become an infinite number
 _DURATION = re.compile(_DIGITS + r"(ms|s|m|h|d)")
@@ -76,6 +86,36 @@ Share = Annotated[
 
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """US dollars."""
+
+
+class Auto(int):
+    """`auto`: a number that is learned while serving. Its value is where learning starts."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "auto"
+
+
+AUTO = Auto(4)
+
+
+def _number_or_auto(value: object, number: ValidatorFunctionWrapHandler) -> int:
+    if isinstance(value, str) and value.strip() == "auto":
+        return AUTO
+    if isinstance(value, Auto):
+        return value
+    return int(number(value))
+
+
+SlotCount = Annotated[
+    int,
+    Field(ge=1),
+    WrapValidator(_number_or_auto),
+    PlainSerializer(lambda value: "auto" if isinstance(value, Auto) else value, return_type=int | str),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
+]
+"""Calls at once, or `auto` where the number is to be learned (an `Auto`)."""
 
 
 class Options(BaseModel):

@@ -22,7 +22,7 @@ from gateway.admission import Admission
 from gateway.clock import Clock
 from gateway.dispatch import Dispatch
 from gateway.errors import BackendError, OverspillError
-from gateway.exchange import Exchange
+from gateway.exchange import Conversation
 from gateway.ledger import Ledger
 from gateway.protocols.base import Answer, Protocols
 from gateway.record import Record
@@ -55,7 +55,7 @@ class Pipeline:
         self._ledger = ledger
         self._clock = clock
 
-    async def handle(self, exchange: Exchange) -> None:
+    async def handle(self, exchange: Conversation) -> None:
         """Answer one request."""
         record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
         try:
@@ -75,9 +75,9 @@ class Pipeline:
                 attempt = self._dispatch.attempt(call, record)
                 while attempt.again:
                     with attempt:
-                        async with route.pool.slot(call, attempt) as slot:  # 5
+                        async with (lease := route.pool.slot(call, attempt)) as slot:  # 5
                             async with self._dispatch.send(
-                                call, slot, attempt, record, task=exchange.task
+                                call, slot, attempt, record, task=exchange.task, lease=lease
                             ) as reply:  # 6
                                 usd = self._ledger.cost_at_head(record, reply, self._clock.now())
                                 await self._relay.copy(  # 7
@@ -86,8 +86,8 @@ class Pipeline:
         except OverspillError as error:
             self._fail(exchange, record, error)
         except asyncio.CancelledError:
-            record.outcome = Outcome.CLIENT_GONE
-            record.error = "client_gone"
+            gone = exchange.parting()
+            record.outcome, record.error = gone.outcome, gone.word
             raise
         except Exception:
             log.exception("request %s failed inside the gateway", record.request_id)
@@ -96,13 +96,13 @@ class Pipeline:
             record.bytes_in = exchange.body.length or 0
             self._ledger.close(record, self._clock.now())  # 8
 
-    def refuse(self, exchange: Exchange, error: OverspillError) -> None:
+    def refuse(self, exchange: Conversation, error: OverspillError) -> None:
         """Answer and record a request that could not even be read."""
         record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
         self._fail(exchange, record, error)
         self._ledger.close(record, self._clock.now())
 
-    def _answer(self, exchange: Exchange, record: Record, answer: Answer) -> None:
+    def _answer(self, exchange: Conversation, record: Record, answer: Answer) -> None:
         """An answer of the gateway's own: health, the list of models."""
         record.status = answer.status
         record.outcome = Outcome.OK if answer.status < 400 else Outcome.REJECTED
@@ -111,14 +111,14 @@ class Pipeline:
         exchange.send(answer.status, answer.headers, self._relay.stamp(record, None), answer.body)
         record.bytes_out = exchange.bytes_out
 
-    def _fail(self, exchange: Exchange, record: Record, error: OverspillError) -> None:
+    def _fail(self, exchange: Conversation, record: Record, error: OverspillError) -> None:
         record.fail(error)
         if exchange.ended:
             return
         if exchange.began:
             # Too late for a status: a stream is told inside, and in any case never ends cleanly.
             exchange.write(self._protocols.stream_error(exchange.target, error) if record.stream else b"")
-            exchange.abort()
+            exchange.abort(error)
             return
         exchange.keep_alive = exchange.keep_alive and not error.close
         answer = error.answer if isinstance(error, BackendError) else None

@@ -151,6 +151,11 @@ class Pool:
         """`async with pool.slot(call, attempt) as slot`: a place to run this attempt on."""
         return Lease(self, call, attempt)
 
+    def take(self, lease: Lease, backend: str, reason: Reason, now: float) -> Slot | None:
+        """A slot for a call that nobody else has a say in; None when there is none. May raise Shed."""
+        lease.since = now
+        return self._take(lease, backend, reason, now)
+
     def view(self, now: float) -> dict[str, Any]:
         """The pool for people: plain values only."""
         return {

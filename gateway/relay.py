@@ -8,7 +8,7 @@ import asyncio
 
 from gateway.clock import Clock
 from gateway.errors import AnswerTruncated, BackendError, ClientGone
-from gateway.exchange import Exchange
+from gateway.exchange import Conversation
 from gateway.record import Record
 from gateway.vocab import HOP_BY_HOP, Headers, Outcome, Reply
 
@@ -32,7 +32,7 @@ class Relay:
         self._stamps: dict[tuple[str, str, str | None, str | None], bytes] = {}
 
     async def copy(
-        self, reply: Reply, exchange: Exchange, record: Record, *, usd: float | None, stall_timeout: float
+        self, reply: Reply, exchange: Conversation, record: Record, *, usd: float | None, stall_timeout: float
     ) -> None:
         """Send the reply. Raises AnswerTruncated or ClientGone if it cannot be completed.
 
@@ -73,7 +73,9 @@ class Relay:
             cost,
         )
 
-    async def _stream(self, reply: Reply, exchange: Exchange, record: Record, stall_timeout: float) -> None:
+    async def _stream(
+        self, reply: Reply, exchange: Conversation, record: Record, stall_timeout: float
+    ) -> None:
         assert reply.stream is not None
         clock = self._clock
         loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ Holds and averages values; choosing between replicas is `capacity.py`'s job. Kno
 
 from typing import Any
 
+from backends.base import Load
 from gateway.breaker import Breaker
 from gateway.clock import Timer
 from gateway.slots import SlotSource
@@ -21,11 +22,13 @@ class ReplicaState:
     ready:    None until a probe has said something; treated like True, so that a gateway that has
               just started serves at once and learns from what happens
     latency:  moving average in seconds from taking the slot to the answer's head; None if unknown
+    load:     what the replica itself said last; None if it was not asked, or not lately
+    retired:  it gets no new calls any more; it is gone once those it has are over
     """
 
     __slots__ = (
-        "breaker", "failed_probes", "index", "latency", "latency_at", "name", "place", "ready",
-        "room", "samples", "slots", "timer", "usable",
+        "breaker", "failed_probes", "index", "latency", "latency_at", "load", "name", "place", "ready",
+        "retired", "room", "samples", "slots", "timer", "usable",
     )  # fmt: skip
 
     def __init__(self, index: int, name: str, slots: SlotSource, breaker: Breaker) -> None:
@@ -42,6 +45,8 @@ class ReplicaState:
         self.room = 0
         self.place = -1  # its index in Capacity._open, -1 when it has no room
         self.timer: Timer | None = None
+        self.load: Load | None = None
+        self.retired = False
 
     @property
     def in_flight(self) -> int:
@@ -67,8 +72,12 @@ class ReplicaState:
             self.latency += weight * (seconds - self.latency)
         self.latency_at = now
 
+    def pushed_back(self, now: float) -> None:
+        """The replica refused a call as one too many; whoever learns its slots takes note."""
+
     def view(self, now: float) -> dict[str, Any]:
         """The replica for people: plain values only."""
+        load = self.load
         return {
             "name": self.name,
             "ready": self.ready,
@@ -76,4 +85,6 @@ class ReplicaState:
             "in_flight": self.in_flight,
             "capacity": self.slots.capacity,
             "latency_s": self.latency,
+            "leaving": self.retired,
+            "load": None if load is None else load.view(now),
         }

@@ -51,6 +51,7 @@ def report_backends(
             "name": name,
             "ready": is_ready(capacity),
             **capacity.view(now),
+            **capacity.backend.report(now),
             "instances": dict(capacity.backend.instances(now)),
             "price_known": ledger.backends[name].priced if name in ledger.backends else False,
             "idle_usd": idle.get(name),

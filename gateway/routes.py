@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("kserve", "openai", "raw")
 _BY_MODEL = PROTOCOLS[:2]
+_SAME_AS = {"grpc": "kserve"}
+"""KServe calls take the same routes over gRPC as over HTTP."""
 
 # Comparing names costs about 10 us each, and anybody may ask for models that do not exist.
 _MOST_COMPARED = 200
@@ -111,7 +113,7 @@ class Route:
 
     def serves(self, protocol: str) -> bool:
         """May calls of this protocol take the route?"""
-        return self.protocol in {None, protocol}
+        return self.protocol in {None, _SAME_AS.get(protocol, protocol)}
 
 
 class RouteTable:
@@ -143,6 +145,7 @@ class RouteTable:
 
     def find(self, protocol: str, model: str) -> Route | None:
         """The route that serves a model in a protocol."""
+        protocol = _SAME_AS.get(protocol, protocol)
         route = self._exact[protocol].get(model)
         if route is None:
             for matches, candidate in self._globs[protocol]:
@@ -173,7 +176,7 @@ class RouteTable:
 
     def models(self, protocol: str) -> list[str]:
         """Names served in a protocol, in the order of the file; models behind a pattern have no list."""
-        served = self._exact[protocol]
+        served = self._exact[_SAME_AS.get(protocol, protocol)]
         return [model for route in self._routes for model in route.models if served.get(model) is route]
 
     def sole(self, protocol: str) -> str:

@@ -67,6 +67,7 @@ class RouteFacts(NamedTuple):
     objective:  share of answers that must come within it
     backends:   names of its tiers' backends, in order
     match:      what the route matches, as text for people
+    hedged:     second attempts may be started beside the first
     """
 
     name: str
@@ -75,6 +76,7 @@ class RouteFacts(NamedTuple):
     objective: float | None = None
     backends: tuple[str, ...] = ()
     match: str = ""
+    hedged: bool = False
 
 
 class Standing:
@@ -133,9 +135,10 @@ class RouteTally:
 
     budget_calls:   calls that count for the latency budget; `missed` of them missed it
     served:         inference calls that were answered
+    hedges:         calls with a second attempt beside the first, by whether its answer was used
     """
 
-    __slots__ = ("budget_calls", "facts", "first_byte", "missed", "overhead", "served", "within")
+    __slots__ = ("budget_calls", "facts", "first_byte", "hedges", "missed", "overhead", "served", "within")
 
     def __init__(self, facts: RouteFacts) -> None:
         self.facts = facts
@@ -145,6 +148,7 @@ class RouteTally:
         self.budget_calls = 0
         self.missed = 0
         self.served = 0
+        self.hedges = {"won": 0, "lost": 0}
 
     def configure(self, facts: RouteFacts) -> None:
         """Take over what the configuration says now; sums stay."""

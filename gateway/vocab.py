@@ -174,13 +174,16 @@ class Call:
     route_hint: the route a raw call names in its path
     size:       how much there is to do, in a unit of the route's own; None: unknown (set by the route step)
     deadline:   on the monotonic clock; the answer must have begun by then (set by the route step)
+    lost:       another attempt of the same call was faster than the one that was sent this; not there before
     """
 
     __slots__ = (
         "arrived", "body", "deadline", "deadline_is_clients", "headers", "idempotent", "inference",
-        "max_tokens", "method", "model", "operation", "priority", "protocol", "request_id", "route",
+        "lost", "max_tokens", "method", "model", "operation", "priority", "protocol", "request_id", "route",
         "route_hint", "size", "stream", "target", "traceparent", "version",
     )  # fmt: skip
+
+    lost: bool
 
     def __init__(
         self,
@@ -298,5 +301,5 @@ class Charge(NamedTuple):
     """Money that fell due outside any attempt: the idle tail of a rented instance, a prewarm."""
 
     route: str
-    kind: str  # `spill` or `prewarm`
+    kind: str  # `spill`, `prewarm` or `hedge`
     usd: float

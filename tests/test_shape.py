@@ -15,7 +15,7 @@ FILES = [
 MODULE_LINES = 500
 FUNCTION_LINES = 60
 HEAVY = {
-    "botocore", "litellm", "pytriton", "sklearn", "numpy", "modal", "runpod", "tritonclient",
+    "botocore", "cryptography", "grpc", "litellm", "pytriton", "sklearn", "numpy", "modal", "runpod", "tritonclient",
     "gateway.demo", "gateway.app", "gateway.explain", "gateway.probe", "gateway.simulator",
 }  # fmt: skip
 """Optional or costly packages that may be imported where they are used."""

@@ -1,8 +1,9 @@
 """AWS Lambda's Invoke API on a local port.
 
 Must never know a gateway or its client of this API: it is written from the service model in botocore and
-AWS's documentation so that the two check each other. Left out: response streaming, function URLs,
-tenants, durable functions, provisioned concurrency, JSON logs.
+AWS's documentation so that the two check each other. A handler that returns an iterator of bytes streams:
+what it yields is what such a function writes, its HTTP head included. Left out: tenants, durable functions,
+JSON logs. Function URLs are in aws_lambda_url.py.
 """
 
 import base64
@@ -18,23 +19,28 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from backends.emulators import event_stream
 from backends.emulators.fleet import Slot
 from backends.emulators.instance import BootFailed, FleetFull, FleetOptions, Handler, InstanceDied, RanOut
+from backends.emulators.running import Running, Sink, written
 from backends.emulators.server import EmulatorServer
 from backends.emulators.sigv4 import BadSignature, Keys, SignedRequest, verify
 from backends.emulators.tariff import PerInvocation
 
+_LOG_TAIL = 4096
 TIMER_S = 0.005
 """Timers may ring a little early: a run that was cut off may have lasted so much less than its limit."""
-_LOG_TAIL = 4096
-_SYNC_LIMIT = 6 * 1024 * 1024
+SYNC_LIMIT = 6 * 1024 * 1024
+"""Bytes of a request, and of an answer that is not streamed."""
 _EVENT_LIMIT = 1024 * 1024
 _ARN = re.compile(r"(?:arn:aws:lambda:[a-z0-9-]+:)?(?:\d{12}:)?(?:function:)?([A-Za-z0-9_-]+)(?::([^:]+))?")
 _STATUSES = {
+    "ProvisionedConcurrencyConfigNotFoundException": 404,
     "InvalidRequestContentException": 400,
     "InvalidParameterValueException": 400,
     "MissingAuthenticationTokenException": 403,
     "IncompleteSignatureException": 403,
+    "AccessDeniedException": 403,
     "UnrecognizedClientException": 403,
     "InvalidSignatureException": 403,
     "ResourceNotFoundException": 404,
@@ -48,6 +54,8 @@ class LambdaOptions(NamedTuple):
     """The function; prices are those of x86 in us-east-1.
 
     versions:   qualifiers that exist beside $LATEST (versions and aliases)
+    provisioned: provisioned concurrency of each of them, as it is reported; it is not billed here
+    snapstart:  start-ups are restores from a snapshot, and are reported as such
     timeout_s:  after which an invocation is cut off and its environment is gone
     """
 
@@ -60,6 +68,8 @@ class LambdaOptions(NamedTuple):
     keys: Keys = Keys("AKIAEMULATED", "emulated-secret")
     usd_per_gb_second: float = 0.0000166667
     usd_per_request: float = 0.0000002
+    provisioned: int = 0
+    snapstart: bool = False
 
 
 class Context:
@@ -82,6 +92,14 @@ class Refusal(Exception):
         self.more = more
 
 
+class Asked(NamedTuple):
+    """What an environment is given; a function that streams writes to the sink."""
+
+    event: Any
+    context: Context
+    sink: Sink | None
+
+
 class Result(NamedTuple):
     """How one invocation ended."""
 
@@ -89,6 +107,11 @@ class Result(NamedTuple):
     error: str | None
     log: str
     version: str
+
+    @property
+    def tail(self) -> str:
+        """The last 4 KiB of the log, as base64."""
+        return base64.b64encode(self.log.encode()[-_LOG_TAIL:]).decode()
 
 
 class LambdaEmulator(EmulatorServer):
@@ -114,8 +137,13 @@ class LambdaEmulator(EmulatorServer):
         super().__init__(lambda name: _of_one_argument(make_handler(name)), tariff, options=options, **server)
 
     def routes(self) -> Iterable[web.RouteDef]:
-        """Invoke."""
-        return [web.post("/2015-03-31/functions/{name:[^/]+}/invocations", self._invoke)]
+        """Invoke, InvokeWithResponseStream, GetProvisionedConcurrencyConfig."""
+        base = "/functions/{name:[^/]+}"
+        return [
+            web.post(f"/2015-03-31{base}/invocations", self._invoke),
+            web.post(f"/2021-11-15{base}/response-streaming-invocations", self._invoke_streaming),
+            web.get(f"/2019-09-30{base}/provisioned-concurrency", self._provisioned),
+        ]
 
     async def _invoke(self, request: web.Request) -> web.StreamResponse:
         request_id = self.new_uuid()
@@ -124,18 +152,75 @@ class LambdaEmulator(EmulatorServer):
         try:
             response = await self._checked(request, request_id)
         except Refusal as refusal:
-            response = _refused(refusal)
+            response = refused(refusal)
         response.headers["x-amzn-RequestId"] = request_id
         return response
 
+    async def _invoke_streaming(self, request: web.Request) -> web.StreamResponse:
+        request_id = self.new_uuid()
+        if (failure := self.front_failure(request)) is not None:
+            return failure
+        try:
+            checked = await self._event(request, request_id)
+            if isinstance(checked, web.Response):
+                return checked
+            running = Running(lambda sink: self._run(*checked, sink), self.spawn)
+            await running.begun()
+        except Refusal as refusal:
+            response = refused(refusal)
+            response.headers["x-amzn-RequestId"] = request_id
+            return response
+        stream = web.StreamResponse(
+            headers={"Content-Type": "application/vnd.amazon.eventstream", "x-amzn-RequestId": request_id}
+        )
+        stream.enable_chunked_encoding()
+        await stream.prepare(request)
+        async for piece in running.pieces():
+            await stream.write(event_stream.payload_chunk(piece))
+        result = await running.task
+        complete: dict[str, str] = {}
+        if result.error is not None:
+            complete = {"ErrorCode": result.error, "ErrorDetails": result.payload.decode()}
+        elif not running.streamed:
+            await stream.write(event_stream.payload_chunk(result.payload))
+        if request.headers.get("x-amz-log-type") == "Tail":
+            complete["LogResult"] = result.tail
+        await stream.write(event_stream.invoke_complete(_json(complete)))
+        await stream.write_eof()
+        return stream
+
+    async def _provisioned(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._authenticate(request, await request.read())
+            if self._find(request) == "$LATEST":
+                raise Refusal("InvalidParameterValueException", "Provisioned concurrency needs a version")
+            if not self.function.provisioned:
+                text = "No Provisioned Concurrency Config found for this function"
+                raise Refusal("ProvisionedConcurrencyConfigNotFoundException", text)
+        except Refusal as refusal:
+            return refused(refusal)
+        names = ("Requested", "Available", "Allocated")
+        counts = {f"{name}ProvisionedConcurrentExecutions": self.function.provisioned for name in names}
+        return web.Response(body=_json({**counts, "Status": "READY"}), content_type="application/json")
+
     async def _checked(self, request: web.Request, request_id: str) -> web.Response:
+        checked = await self._event(request, request_id)
+        if isinstance(checked, web.Response):
+            return checked
+        if request.headers.get("x-amz-invocation-type") == "Event":
+            self.spawn(self._in_background(*checked))
+            return web.Response(status=202)
+        return self._answer(request, await self._run(*checked))
+
+    async def _event(self, request: web.Request, request_id: str) -> tuple[Any, Context] | web.Response:
+        """What the function is to be given; the answer, where it is not to run. Raises Refusal."""
         body = await request.read()
         self._authenticate(request, body)
         version = self._find(request)
         kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind not in ("RequestResponse", "Event", "DryRun"):
             raise Refusal("InvalidParameterValueException", f"unknown invocation type {kind}")
-        limit = _EVENT_LIMIT if kind == "Event" else _SYNC_LIMIT
+        limit = _EVENT_LIMIT if kind == "Event" else SYNC_LIMIT
         if len(body) > limit:
             text = f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
             raise Refusal("RequestTooLargeException", text)
@@ -147,11 +232,7 @@ class LambdaEmulator(EmulatorServer):
         if kind == "DryRun":
             return web.Response(status=204)
         self._throttle_on_cue()
-        context = Context(self.function, request_id, version)
-        if kind == "Event":
-            self.spawn(self._in_background(event, context))
-            return web.Response(status=202)
-        return self._answer(request, await self._run(event, context))
+        return event, Context(self.function, request_id, version)
 
     def _authenticate(self, request: web.Request, body: bytes) -> None:
         client_id = request.headers.get("x-amzn-requestid")
@@ -184,10 +265,10 @@ class LambdaEmulator(EmulatorServer):
         if self.cues.take("rate"):
             raise _throttled("CallerRateLimitExceeded")
 
-    async def _run(self, event: Any, context: Context) -> Result:
+    async def _run(self, event: Any, context: Context, sink: Sink | None = None) -> Result:
         try:
             async with self.fleet.slot(wait=False) as slot:
-                payload, error = await self._in_slot(slot, event, context)
+                payload, error = await self._in_slot(slot, Asked(event, context, sink))
                 return Result(payload, error, self._log(slot, context, error), context.function_version)
         except FleetFull:
             raise _throttled("ReservedFunctionConcurrentInvocationLimitExceeded") from None
@@ -197,11 +278,12 @@ class LambdaEmulator(EmulatorServer):
             payload = _json({"errorType": "Runtime.ExitError", "errorMessage": text})
             return Result(payload, "Unhandled", "INIT_REPORT Phase: init Status: error\n", "$LATEST")
 
-    async def _in_slot(self, slot: Slot, event: Any, context: Context) -> tuple[bytes, str | None]:
+    async def _in_slot(self, slot: Slot, asked: "Asked") -> tuple[bytes, str | None]:
         """Payload and the kind of function error. A function's failure is an answer like any other."""
+        context = asked.context
         named = f"RequestId: {context.aws_request_id} Error:"
         try:
-            output = await slot.run((event, context), timeout_s=self.function.timeout_s)
+            output = await slot.run(asked, timeout_s=self.function.timeout_s)
         except RanOut:
             text = f"{named} Task timed out after {self.function.timeout_s:.2f} seconds"
             return _json({"errorType": "Sandbox.Timedout", "errorMessage": text}), "Unhandled"
@@ -211,13 +293,13 @@ class LambdaEmulator(EmulatorServer):
         except Exception as error:
             return _function_error(error, context), "Unhandled"
         try:
-            payload = _json(output)
+            payload = output if isinstance(output, bytes) else _json(output)
         except (TypeError, ValueError) as error:
             text = f"Unable to marshal response: {error}"
             document = {"errorMessage": text, "errorType": "Runtime.MarshalError"}
             return _json(document | {"requestId": context.aws_request_id, "stackTrace": []}), "Unhandled"
-        if len(payload) > _SYNC_LIMIT:
-            text = f"Response payload size exceeded maximum allowed payload size ({_SYNC_LIMIT} bytes)."
+        if len(payload) > SYNC_LIMIT:
+            text = f"Response payload size exceeded maximum allowed payload size ({SYNC_LIMIT} bytes)."
             document = {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": text}
             return _json(document), "Unhandled"
         return payload, None
@@ -242,8 +324,13 @@ class LambdaEmulator(EmulatorServer):
             f"Max Memory Used: {min(90, self.function.memory_mb)} MB\t",
         ]
         if slot.cold:
-            lines.insert(0, "INIT_START Runtime Version: python:3.11.v100\tRuntime Version ARN: emulated")
-            lines[-1] += f"Init Duration: {slot.init_s * 1000:.2f} ms\t"
+            what = "RESTORE" if self.function.snapstart else "INIT"
+            lines.insert(0, f"{what}_START Runtime Version: python:3.11.v100\tRuntime Version ARN: emulated")
+            boot_ms = f"{slot.init_s * 1000:.2f} ms\t"
+            if self.function.snapstart:
+                lines[-1] += f"Restore Duration: {boot_ms}Billed Restore Duration: {boot_ms}"
+            else:
+                lines[-1] += f"Init Duration: {boot_ms}"
         if error is not None and slot.run_s >= self.function.timeout_s - TIMER_S:
             lines[-1] += "Status: timeout\t"
         return "\n".join(lines) + "\n"
@@ -253,26 +340,25 @@ class LambdaEmulator(EmulatorServer):
         if result.error is not None:
             headers["X-Amz-Function-Error"] = result.error
         if request.headers.get("x-amz-log-type") == "Tail":
-            tail = result.log.encode()[-_LOG_TAIL:]
-            headers["X-Amz-Log-Result"] = base64.b64encode(tail).decode()
+            headers["X-Amz-Log-Result"] = result.tail
         return web.Response(status=200, headers=headers, body=result.payload)
 
 
 def _of_one_argument(handler: Callable[[Any, Any], Any]) -> Handler:
     if inspect.iscoroutinefunction(handler):
 
-        async def waiting(event: tuple[Any, Context]) -> Any:
-            return await handler(*event)
+        async def waiting(asked: Asked) -> Any:
+            return await handler(asked.event, asked.context)
 
         return waiting
-    return lambda event: handler(*event)
+    return lambda asked: written(handler(asked.event, asked.context), asked.sink)
 
 
 def _throttled(reason: str) -> Refusal:
     return Refusal("TooManyRequestsException", "Rate Exceeded.", Reason=reason)
 
 
-def _refused(refusal: Refusal) -> web.Response:
+def refused(refusal: Refusal) -> web.Response:
     message = "Message" if refusal.kind == "ResourceNotFoundException" else "message"
     document: Mapping[str, str] = {**refusal.more, "Type": "User", message: str(refusal)}
     headers = {"x-amzn-ErrorType": refusal.kind, "Content-Type": "application/json"}

@@ -12,17 +12,21 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backends.emulators.aws_lambda import LambdaEmulator, LambdaOptions
+from backends.emulators.aws_lambda_url import LambdaUrlEmulator
 from backends.emulators.instance import BootTimes, FleetOptions
 from backends.emulators.kserve import KServeServer
 from backends.emulators.kserve_app import KServeApp
-from backends.emulators.modal import ModalEmulator, ModalOptions
+from backends.emulators.modal import ModalEmulator, ModalOptions, ModalServerEmulator
 from backends.emulators.runpod import RunPodEmulator, RunPodOptions
+from backends.emulators.runpod_lb import RunPodLbEmulator, RunPodLbOptions
 from backends.emulators.server import EmulatorServer
 from backends.emulators.sigv4 import Keys
 from backends.workers import kit, lambda_handler, modal_app, runpod_handler
 from gateway.options import Options
 
-Kind = Literal["runpod", "modal", "lambda", "aws_lambda", "kserve"]
+Kind = Literal[
+    "runpod", "runpod_lb", "modal", "modal_server", "lambda", "aws_lambda", "aws_lambda_url", "kserve"
+]  # fmt: skip
 """`lambda` and `aws_lambda` are the same."""
 
 
@@ -158,15 +162,20 @@ def build(kind: Kind, config: EmulatorConfig, *, host: str, port: int) -> Emulat
     if kind == "runpod":
         endpoint = RunPodOptions(**config.runpod.model_dump(), **price)
         return RunPodEmulator(_runpod_worker(app), endpoint=endpoint, **where)
-    if kind == "modal":
-        return ModalEmulator(
+    if kind == "runpod_lb":
+        balanced = RunPodLbOptions(api_key=config.runpod.api_key, **price)
+        return RunPodLbEmulator(lambda _: modal_app.make_asgi(app), endpoint=balanced, **where)
+    if kind in ("modal", "modal_server"):
+        modal = ModalEmulator if kind == "modal" else ModalServerEmulator
+        return modal(
             lambda _: modal_app.make_asgi(app),
             function=ModalOptions(**config.modal.model_dump(), **price),
             **where,
         )
     own = config.aws_lambda.model_dump()
     keys = Keys(own.pop("access_key"), own.pop("secret_key"), own.pop("session_token"))
-    return LambdaEmulator(
+    emulator = LambdaUrlEmulator if kind == "aws_lambda_url" else LambdaEmulator
+    return emulator(
         lambda _: lambda_handler.make_handler(kit.Worker(app, kit.Boot())),
         function=LambdaOptions(**own, keys=keys, **price),
         **where,

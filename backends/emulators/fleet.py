@@ -184,6 +184,13 @@ class ServerlessFleet:
             if instance.phase is Phase.IDLE and over <= now:
                 self._finish(instance, over)
 
+    async def start_one(self) -> None:
+        """Start an instance that no request asked for; return when it is up."""
+        if len(self.instances) < self.options.cap:
+            future: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
+            self._start().reserved = future
+            self._offer(await future)
+
     def end(self, instance: Instance) -> None:
         """The instance dies now; waiting requests get others."""
         if instance.phase is not Phase.GONE:

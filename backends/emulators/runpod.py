@@ -1,8 +1,9 @@
 """RunPod's serverless queue API on a local port.
 
 Must never know a gateway or the gateway's client of this API: it is written from RunPod's documentation
-and SDKs (runpod 1.12.0) so that the two check each other. Left out: stream, OpenAI routes, webhooks, load
-balancing endpoints. Unverified and chosen here: the bodies of 401, 404, 413 and 429.
+and SDKs (runpod 1.12.0) so that the two check each other. Left out: stream, webhooks. The OpenAI route is in
+runpod_openai.py, load balancing endpoints are in runpod_lb.py. Unverified and chosen here: the bodies of
+401, 404, 413 and 429.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from backends.emulators.instance import FleetOptions, InstanceDied, MakeHandler, Phase, RanOut
+from backends.emulators.runpod_control import EmulatedControl
 from backends.emulators.server import EmulatorServer, RateLimit
 from backends.emulators.tariff import PerLife
 
@@ -109,6 +111,7 @@ class RunPodEmulator(EmulatorServer):
         self.endpoint = endpoint or RunPodOptions()
         tariff = PerLife(usd_per_second=self.endpoint.usd_per_second, whole_seconds=True)
         super().__init__(make_handler, tariff, options=options, **server)
+        self.control = EmulatedControl(self)
         self.jobs: dict[str, Job] = {}
         self._rates = {name: RateLimit(most, 10.0, self.clock) for name, most in self.endpoint.rates.items()}
         self._forget_next = 0.0
@@ -120,7 +123,7 @@ class RunPodEmulator(EmulatorServer):
         return f"{self.url}/v2"
 
     def routes(self) -> Iterable[web.RouteDef]:
-        """The queue API."""
+        """The queue API, and the control plane."""
         base = "/v2/{endpoint}"
         table: list[tuple[str, str, str, Callable[[web.Request], Any]]] = [
             ("POST", "/run", "run", self._run),
@@ -133,7 +136,8 @@ class RunPodEmulator(EmulatorServer):
             ("POST", "/purge-queue", "purge-queue", self._purge),
             ("GET", "/health", "health", self._health),
         ]
-        return [web.route(verb, base + path, self._guard(name, work)) for verb, path, name, work in table]
+        own = [web.route(verb, base + path, self._guard(name, work)) for verb, path, name, work in table]
+        return [*self.control.routes(), *own]
 
     def _guard(self, operation: str, work: Callable[[web.Request], Any]) -> Any:
         """What every call meets first: failures on cue, the key, the endpoint's name, the rate."""

@@ -12,6 +12,9 @@ Who answers is said by the environment:
     OVERSPILL_COMMAND  a command that starts that server; run once, before the first request
     OVERSPILL_BOOT_S   how long that server may take to accept connections; default 300
 
+`server.py` beside this file answers over plain HTTP, where a provider carries that; `kserve_v2.py` makes a
+KServe v2 model out of a class in Python. Each provider's own entry point is a file beside them.
+
 A function is called as `app(method, path, query, headers, body)` with text, text (still percent-
 encoded), text, a dict with lower-case names, and bytes. It returns `(status, headers, body)`, where
 headers is a dict or a list of pairs, and body is bytes or an iterator of bytes.
@@ -25,6 +28,7 @@ provider itself gives no sign, and which the gateway removes again:
 
 import asyncio
 import base64
+import functools
 import http.client
 import importlib
 import os
@@ -35,11 +39,13 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 Fields = Mapping[str, str] | Iterable[tuple[str, str]]
 Response = tuple[int, Fields, bytes | Iterable[bytes]]
+Answer = tuple[int, list[tuple[str, str]], bytes | Iterable[bytes]]
 App = Callable[[str, str, str, dict[str, str], bytes], Response]
 Message = MutableMapping[str, Any]
 Asgi = Callable[
@@ -66,6 +72,9 @@ then has to be answered by another instance."""
 LONGEST_HOLD_S = 5.0
 """Longest that a ping may keep a worker."""
 
+WITHOUT_BODY = frozenset((204, 304))
+"""Answers with one of these have no body, and no length of one (RFC 9110 section 8.6)."""
+
 
 class Boot:
     """The process as an instance: made once, when the worker starts."""
@@ -85,23 +94,44 @@ class Boot:
 
 
 class Worker:
-    """Answers events and ASGI requests with one app."""
+    """Answers requests, events, ASGI and WSGI requests with one app."""
 
     def __init__(self, app: App, boot: Boot) -> None:
         self.app = app
         self.boot = boot
 
+    def answer(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, *, age: float
+    ) -> Answer:
+        """The app's answer with the boot fields, or the kit's own to a ping. `age`: when the request came.
+
+        Raises what the app raises, and ValueError for a field that would not stay one line.
+        """
+        if path == PING_PATH:
+            self.wait_until_up()
+            time.sleep(_hold_s(query))
+            return 204, self.boot.fields(age), b""
+        status, fields, answer = self.app(method, path, query, headers, body)
+        return status, [*_checked(fields), *self.boot.fields(age)], answer
+
     def handle(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """One event in, one result out. Raises only if the event itself is not one."""
-        age = self.boot.age()
-        request = read_event(event)
-        if request[1] == PING_PATH:
-            self._wait_until_up()
-            time.sleep(_hold_s(request[2]))
-            return write_result(204, self.boot.fields(age), b"")
-        status, fields, body = self.app(*request)
+        """One event in, one result out. Raises for what is no event, and what the app raises."""
+        status, fields, body = self.answer(*read_event(event), age=self.boot.age())
         whole = body if isinstance(body, bytes) else b"".join(body)
-        return write_result(status, [*_pairs(fields), *self.boot.fields(age)], whole)
+        return write_result(status, fields, whole)
+
+    def wsgi(self, environ: Mapping[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        """The same app as a WSGI application. Paths stay percent-encoded where the server tells how they came."""
+        age = self.boot.age()
+        path, query, headers = _of_environ(environ)
+        length = environ.get("CONTENT_LENGTH") or ""
+        # Where a server has decoded the chunks of a body, it ends the stream itself.
+        body = environ["wsgi.input"].read(*((int(length),) if length else ()))
+        status, fields, answer = self.answer(environ["REQUEST_METHOD"], path, query, headers, body, age=age)
+        if isinstance(answer, bytes) and status not in WITHOUT_BODY:
+            fields.append(("content-length", str(len(answer))))
+        start_response(f"{status} {reason(status)}", fields)
+        return (answer,) if isinstance(answer, bytes) else answer
 
     async def asgi(
         self,
@@ -119,15 +149,13 @@ class Worker:
         query = scope.get("query_string", b"").decode("latin-1")
         body = await _received(receive)
         if path == PING_PATH:
-            await asyncio.to_thread(self._wait_until_up)
+            await asyncio.to_thread(self.wait_until_up)
             await asyncio.sleep(_hold_s(query))
             await _answer_ping(self.boot.fields(age), send)
             return
-        status, fields, answer = await asyncio.to_thread(
-            self.app, scope["method"], path, query, headers, body
-        )
-        pairs = [*_pairs(fields), *self.boot.fields(age)]
-        if isinstance(answer, bytes):
+        work = functools.partial(self.answer, age=age)
+        status, pairs, answer = await asyncio.to_thread(work, scope["method"], path, query, headers, body)
+        if isinstance(answer, bytes) and status not in WITHOUT_BODY:
             pairs.append(("content-length", str(len(answer))))
         raw = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in pairs]
         await send({"type": "http.response.start", "status": status, "headers": raw})
@@ -136,7 +164,8 @@ class Worker:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _wait_until_up(self) -> None:
+    def wait_until_up(self) -> None:
+        """Return when a call could be served: at once, unless the app has to wait for something."""
         wait = getattr(self.app, "wait_until_up", None)
         if wait is not None:
             wait()
@@ -188,7 +217,7 @@ def read_event(event: Mapping[str, Any]) -> tuple[str, str, str, dict[str, str],
 
 def write_result(status: int, fields: Iterable[tuple[str, str]], body: bytes) -> dict[str, Any]:
     """The result of an event. The body is always base64: no byte of it is ever reinterpreted."""
-    kept = [(name.lower(), value) for name, value in fields if name.lower() not in _CONNECTION_FIELDS]
+    kept = _checked(fields)
     result: dict[str, Any] = {
         "statusCode": status,
         "headers": _joined(pair for pair in kept if pair[0] != "set-cookie"),
@@ -250,6 +279,12 @@ class LocalServer:
                 time.sleep(0.1)
             self._up = True
 
+    def stop(self) -> None:
+        """End the server, if it is ours: it gets as long as it takes to finish what it has."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
     def _accepts(self) -> bool:
         try:
             socket.create_connection((self._host, self._port), timeout=1.0).close()
@@ -280,8 +315,38 @@ def _pieces(connection: http.client.HTTPConnection, response: http.client.HTTPRe
         connection.close()
 
 
-def _pairs(fields: Fields) -> list[tuple[str, str]]:
-    return list(fields.items() if isinstance(fields, Mapping) else fields)
+def reason(status: int) -> str:
+    """The phrase beside a status; some text for one that has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def _checked(fields: Fields) -> list[tuple[str, str]]:
+    """The app's fields without those of a connection. Raises ValueError for one that would split the answer."""
+    kept = []
+    for name, value in fields.items() if isinstance(fields, Mapping) else fields:
+        if not name or not set("\r\n\0 :").isdisjoint(name) or not set("\r\n\0").isdisjoint(value):
+            raise ValueError(f"the app's field {name!r} is not one line of text")
+        if name.lower() not in _CONNECTION_FIELDS:
+            kept.append((name.lower(), value))
+    return kept
+
+
+def _of_environ(environ: Mapping[str, Any]) -> tuple[str, str, dict[str, str]]:
+    """Path, query and fields of a WSGI request. Servers disagree on what keeps the path as it came."""
+    target = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+    else:
+        path = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), encoding="latin-1")
+        query = environ.get("QUERY_STRING", "")
+    headers = {k[5:].replace("_", "-").lower(): v for k, v in environ.items() if k.startswith("HTTP_")}
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            headers[name.replace("_", "-").lower()] = environ[name]
+    return path, query, headers
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

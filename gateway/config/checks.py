@@ -28,6 +28,7 @@ def check_tree(tree: Tree) -> None:
     _check_tiers(tree)
     _check_matches(tree)
     _check_ports(tree)
+    _check_hedges(tree)
 
 
 def check_secrets(options: BaseModel, tree: Tree, base: Path) -> None:
@@ -161,6 +162,20 @@ def _check_ports(tree: Tree) -> None:
                     f"is the address of {quoted(seen[address])} too; give it its own",
                 )
             seen.setdefault(address, port)
+
+
+def _check_hedges(tree: Tree) -> None:
+    """A hedge runs a call twice on purpose: never one of which the file says that it must not be."""
+    for name, route in _mapping(tree, "routes").items():
+        if isinstance(route, dict) and route.get("hedge") is not None and route.get("idempotent") is False:
+            path: Path = ("routes", name, "hedge")
+            line = tree.at_key(("routes", name, "idempotent")).line
+            tree.problem(
+                tree.at_key(path),
+                path,
+                f"runs calls twice, and line {line} says that they must not be (`idempotent: false`); "
+                "take one of the two out",
+            )
 
 
 def check_spill_budgets(

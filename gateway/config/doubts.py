@@ -4,6 +4,7 @@ Each says what will happen and what would be right. Must never know a concrete b
 instances is an argument.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ def warnings(
             _doubt_planning(name, route, doubts, here)
         if route.prewarm is not None:
             _doubt_prewarm(name, route, doubts, here)
+        _doubt_hedge(name, settings, doubts, here)
     _doubt_idling(settings, doubts, rented)
     return doubts.problems
 
@@ -56,8 +58,12 @@ def _doubt(doubts: Tree, path: Path, message: str) -> None:
 
 
 def _doubt_ports(settings: Settings, doubts: Tree) -> None:
-    if settings.listen.grpc is not None:
-        _doubt(doubts, ("listen", "grpc"), "this version does not serve gRPC yet; nothing will listen there")
+    if settings.listen.grpc is not None and importlib.util.find_spec("grpc") is None:
+        _doubt(
+            doubts,
+            ("listen", "grpc"),
+            "grpcio is not installed, so the gateway will not start; pip install 'overspill[grpc]'",
+        )
     if not settings.listen.admin.loopback:
         _doubt(
             doubts,
@@ -184,6 +190,35 @@ def _doubt_prewarm(name: str, route: RouteOptions, doubts: Tree, here: Mapping[s
             path,
             f"opens nothing: nobody knows what an instance of {quoted(opened[0])} costs; give `price` in "
             f"backends.{opened[0]}",
+        )
+
+
+def _doubt_hedge(name: str, settings: Settings, doubts: Tree, here: Mapping[str, Rented]) -> None:
+    """A hedge that cannot happen, comes too late, or spends what nobody has bounded."""
+    path: Path = ("routes", name, "hedge")
+    route = settings.routes[name]
+    hedge = route.hedge
+    if hedge is None:
+        return
+    if len(route.tiers) == len(here) == 1:
+        _doubt(doubts, path, "never happens: the only tier of this route is one place, and a hedge needs two")
+        return
+    after, within = hedge.after_s, route.latency_budget.within if route.latency_budget is not None else None
+    if after is not None and after >= route.timeout:
+        _doubt(doubts, (*path, "after"), "is not shorter than the timeout: no hedge ever starts")
+    elif after is not None and within is not None and after >= within:
+        _doubt(
+            doubts,
+            (*path, "after"),
+            "is not shorter than the latency budget: whatever a hedge answers comes too late for it",
+        )
+    unbounded = [backend for backend in here if settings.backends[backend].spill_budget is None]
+    if unbounded and route.spill_budget is None:
+        _doubt(
+            doubts,
+            path,
+            f"may send second attempts to {quoted(unbounded[0])}, and no spill_budget says how much that may "
+            f"cost; give one to the route or to backends.{unbounded[0]}",
         )
 
 

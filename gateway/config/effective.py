@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator
 
 from gateway.config.schema import Address, PolicyUse, Settings
-from gateway.options import SecretRef, parse_duration, parse_share, parse_size
+from gateway.options import Auto, SecretRef, parse_duration, parse_share, parse_size
 
 _BINARY = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _ROUTE_ORDER = ("match", "latency_budget", "policy", "tiers", "timeout", "stall_timeout", "idempotent")
@@ -20,8 +20,11 @@ _ROUTE_ORDER = ("match", "latency_budget", "policy", "tiers", "timeout", "stall_
 
 def effective(settings: Settings) -> str:
     """The whole configuration as YAML text."""
+    document = _plain(settings, None)
+    for name, said in document.pop("price_sources").items():
+        document["backends"][name]["price"] |= {key: text for key, text in said.items() if text is not None}
     return yaml.dump(
-        _plain(settings, None),
+        document,
         Dumper=yaml.SafeDumper,
         sort_keys=False,
         allow_unicode=True,
@@ -43,6 +46,8 @@ def _plain(value: Any, unit: object) -> Any:
         return [_plain(item, unit) for item in value]
     if isinstance(value, bool) or value is None:
         return value
+    if isinstance(value, Auto):
+        return "auto"
     if isinstance(value, int | float) and unit is not None:
         return _with_unit(value, unit)
     return value if isinstance(value, int | float) else str(value)

@@ -213,7 +213,7 @@ class _Explainer:
         if kind == "string_type" and isinstance(value, bool | int | float):
             return "; put it in quotes"
         if path and path[-1] == "max_in_flight" and value == "auto":
-            return "; `auto` is part of the format, but this version of Overspill does not have it yet"
+            return "; `auto` is not for this kind of backend (triton has it): write a number"
         if kind in ("int_type", "float_type") and isinstance(value, str):
             if not plain and re.fullmatch(r"[-+]?[0-9.]+", value):
                 return "; leave the quotes out"

@@ -3,12 +3,14 @@
 Built from the same models that `load` uses, with one branch for each registered backend and policy.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from backends.base import Backend
+from gateway.config.price_terms import PriceNotes, price_model
 from gateway.config.schema import NAME, Document
 from gateway.options import SecretRef
 from gateway.registry import Registry
@@ -28,6 +30,8 @@ def json_schema(backends: Registry[Backend], policies: Registry[Policy]) -> dict
     shapes: dict[str, Any] = schema["$defs"]
     if SecretRef.__name__ in shapes:
         shapes[SecretRef.__name__] = _secret(shapes[SecretRef.__name__])
+    for name in _price_shapes(shapes, backend_options.values()):
+        shapes[name] = _like(shapes[name])
     at = {model: ref["$ref"].removeprefix(_REF) for (model, _), ref in refs.items()}
     document = shapes.pop(at[Document])
     _put_backends(document, {name: shapes[at[model]] for name, model in backend_options.items()})
@@ -54,6 +58,23 @@ def _secret(shape: dict[str, Any]) -> dict[str, Any]:
         },
         "additionalProperties": False,
         "oneOf": [{"required": ["env"]}, {"required": ["file"]}],
+    }
+
+
+def _price_shapes(shapes: dict[str, Any], options: Iterable[type[BaseModel]]) -> set[str]:
+    """The names of the shapes that the backends' prices have."""
+    models = {model.__name__ for each in options if (model := price_model(each)) is not None}
+    return {name for name in shapes if name.rpartition("__")[2] in models}
+
+
+def _like(shape: dict[str, Any]) -> dict[str, Any]:
+    """What the price of any backend may say, and that a line of the sheet stands for what it need not."""
+    notes = PriceNotes.model_json_schema()["properties"]
+    return {
+        **{key: value for key, value in shape.items() if key != "required"},
+        "properties": {**notes, **shape["properties"]},
+        "anyOf": [{"required": ["like"]}, {"required": shape.get("required", [])}],
+        "dependentRequired": {"cores": ["like"], "memory": ["like"]},
     }
 
 

@@ -4,7 +4,7 @@ The registries of backends and policies are arguments: this module knows no plug
 """
 
 import codecs
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path as FilePath
 from random import Random
@@ -20,17 +20,21 @@ from gateway.config.checks import (
 )
 from gateway.config.doubts import Rented, warnings
 from gateway.config.explain import found, validate
+from gateway.config.price_sheet import Priced, read_sheet
+from gateway.config.price_terms import PriceTerms
 from gateway.config.problems import (
     FILE,
     ConfigProblems,
     Path,
     Problem,
+    dotted,
     in_order,
     printable,
     quoted,
     suggestion,
+    tidy,
 )
-from gateway.config.schema import Document, PolicyUse, RouteDocument, RouteOptions, Settings
+from gateway.config.schema import Document, PolicyUse, PriceSource, RouteDocument, RouteOptions, Settings
 from gateway.config.tree import MOST_CHARACTERS, NotYaml, Place, Tree, place_in, read_tree
 from gateway.errors import ConfigError
 from gateway.registry import Registry
@@ -55,11 +59,12 @@ def load(
     *,
     resolve_secrets: bool = True,
     name: str = "<config>",
+    wall: float | None = None,
 ) -> Loaded:
     """Read and check a file (a Path) or a text (a str, called `name` in problems).
 
-    With `resolve_secrets` every secret reference must lead to a secret now. Raises ConfigProblems, never
-    anything else, whatever the file holds.
+    With `resolve_secrets` every secret reference must lead to a secret now. With `wall`, Unix time, prices
+    that are old by then are doubted. Raises ConfigProblems, never anything else, whatever the file holds.
     """
     file = printable(str(source) if isinstance(source, FilePath) else name)
     try:
@@ -67,7 +72,7 @@ def load(
         tree = read_tree(text, file)
     except NotYaml as error:
         raise ConfigProblems([Problem(file, *error.place, FILE, str(error))]) from None
-    return _Reader(tree, backends, policies, resolve_secrets=resolve_secrets).read()
+    return _Reader(tree, backends, policies, resolve_secrets=resolve_secrets, wall=wall).read()
 
 
 def read_text(path: FilePath) -> str:
@@ -97,12 +102,19 @@ class _Reader:
     """One file on its way from a tree to Settings."""
 
     def __init__(
-        self, tree: Tree, backends: Registry[Backend], policies: Registry[Policy], *, resolve_secrets: bool
+        self,
+        tree: Tree,
+        backends: Registry[Backend],
+        policies: Registry[Policy],
+        *,
+        resolve_secrets: bool,
+        wall: float | None,
     ) -> None:
         self._tree = tree
         self._backends = backends
         self._policies = policies
         self._resolve_secrets = resolve_secrets
+        self._prices = PriceTerms(tree, _own_prices(tree), wall)
 
     def read(self) -> Loaded:
         """Check everything, then build."""
@@ -126,8 +138,13 @@ class _Reader:
         )
         if tree.problems or document is None:
             raise ConfigProblems(tree.problems)
-        settings = _settings(document, options, uses)
-        return Loaded(settings, in_order(warnings(settings, tree, owned, self._rented(settings))))
+        settings = _settings(document, options, uses, self._prices.sources)
+        rented = self._rented(settings)
+        doubts = [
+            Problem(tree.file, *tree.at_value(path), dotted(path), tidy(doubt))
+            for path, doubt in self._prices.doubts({name: said.rent for name, said in rented.items()})
+        ]
+        return Loaded(settings, in_order([*warnings(settings, tree, owned, rented), *doubts]))
 
     def _section(self, name: str) -> list[str]:
         """The names in a section whose entries have the right shape; the others have been told."""
@@ -156,10 +173,11 @@ class _Reader:
         kind = self._kind(path, (*path, "type"), self._backends)
         if kind is None:
             return None
-        options = validate(kind.Options, self._tree.get(path), self._tree, path)
+        section, priced = self._prices.expanded(name, kind.Options)
+        options = validate(kind.Options, section, self._tree, path)
         if options is not None and self._resolve_secrets:
             check_secrets(options, self._tree, path)
-        return options
+        return options if priced else None
 
     def _policy(self, route: str) -> PolicyUse | None:
         path: Path = ("routes", route, "policy")
@@ -196,6 +214,21 @@ class _Reader:
         return None
 
 
+def _own_prices(tree: Tree) -> Mapping[str, Priced] | None:
+    """The lines of the user's own sheet; None after telling why it cannot be read."""
+    path: Path = ("prices",)
+    name = tree.get(path)
+    if not isinstance(name, str) or not name:
+        return {}
+    try:
+        return read_sheet(read_text(FilePath(name)), printable(name))
+    except NotYaml as error:
+        tree.problem(tree.at_value(path), path, f"{quoted(name)}: {error}")
+    except ConfigProblems as error:
+        tree.problems += error.problems
+    return None
+
+
 def _nothing_runs(work: Coroutine[Any, Any, None], /, *, name: str) -> None:
     work.close()
     raise RuntimeError(f"{name}: nothing runs while a file is checked")
@@ -205,11 +238,15 @@ def _settings(
     document: Document,
     backends: dict[str, BackendOptions | None],
     policies: dict[str, PolicyUse | None],
+    sources: dict[str, PriceSource],
 ) -> Settings:
     """Everything is checked: put the plugins' own options where the raw mappings were."""
     routes = {}
     for name, route in document.routes.items():
         fields = {key: getattr(route, key) for key in route.model_fields_set}
         routes[name] = RouteOptions.model_construct(**{**fields, "policy": policies[name]})
-    fields = {key: getattr(document, key) for key in document.model_fields_set}
-    return Settings.model_construct(**{**fields, "backends": backends, "routes": routes})
+    # What the sheets say stands in the backends' options by now.
+    fields = {key: getattr(document, key) for key in document.model_fields_set - {"prices"}}
+    return Settings.model_construct(
+        **{**fields, "backends": backends, "routes": routes, "price_sources": sources}
+    )

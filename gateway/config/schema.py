@@ -8,12 +8,12 @@ description in `overspill schema`.
 
 import ipaddress
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import Field, PlainSerializer, PlainValidator, SerializeAsAny, WithJsonSchema, model_validator
 
 from backends.base import BackendOptions, SpillBudget
-from gateway.options import Duration, Options, Share, Size, Usd
+from gateway.options import Duration, Options, Share, Size, Usd, parse_duration
 from policies.base import PolicyOptions, TierOptions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -79,7 +79,7 @@ class Listen(Options):
     admin: ListenAddress = Address("127.0.0.1", 8002)
     """Metrics, health and the views under /admin. It asks nobody who they are: keep it private."""
     grpc: ListenAddress | None = None
-    """gRPC data plane. Understood, but this version does not serve it yet."""
+    """gRPC data plane: KServe v2, `inference.GRPCInferenceService`. Absent: not served."""
 
 
 class Limits(Options):
@@ -209,6 +209,59 @@ class RetryBudget(Options):
     all go, `limit` makes each cost a token, so that an outage is not a bill."""
 
 
+_QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)")
+
+
+def _written_after(value: object) -> str:
+    """`200ms`, or `p95`; kept as it is written."""
+    if isinstance(value, str) and (match := _QUANTILE.fullmatch(value)) and float(match[1]) > 0:
+        return value
+    try:
+        seconds = parse_duration(value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is neither a duration like 200ms nor a quantile like p95, of how long calls take"
+        ) from None
+    if not seconds:
+        raise ValueError("must be more than 0: a second attempt at once would double every call")
+    return str(value).strip()
+
+
+class Hedge(Options):
+    """A second attempt on another place where an answer does not come; the first answer of the two counts.
+
+    Off unless written, and only where calls are idempotent. Each takes a token of the retry budget, and on a
+    rented backend its part of the spill budgets.
+    """
+
+    after: Annotated[
+        str,
+        PlainValidator(_written_after),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "pattern": r"^((\d+(\.\d+)?(ms|s|m|h|d))+|p\d{1,2}(\.\d{1,3})?)$",
+                "examples": ["200ms", "p95"],
+            }
+        ),
+    ]
+    """When it starts, counted from the first attempt: a duration, or a quantile like `p95` of how long the
+    first attempt's backend takes to begin its answers to calls of that size."""
+    share: Share = Field(default=0.05, gt=0)
+    """Most calls that may be hedged, of those within any ten minutes, rounded up."""
+
+    @property
+    def quantile(self) -> float | None:
+        """As a fraction; None where `after` is a duration."""
+        match = _QUANTILE.fullmatch(self.after)
+        return float(match[1]) / 100.0 if match else None
+
+    @property
+    def after_s(self) -> float | None:
+        """Seconds; None where `after` is a quantile."""
+        return None if self.quantile is not None else cast("float", parse_duration(self.after))
+
+
 class SizeOf(Options):
     """Features of a call, each with the weight that it has in the call's size."""
 
@@ -248,6 +301,8 @@ class _Route(Options):
     """Whether, and how far, instances may be opened ahead of demand; absent: never."""
     spill_budget: RouteSpillBudget | None = None
     """Most that calls of this route may spend on rented backends; absent: no limit."""
+    hedge: Hedge | None = None
+    """When a call that is not answered is sent to a second place as well; absent: never."""
 
 
 class RouteDocument(_Route):
@@ -284,8 +339,18 @@ class _File(Options):
     wants, about 100 MB meanwhile, and 24 bytes for each of the last 20,000 calls of a route."""
 
 
+class PriceSource(Options):
+    """Where a backend's price comes from, and of when it is; as far as somebody has said so."""
+
+    source: str | None
+    as_of: str | None
+
+
 class Document(_File):
     """The file as written."""
+
+    prices: str | None = Field(default=None, min_length=1)
+    """File with prices of one's own, in the form of `config/prices.yaml`, for `price: {like: …}`."""
 
     backends: dict[Name, dict[str, Any]] = Field(min_length=1)
     """Everything that can serve calls, each under a name that tiers use."""
@@ -298,3 +363,5 @@ class Settings(_File):
 
     backends: dict[str, SerializeAsAny[BackendOptions]]
     routes: dict[str, RouteOptions]
+    price_sources: dict[str, PriceSource] = {}
+    """By the name of the backend."""

@@ -123,6 +123,7 @@ class Explaining:
             **({} if route is None else _about(route)),
             "ago_s": now - noted.at,
             "attempt": noted.attempt,
+            **({} if noted.hedged is None else {"hedged": noted.hedged.result}),
             "waited_s": 0.0 if noted.waiting is None else noted.at - noted.since,
             "waiting": 0 if noted.waiting is None else noted.waiting[0],
             **plain(explain_noted(noted, pool, None if route is None else route.objective), noted.at),

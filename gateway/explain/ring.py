@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from gateway.lease import Lease
 from gateway.pool import Pool
+from gateway.record import Hedged
 from gateway.tier import Tier
 from gateway.vocab import Reason
 from policies.base import Action, Hold, Run
@@ -33,6 +34,7 @@ class Noted(NamedTuple):
     tiers:    for each tier (free, in flight), and where `waiting` is not None also (blocked, warm, up at,
               idle since, claimants), may use, and the estimates: a call's service (mean, tail, deviation),
               of all sizes (mean, deviation), a boot (mean, tail, deviation), an answer (the same)
+    hedged:   what became of the second attempt that this was; None where it was none
     """
 
     request_id: str
@@ -49,6 +51,7 @@ class Noted(NamedTuple):
     lot: float | None = None
     late: bool = False
     waiting: tuple[int, int, float] | None = None
+    hedged: Hedged | None = None
 
 
 class Ring:
@@ -79,6 +82,16 @@ class Witness:
         self._append = noted.append
         self._supplies = [tier.supply for tier in pool.tiers]
         self._tiers = list(pool.tiers)
+
+    def hedges(self, lease: Lease, action: Run, now: float, hedged: Hedged) -> None:
+        """A second attempt beside the first starts; `hedged` says later what became of it."""
+        pool = self._pool
+        call = lease.call
+        self._append((
+            call.request_id, pool.route, now, action, lease.due, lease.deadline, lease.attempt, call.stream,
+            lease.bucket, [_row(tier, lease) for tier in self._tiers], lease.since, lease.drawn, lease.late,
+            (len(pool.waiting), pool.in_time, _before(pool, lease)), hedged,
+        ))  # fmt: skip
 
     def note(self, lease: Lease, action: Action, now: float) -> None:
         """A decision was made and not carried out yet."""

@@ -38,10 +38,10 @@ EXTENSIONS = (
 )  # fmt: skip
 """Triton's protocol extensions that work through the gateway, as server metadata names them."""
 
-_NO_SHARED_MEMORY = "shared memory is not offered: send the tensors in the request, as JSON or binary data"
-_REFUSED_AREAS = {
-    "systemsharedmemory": _NO_SHARED_MEMORY,
-    "cudasharedmemory": _NO_SHARED_MEMORY,
+NO_SHARED_MEMORY = "shared memory is not offered: send the tensors in the request, as JSON or binary data"
+REFUSED_AREAS = {
+    "systemsharedmemory": NO_SHARED_MEMORY,
+    "cudasharedmemory": NO_SHARED_MEMORY,
     "repository": "repository control is not offered here: load and unload models on each Triton server",
     "trace": "trace settings are not offered here: set them on each Triton server",
     "logging": "log settings are not offered here: set them on each Triton server",
@@ -204,8 +204,8 @@ class Kserve(Protocol):
                 return self._model_form(model, version, action)
             case ("models", model, *action) if model:
                 return self._model_form(model, "", action)
-            case (area, *_) if area in _REFUSED_AREAS:
-                raise Refused(_REFUSED_AREAS[area])
+            case (area, *_) if area in REFUSED_AREAS:
+                raise Refused(REFUSED_AREAS[area])
         raise _no_such_path()
 
     def _model_form(self, model: str, version: str, action: Sequence[str]) -> _Form:
@@ -220,7 +220,7 @@ class Kserve(Protocol):
                 streams = operation == "generate_stream"
                 return _Form(b"POST", operation, model, version, inference=True, stream=streams, answer=None)
             case ["trace", "setting"]:
-                raise Refused(_REFUSED_AREAS["trace"])
+                raise Refused(REFUSED_AREAS["trace"])
         raise _no_such_path()
 
     def _only_route(self) -> str:
@@ -347,4 +347,4 @@ def _refuse_shared_memory(data: bytes) -> None:
         data = _ESCAPED_KEY_LETTER.sub(lambda match: bytes((int(match[1], 16),)), data)
     # A quote within a JSON string is escaped, so this is a key and never a client's text.
     if data.find(b"shared_memory_region") >= 0 and _SHM_KEY.search(data):
-        raise Refused(_NO_SHARED_MEMORY)
+        raise Refused(NO_SHARED_MEMORY)

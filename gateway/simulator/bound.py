@@ -29,6 +29,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 _TOLERANCE = 1e-6
 """Share taken off the solver's value, which is right to about 1e-7."""
@@ -101,13 +102,18 @@ def lower_bound(
         missed_work=math.fsum(sorted(services, reverse=True)[:missed]),
         duration=duration,
     )
+    return _best(program, demand.dt, replicas)
+
+
+def _best(program: Any, dt: float, replicas: int | None) -> Bound:
+    """With that many fleet slots, or with as many as make it least."""
     if replicas is not None:
-        return Bound(_lowered(program.solve(replicas)[0]), replicas, demand.dt)
+        return Bound(_lowered(program.solve(replicas)[0]), replicas, dt)
     _, best = program.solve(None)
     # The value is convex in the number of slots, so the best whole number is beside the best real one.
     whole = {math.floor(best + _TOLERANCE), math.ceil(best - _TOLERANCE)}
     cost, fleet = min((program.solve(slots)[0], slots) for slots in whole)
-    return Bound(_lowered(cost), fleet, demand.dt)
+    return Bound(_lowered(cost), fleet, dt)
 
 
 def _fluid() -> ModuleType:

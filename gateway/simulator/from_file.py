@@ -73,10 +73,10 @@ def scenario(
     usd_per_second = None if premium is None else premium * slot_usd
     endpoints = []
     for each in rented:
-        backend = _built(*each, backends)
-        rent = _rent(backend, usd_per_second=usd_per_second, fee=fee, bills=bills, round_up_s=round_up_s)
-        can_open = backend.can_open if opens is None else opens
-        endpoints.append(_endpoint(backend, rent, cold=cold, idle_s=idle_s, opens=can_open))
+        built = _built(*each, backends)
+        rent = _rent(built, usd_per_second=usd_per_second, fee=fee, bills=bills, round_up_s=round_up_s)
+        can_open = built.can_open if opens is None else opens
+        endpoints.append(_endpoint(built, rent, cold=cold, idle_s=idle_s, opens=can_open))
     within, share = _limits(name, options, budget_s, objective)
     return Scenario(
         fleet=fleet,

@@ -12,7 +12,8 @@ from gateway.config.json_schema import json_schema
 from gateway.config.load import load
 
 STATE = Path("config/explain-state.yaml")  # of a fleet, for `overspill explain`: no configuration
-SHIPPED = sorted(path for path in Path("config").glob("*.yaml") if path != STATE)
+PRICES = Path("config/prices.yaml")  # what `price: {like: …}` looks up
+SHIPPED = sorted(path for path in Path("config").glob("*.yaml") if path not in (STATE, PRICES))
 SECRETS = ("RUNPOD_API_KEY", "MODAL_KEY", "MODAL_SECRET")
 
 

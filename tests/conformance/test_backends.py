@@ -1,13 +1,7 @@
-"""What every registered backend keeps, whatever it talks to. Walks the registry: no list to maintain.
-
-A backend whose `example` does not use the address it is given has no server, so the questions about
-connections are not asked of it.
-"""
+"""What every registered backend keeps, whatever it talks to. Walks the registry: no list to maintain."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -17,53 +11,8 @@ from backends import backends
 from backends.base import Backend
 from gateway.errors import BackendDown, BackendError
 from gateway.vocab import Reply, Start, Verdict, Work
-from tests.support.provider import (
-    SECRET,
-    Background,
-    Received,
-    Wire,
-    a_call,
-    built,
-    providing,
-    refusing_url,
-    until,
-)
-
-NOWHERE = "http://127.0.0.1:9"
-
-
-CLASSES = {name: backends.get(name) for name in backends}
-EVERY = pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
-WITH_SERVER = {name: kind for name, kind in CLASSES.items() if NOWHERE in json.dumps(kind.example(NOWHERE))}
-ON_A_SERVER = pytest.mark.parametrize("kind", WITH_SERVER.values(), ids=WITH_SERVER)
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def example(kind: type[Backend], url: str) -> AsyncIterator[tuple[Backend, Background]]:
-    async with built(kind, kind.example(url)) as pair:
-        yield pair
-
-
-async def consumed(backend: Backend) -> Reply:
-    """One attempt, its answer read to the end as the relay would."""
-    async with backend.send(a_call(), 0) as reply:
-        if reply.stream is not None:
-            async for _ in reply.stream:
-                pass
-        return reply
-
-
-async def attempted(backend: Backend) -> Reply | BackendError:
-    """What came of one attempt; any other exception passes, and fails the test."""
-    try:
-        return await consumed(backend)
-    except BackendError as error:
-        return error
+from tests.conformance.support import EVERY, NOWHERE, ON_A_SERVER, attempted, consumed, example
+from tests.support.provider import SECRET, Received, Wire, a_call_for, providing, refusing_url, until
 
 
 def test_there_is_something_to_test() -> None:
@@ -100,7 +49,7 @@ async def test_what_it_says_of_itself(kind: type[Backend]) -> None:
         assert backend.settle(now) == []
         assert all(count == 0 for count in backend.instances(now).values())
         assert set(backend.instances(now)) <= {"opening", "busy", "idle"}
-        assert backend.cannot_carry(a_call()) is None
+        assert backend.cannot_carry(a_call_for(backend)) is None
         assert backend.price_known
 
 
@@ -129,56 +78,6 @@ async def test_nobody_there_means_that_nothing_started(kind: type[Backend]) -> N
             assert SECRET not in str(caught.value)
         assert await backend.probe(0) in (False, None)
         assert all(count == 0 for count in backend.instances(backend.kit.clock.now()).values())
-
-
-async def reset(request: Received, wire: Wire) -> None:
-    await wire.reset()
-
-
-async def no_http(request: Received, wire: Wire) -> None:
-    await wire.write(b"220 mail.example ESMTP\r\n\r\n")
-    await wire.reset()
-
-
-async def cut_head(request: Received, wire: Wire) -> None:
-    await wire.write(b"HTTP/1.1 200 OK\r\ncontent-le")
-    await wire.reset()
-
-
-async def cut_body(request: Received, wire: Wire) -> None:
-    await wire.head(200, {"content-length": "100"})
-    await wire.write(b'{"statusCode": 200')
-    await wire.reset()
-
-
-async def cut_chunk(request: Received, wire: Wire) -> None:
-    await wire.head(200, {"transfer-encoding": "chunked"})
-    await wire.write(b"5\r\nhello\r\n5\r\nhe")
-    await wire.reset()
-
-
-async def bad_chunk(request: Received, wire: Wire) -> None:
-    await wire.head(200, {"transfer-encoding": "chunked"})
-    await wire.write(b"zz\r\nhello\r\n")
-    await wire.reset()
-
-
-TROUBLE = [reset, no_http, cut_head, cut_body, cut_chunk, bad_chunk]
-
-
-@ON_A_SERVER
-@pytest.mark.parametrize("trouble", TROUBLE)
-async def test_a_connection_that_breaks_is_never_taken_for_unstarted(
-    kind: type[Backend], trouble: Any
-) -> None:
-    async with providing(trouble) as provider:
-        async with example(kind, provider.url) as (backend, _):
-            with pytest.raises(BackendError) as caught:
-                await consumed(backend)
-            assert caught.value.work is not Work.NOT_STARTED
-            assert caught.value.verdict is Verdict.FAILURE
-            assert SECRET not in str(caught.value)
-            assert await backend.probe(0) in (True, False, None)
 
 
 @ON_A_SERVER

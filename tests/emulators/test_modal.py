@@ -8,8 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from backends.emulators.hosted import Asgi
 from backends.emulators.instance import BootTimes, FleetOptions
-from backends.emulators.modal import Asgi, ModalEmulator, ModalOptions
+from backends.emulators.modal import ModalEmulator, ModalOptions
 from backends.workers import modal_app
 from gateway.clock import FakeClock
 from tests.emulators.apps import echo, until

@@ -72,7 +72,7 @@ def test_a_line_says_what_happened(path: Path) -> None:
         "ts": "2027-01-15T08:00:00.250Z", "request_id": "req-1", "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "protocol": "kserve", "operation": "infer", "model": "minilm", "route": "embed", "backend": "fleet",
         "replica": "fleet-0", "reason": "warm", "start": None, "outcome": "ok", "status": 200, "attempts": 1,
-        "bytes_in": 10, "bytes_out": 20, "error": None,
+        "bytes_in": 10, "bytes_out": 20, "error": None, "hedged": None,
     }  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def test_what_is_not_known_is_null(path: Path) -> None:
     unknown = {name for name, value in line.items() if value is None}
     assert unknown == {
         "trace_id", "protocol", "operation", "model", "route", "backend", "replica", "start", "ttfb_ms", "usd",
+        "hedged",
     }  # fmt: skip
     assert (line["status"], line["error"], line["reason"]) == (429, "contended", "shed_full")
 

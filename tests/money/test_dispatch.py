@@ -56,6 +56,7 @@ class Place:
         self.boot_s: float | None = None
 
     def answered(self, now: float) -> None: ...
+    def pushed_back(self, now: float) -> None: ...
 
 
 class Rig:

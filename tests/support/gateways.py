@@ -12,9 +12,12 @@ from tests.support.wire import Peer
 
 
 @asynccontextmanager
-async def running(text: str, *, recorder: Recorder | None = None) -> AsyncIterator[Gateway]:
+async def running(
+    text: str, *, recorder: Recorder | None = None, grpc: bool = False
+) -> AsyncIterator[Gateway]:
     """`text` is the file less its `listen` section, which is set to ports of the system's choice."""
-    file = f"version: 1\nlisten: {{http: '127.0.0.1:0', admin: '127.0.0.1:0'}}\n{text}"
+    more = ", grpc: '127.0.0.1:0'" if grpc else ""
+    file = f"version: 1\nlisten: {{http: '127.0.0.1:0', admin: '127.0.0.1:0'{more}}}\n{text}"
     settings = load(file, *registries()).settings
     gateway = Gateway(settings, clock=SystemClock(), chance=Random(7), recorder=recorder)
     await gateway.open()

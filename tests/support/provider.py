@@ -57,6 +57,10 @@ class Wire:
     async def reset(self) -> None:
         self._writer.transport.abort()
 
+    async def close(self) -> None:
+        """End the connection in order, whatever was promised."""
+        self._writer.close()
+
     async def hang(self) -> None:
         """Say nothing until the other side closes."""
         while await self._reader.read(4096):
@@ -123,10 +127,10 @@ async def _receive(reader: asyncio.StreamReader) -> Received:
 
 
 @asynccontextmanager
-async def providing(behaviour: Behaviour) -> AsyncIterator[Provider]:
+async def providing(behaviour: Behaviour, *, host: str = "127.0.0.1") -> AsyncIterator[Provider]:
     provider = Provider(behaviour)
-    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
-    provider.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(provider.serve, host, 0)
+    provider.url = f"http://{host}:{server.sockets[0].getsockname()[1]}"
     try:
         yield provider
     finally:
@@ -201,6 +205,33 @@ def a_call(
     )
     call.route = "embed"
     return call
+
+
+def a_chat(
+    body: bytes = b'{"model": "small", "messages": []}',
+    *,
+    operation: str = "chat",
+    target: bytes = b"/v1/chat/completions",
+    stream: bool = False,
+) -> Call:
+    call = Call(
+        protocol="openai",
+        operation=operation,
+        method=b"POST",
+        target=target,
+        headers=[(b"content-type", b"application/json")],
+        body=WholeBody(body),
+        model="small",
+        stream=stream,
+        request_id="req-1",
+    )
+    call.route = "chat"
+    return call
+
+
+def a_call_for(backend: Backend) -> Call:
+    """A call of the first protocol that this backend speaks."""
+    return next(call for call in (a_call(), a_chat()) if backend.cannot_carry(call) is None)
 
 
 async def until(condition: Callable[[], bool]) -> None:

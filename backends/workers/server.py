@@ -1,0 +1,384 @@
+"""The worker kit's HTTP server: standard library only, to be copied into an image beside kit.py.
+
+    python server.py
+
+serves what the environment names (see kit.py) on every provider that carries plain HTTP: RunPod load
+balancing, Modal servers, Google Cloud Run, Azure custom handlers, Lambda behind its web adapter, or a
+machine of one's own. Connections are kept, answers stream, and an answer has the app's own fields and the
+two of the boot, nothing else. It knows no provider, only what they put into the environment:
+
+    PORT                   where to listen; default 8080. FUNCTIONS_CUSTOMHANDLER_PORT goes before it
+    PORT_HEALTH            another port for the health path alone; default none
+    HEALTH_CHECK_PATH      a path that is answered 200 once a call could be served and 204 before, as RunPod
+                           asks; default none. `/.overspill/health` is answered 200 and 503 everywhere
+    OVERSPILL_CONCURRENCY  most calls at once; another gets 429 at once. Default no limit
+    OVERSPILL_DRAIN_S      how long calls may still take after SIGTERM; default 10
+    OVERSPILL_HOST         address to listen on; default all
+
+Without a HEALTH_CHECK_PATH nobody would ask whether a call could be served, so the port opens only then.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+try:
+    from backends.workers import kit
+except ImportError:  # in an image the kit lies beside this file
+    import kit  # type: ignore[import-not-found, no-redef]
+
+HEALTH_PATH = "/.overspill/health"
+
+_IDLE_S = 620.0  # longer than the 600 s for which the front ends of clouds keep a connection
+_LONGEST_LINE = 64 * 1024
+_log = logging.getLogger("overspill.worker")
+
+
+class Settings(NamedTuple):
+    """How to serve; see the top of this file. Port 0 takes any that is free."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
+    port: int = 8080
+    health_port: int | None = None
+    health_path: str = ""
+    concurrency: int | None = None
+    drain_s: float = 10.0
+    most_bytes: int = 2**30
+
+    @classmethod
+    def of(cls, environment: "os._Environ[str] | dict[str, str]") -> "Settings":
+        """Raises ValueError, naming the variable, for what is no number."""
+        port = _number(environment, "FUNCTIONS_CUSTOMHANDLER_PORT") or _number(environment, "PORT")
+        drain = environment.get("OVERSPILL_DRAIN_S", "")
+        health_port = _number(environment, "PORT_HEALTH")
+        return cls(
+            host=environment.get("OVERSPILL_HOST", cls._field_defaults["host"]),
+            port=8080 if port is None else port,
+            health_port=None if health_port == port else health_port,
+            health_path=environment.get("HEALTH_CHECK_PATH", ""),
+            concurrency=_number(environment, "OVERSPILL_CONCURRENCY"),
+            drain_s=float(drain) if drain else 10.0,
+        )
+
+
+def _number(environment: "os._Environ[str] | dict[str, str]", name: str) -> int | None:
+    text = environment.get(name, "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"{name} is {text!r}; write a whole number, like 8080")
+    return int(text)
+
+
+class BadRequest(Exception):
+    """Bytes that are no request. `status` is what to answer before the connection is closed."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+Respond = Callable[[str, str, str, dict[str, str], bytes, float], kit.Answer]
+"""Method, path, query, fields, body and the process's age to an answer."""
+
+
+class Server:
+    """One worker on one port, and its health on another if that is asked for.
+
+    `respond` stands before the worker, for providers whose requests are not the calls themselves.
+    """
+
+    def __init__(self, worker: kit.Worker, settings: Settings, respond: Respond | None = None) -> None:
+        self.worker, self.settings = worker, settings
+        self.respond: Respond = respond or (lambda *request: worker.answer(*request[:5], age=request[5]))
+        self.up = threading.Event()
+        """Set once a call could be served."""
+        self.draining = False
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, bool] = {}  # whether a request is being read or answered
+        self._running = 0
+        self._listeners: list[_Listener] = []
+        self._failed = False
+        if settings.health_port is not None:
+            self._listen(settings.health_port)
+        if settings.health_path:
+            self._listen(settings.port)
+
+    @property
+    def port(self) -> int:
+        """Where calls go; to be asked once it is up, or has a health path."""
+        return int(self._listeners[-1].server_address[1])
+
+    def run(self) -> bool:
+        """Serve until `stop`. False if what the app waits for has failed."""
+        try:
+            self.worker.wait_until_up()
+        except Exception:
+            _log.exception("the app cannot serve")
+            self._failed = True
+        else:
+            if not self.settings.health_path:
+                self._listen(self.settings.port)
+            self.up.set()
+            while not self.draining:
+                time.sleep(0.05)
+            self._drain()
+        for listener in self._listeners:
+            listener.shutdown()
+            listener.server_close()
+        return not self._failed
+
+    def stop(self) -> None:
+        """Take no more connections, finish what is being answered, and have `run` return. For signal handlers."""
+        self.draining = True
+
+    def _listen(self, port: int) -> None:
+        listener = _Listener((self.settings.host, port), self)
+        self._listeners.append(listener)
+        threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
+
+    def _drain(self) -> None:
+        for listener in self._listeners:
+            listener.shutdown()
+        give_up = time.monotonic() + self.settings.drain_s
+        while time.monotonic() < give_up:
+            with self._lock:
+                for connection, busy in self._connections.items():
+                    if not busy:
+                        # What has arrived is still read and answered; then the connection ends.
+                        with contextlib.suppress(OSError):
+                            connection.shutdown(socket.SHUT_RD)
+                if not self._connections:
+                    return
+            time.sleep(0.02)
+        _log.warning("%d requests were not finished within %g s", self._running, self.settings.drain_s)
+
+    # -- for the connections
+
+    def mark(self, connection: socket.socket, *, busy: bool | None) -> None:
+        """A connection waits for a request, has one, or (None) is gone."""
+        with self._lock:
+            if busy is None:
+                self._connections.pop(connection, None)
+            else:
+                self._connections[connection] = busy
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[bool]:
+        """A place to run one call in; False if all are taken."""
+        with self._lock:
+            free = self.settings.concurrency is None or self._running < self.settings.concurrency
+            self._running += free
+        try:
+            yield free
+        finally:
+            with self._lock:
+                self._running -= free
+
+    def health(self, path: str) -> int | None:
+        """The status for a question about health; None for any other path."""
+        if path == self.settings.health_path:
+            return 200 if self.up.is_set() else 204
+        if path == HEALTH_PATH:
+            return 200 if self.up.is_set() else 503
+        return None
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, address: tuple[str, int], owner: Server) -> None:
+        self.owner = owner
+        super().__init__(address, _Connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that left is no error; anything else is this server's own."""
+        if not isinstance(sys.exception() if sys.version_info >= (3, 11) else sys.exc_info()[1], OSError):
+            _log.exception("a connection ended")
+
+
+class _Connection(BaseHTTPRequestHandler):
+    """Requests of one connection, one after the other."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = _IDLE_S
+    server: _Listener
+
+    def handle(self) -> None:
+        owner = self.server.owner
+        try:
+            self.close_connection = False
+            while not self.close_connection:
+                owner.mark(self.connection, busy=False)
+                self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
+                if not self.raw_requestline:
+                    return
+                owner.mark(self.connection, busy=True)
+                self._one()
+        finally:
+            owner.mark(self.connection, busy=None)
+
+    def _one(self) -> None:
+        age = self.server.owner.worker.boot.age()
+        try:
+            if not self.parse_request():
+                return
+            if self.request_version == "HTTP/1.0" or self.server.owner.draining:
+                self.close_connection = True
+            body = self._body()
+        except BadRequest as error:
+            self.close_connection = True
+            self._send(*_error(error.status, str(error)))
+            return
+        path, _, query = self.path.partition("?")
+        status = self.server.owner.health(path)
+        if status is not None:
+            self._send(status, [], b"")
+        elif self.server.server_address[1] == self.server.owner.settings.health_port:
+            self._send(*_error(404, "only health is told on this port"))
+        else:
+            self._call(path, query, body, age)
+
+    def _call(self, path: str, query: str, body: bytes, age: float) -> None:
+        """One call, if there is a place for it; its answer is written within that place."""
+        with self.server.owner.slot() as free:
+            if not free:
+                status, fields, text = _error(429, "this worker is full")
+                self._send(status, [*fields, ("retry-after", "1")], text)
+                return
+            headers: dict[str, str] = {}
+            for name, value in self.headers.items():
+                low = name.lower()
+                glue = "; " if low == "cookie" else ", "
+                headers[low] = headers[low] + glue + value if low in headers else value
+            try:
+                answer = self.server.owner.respond(str(self.command), path, query, headers, body, age)
+            except Exception:
+                _log.exception("the app failed")
+                answer = _error(500, "the app failed")
+            self._send(*answer)
+
+    # -- reading
+
+    def _body(self) -> bytes:
+        most = self.server.owner.settings.most_bytes
+        lengths = set(self.headers.get_all("content-length", ()))
+        encoding = self.headers.get("transfer-encoding", "").strip().lower()
+        if encoding:
+            if lengths or encoding != "chunked":
+                raise BadRequest(400, "transfer-encoding may be `chunked`, and then no content-length beside it")
+            return self._chunked(most)
+        if not lengths:
+            return b""
+        length = lengths.pop()
+        if lengths or not length.isascii() or not length.isdigit():
+            raise BadRequest(400, "content-length is not one number")
+        if int(length) > most:
+            raise BadRequest(413, f"{length} bytes, {most} are allowed")
+        return self._exactly(int(length))
+
+    def _chunked(self, most: int) -> bytes:
+        body = bytearray()
+        while True:
+            line = self.rfile.readline(_LONGEST_LINE)
+            try:
+                size = int(line.partition(b";")[0].strip(), 16)
+            except ValueError:
+                raise BadRequest(400, "a chunk has no size") from None
+            if size < 0 or len(body) + size > most:
+                raise BadRequest(413, f"more than the {most} bytes that are allowed")
+            if size == 0:
+                while self.rfile.readline(_LONGEST_LINE).strip():
+                    pass  # trailer fields: nothing of ours
+                return bytes(body)
+            body += self._exactly(size)
+            if self.rfile.readline(3).strip():
+                raise BadRequest(400, "a chunk is longer than it says")
+
+    def _exactly(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise ConnectionError("the client left while its request was being read")
+        return data
+
+    # -- writing
+
+    def _send(self, status: int, fields: list[tuple[str, str]], body: Any) -> None:
+        """The answer: as it is, with a length, or in chunks as its pieces come."""
+        whole = body if isinstance(body, bytes) else None
+        bodiless = status in kit.WITHOUT_BODY
+        chunked = whole is None and not bodiless and self.request_version != "HTTP/1.0"
+        if chunked:
+            fields = [*fields, ("transfer-encoding", "chunked")]
+        elif whole is not None and not bodiless:
+            fields = [*fields, ("content-length", str(len(whole)))]
+        if self.close_connection:
+            fields = [*fields, ("connection", "close")]
+        lines = [f"HTTP/1.1 {status} {kit.reason(status)}", *(f"{name}: {value}" for name, value in fields)]
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        silent = bodiless or self.command == "HEAD"
+        if whole is not None or silent:
+            self.wfile.write(head if silent else head + (whole or b""))
+            return
+        self.wfile.write(head)
+        self._stream(body, chunked=chunked)
+
+    def _stream(self, pieces: Any, *, chunked: bool) -> None:
+        try:
+            for piece in pieces:
+                if piece:
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        except OSError:
+            self.close_connection = True  # the client has left, or the app's own connection broke
+        except Exception:
+            _log.exception("the app failed within its answer")
+            self.close_connection = True
+        else:
+            if chunked:
+                self.wfile.write(b"0\r\n\r\n")
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What `parse_request` says of bytes that are no request."""
+        self.close_connection = True
+        self._send(*_error(int(code), message or kit.reason(int(code))))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Calls are the gateway's to log."""
+
+
+def _error(status: int, text: str) -> kit.Answer:
+    body = '{"error":"%s"}' % text.replace("\\", "\\\\").replace('"', '\\"')
+    return status, [("content-type", "application/json")], body.encode("ascii", "replace")
+
+
+def serve(server: Server) -> None:
+    """Run until SIGTERM or SIGINT, then finish what is being answered. Ends the process with 1 on failure."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    good = server.run()
+    if isinstance(server.worker.app, kit.LocalServer):
+        server.worker.app.stop()
+    sys.exit(0 if good else 1)
+
+
+def main() -> None:
+    """Serve what the environment names."""
+    logging.basicConfig()
+    serve(Server(kit.Worker(kit.from_environment(), kit.Boot()), Settings.of(os.environ)))
+
+
+if __name__ == "__main__":
+    main()
