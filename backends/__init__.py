@@ -16,6 +16,7 @@ from backends import modal as modal
 from backends import modal_server as modal_server
 from backends import openai as openai
 from backends import openai_fleet as openai_fleet
+from backends import replicate as replicate
 from backends import runpod as runpod
 from backends import runpod_lb as runpod_lb
 from backends import runpod_openai as runpod_openai
@@ -24,6 +25,7 @@ from backends import sagemaker_async as sagemaker_async
 from backends import seldon as seldon
 from backends import triton as triton
 from backends import vertex_ai as vertex_ai
+from backends import watsonx as watsonx
 from backends.base import backends
 
 __all__ = ["backends"]

@@ -51,7 +51,7 @@ def error_type(answer: Answer) -> str:
     for name, value in answer.headers:
         if name == b"x-amzn-errortype":
             return value.decode("latin-1").partition(":")[0].strip()
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         document = msgspec.json.decode(answer.body, type=dict[str, Any])
         return str(document.get("__type", document.get("code", ""))).rpartition("#")[2]
     return ""
@@ -59,7 +59,7 @@ def error_type(answer: Answer) -> str:
 
 def reason(answer: Answer) -> str:
     """Which limit a throttle is about, like CallerRateLimitExceeded; "" if it does not say."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         document = msgspec.json.decode(answer.body, type=dict[str, Any])
         return str(document.get("Reason") or document.get("reason") or "")
     return ""
@@ -69,7 +69,7 @@ def described(body: bytes) -> str:
     """`errorType: errorMessage` of a function error. Old runtimes leave the type out."""
     try:
         document = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "no details"
     parts = [str(document[key]) for key in ("errorType", "errorMessage") if document.get(key)]
     return ": ".join(parts) or "no details"

@@ -330,7 +330,7 @@ class AwsLambda(Elastic):
             return 200, [(b"content-type", b"application/json")], answer.body
         try:
             result = msgspec.json.decode(answer.body)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self.name}: the function's answer is not JSON") from None
         return self.unpack(result)
 
@@ -376,6 +376,6 @@ class AwsLambda(Elastic):
 def _is_json(body: bytes) -> bool:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True

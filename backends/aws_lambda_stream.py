@@ -94,7 +94,7 @@ class Invocation:
     def _decoded(self, document: bytes) -> Any:
         try:
             return msgspec.json.decode(document)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self._name}: the function's answer is not JSON") from None
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
@@ -132,7 +132,7 @@ class Invocation:
         self._ended = True
         try:
             complete = msgspec.json.decode(payload or b"{}", type=_Complete)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise AnswerTruncated(f"{self._name}: the end of the invocation cannot be read") from None
         self.report = read_log_result((complete.log_result or "").encode("ascii", "replace"))
         if complete.error_code:

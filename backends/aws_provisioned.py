@@ -39,5 +39,5 @@ def read_provisioned(answer: Answer) -> Provisioned | None:
         return None
     try:
         return msgspec.json.decode(answer.body, type=Provisioned)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -97,7 +97,7 @@ def _from_line(line: str) -> Report:
 def _from_json(line: str) -> Report | None:
     try:
         report = msgspec.json.decode(line, type=_PlatformReport)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     if report.type != "platform.report":
         return None

@@ -4,9 +4,11 @@ Apart from the warm path's own http1 module, nothing else under backends/ opens 
 connections and fields; it must never know a provider, a price, or what a status code means.
 """
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
+from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -26,6 +28,8 @@ _CHUNK = 64 * 1024
 _MAX_FIELD = 64 * 1024  # Lambda returns 4 KiB of log, base64-encoded, in one field
 _NOT_ADDED = ("Accept", "Content-Type", "User-Agent")
 _OURS = frozenset((b"host", b"content-length", b"accept-encoding", b"expect"))
+
+_UNSENT = "nothing had been sent"
 
 Upload = bytes | AsyncIterator[bytes] | None
 """A request body: here, on its way, or none."""
@@ -85,6 +89,27 @@ class Exchange:
     def _blame_source(self) -> None:
         if self._outgoing is not None and self._outgoing.fault is not None:
             raise self._outgoing.fault
+
+
+class _Progress:
+    """How far a request has come."""
+
+    connected = False
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    async def connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+        context.trace_request_ctx.connected = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(connected)
+    tracing.on_connection_reuseconn.append(connected)
+    return tracing
+
+
+def unsent(left: BaseException) -> bool:
+    """Whether this cancellation came before anything was sent of what was cancelled."""
+    return _UNSENT in getattr(left, "__notes__", ())
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -182,11 +207,20 @@ class HttpClient:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, method: str, url: str, *, headers: Headers, body: Upload = None, length: int | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers,
+        body: Upload = None,
+        length: int | None = None,
+        first: bool = False,
     ) -> AsyncIterator[Exchange]:
         """Send a request; enter with the head of its answer, leave with the connection given back.
 
-        Never follows a redirect. `length` is the size of a body that is an iterator, if it is known.
+        Never follows a redirect. `length` is the size of a body that is an iterator, if it is known. With
+        `first`, nothing was sent for the same work before: a cancellation that comes before anything is,
+        says so (`unsent`).
         Raises BackendDown when no byte was sent, BackendBroke when some may have been, BackendDenied
         when the request cannot be written at all; a fault of the body's own source passes as it is.
         """
@@ -194,6 +228,7 @@ class HttpClient:
             # In pieces, so that a large body is written as fast as it drains and not copied at once.
             length, body = len(body), _slices(body)
         outgoing = None if body is None or isinstance(body, bytes) else _Outgoing(body)
+        progress = _Progress()
         self._in_use += 1
         try:
             try:
@@ -203,7 +238,12 @@ class HttpClient:
                     headers=_fields(headers, length if outgoing else None, self.host),
                     data=outgoing or body,
                     allow_redirects=False,
+                    trace_request_ctx=progress,
                 )
+            except asyncio.CancelledError as left:
+                if first and not progress.connected:
+                    left.add_note(_UNSENT)
+                raise
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 if outgoing is not None and outgoing.fault is not None:
                     raise outgoing.fault from None
@@ -230,6 +270,7 @@ class HttpClient:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=0, limit_per_host=self._limit, ssl=self._tls or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[_tracing()],
                 auto_decompress=False,
                 trust_env=False,
                 timeout=self._timeout,

@@ -3,6 +3,7 @@
 Knows the backend contract and the sibling helpers; it must never know a provider's wire format.
 """
 
+import asyncio
 import contextlib
 import email.utils
 import re
@@ -13,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from backends.base import Backend, BackendOptions, Kit
-from backends.client import HttpClient
+from backends.client import HttpClient, unsent
 from backends.credentials import AddedFields, Credentials
 from backends.envelope import from_result
 from backends.instances import HEDGE_KIND, Boot, Instances, Span, Ticket
@@ -140,6 +141,10 @@ class Elastic(Backend):
             elif not ticket.closed:
                 span = self.table.end(ticket, self.kit.clock.now())
                 error.usage = error.usage or self.usage(span, None, "", reported=False)
+            raise
+        except asyncio.CancelledError as left:
+            if unsent(left) and not ticket.closed:
+                self.table.undo(ticket)
             raise
         finally:
             if getattr(call, "lost", False):

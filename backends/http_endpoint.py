@@ -22,6 +22,7 @@ from gateway.vocab import Call, Headers
 
 _MODEL = "{model}"
 
+
 class HttpOptions(WebOptions):
     """An HTTP endpoint that is paid by use."""
 

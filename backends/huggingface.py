@@ -3,7 +3,7 @@
 The path, fields and body go out unchanged below `url`, and the answer streams back. Knows which failures are
 the proxy's; it sends a call again only where the proxy has said that nobody was there to take it.
 
-Wire facts (Hugging Face's documentation of Inference Endpoints, "Autoscaling" and its FAQ; its Python client):
+Wire facts (Hugging Face's documentation of Inference Endpoints, "Autoscaling" and FAQ; its Python client):
 - while no replica is up the proxy answers 503 and has one start; with `X-Scale-Up-Timeout: SECONDS` it holds
   the request for so long instead. So the first try does without: a call that is answered at once has not
   waited for a replica, and one that met a 503 and then waited has;
@@ -200,7 +200,7 @@ class HuggingFace(WebEndpoint):
                     token = [(b"authorization", b"Bearer " + self.credentials["token"].encode())]
                 answer = await self.client.exchange("GET", address, headers=token, limit=2**20)
             self.state = msgspec.json.decode(answer.body, type=_Endpoint).status.state
-        except (BackendError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (BackendError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None  # that it cannot be asked says nothing about calls
         return False if self.state in _DOWN else True if self.state in _UP else None
 

@@ -112,8 +112,8 @@ class JobRun(Generic[J]):
             self._ticket.adopted = True
             spawn(self._abandon(), name=f"{name}: cancel")
             raise
-        except JobGone:
-            raise
+        except JobGone as gone:
+            raise BackendBroke(str(gone)) from None
         except BackendBroke:
             if self._job is not None and self._api.phase(self._job) is not Phase.FINAL:
                 spawn(self._cancel(self._job), name=f"{name}: cancel")

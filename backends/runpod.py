@@ -207,7 +207,7 @@ class RunPod(Elastic):
             return msgspec.json.encode(self._job(to_event(call, body)))
         try:
             return msgspec.json.encode(self._job(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
     def _job(self, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,7 +279,7 @@ class RunPod(Elastic):
         if answer.status != 200:
             # Too many questions, or trouble with this one question, say nothing about jobs.
             return False if answer.status in (401, 403, 404) else None
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.workers = msgspec.json.decode(answer.body, type=_Health).workers
         # Where no worker may start, a job would be queued and wait for ever.
         return self._control is None or await self._control.usable() is not False

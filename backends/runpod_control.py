@@ -163,5 +163,5 @@ class RunPodControl:
     def _read(self, answer: Answer, shape: type[Any]) -> Any:
         try:
             return msgspec.json.decode(answer.body, type=shape)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self._owner.name}: RunPod's control plane gave no usable answer") from None

@@ -54,7 +54,7 @@ class Job(
         if isinstance(error, str):
             try:
                 error = msgspec.json.decode(error)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, RecursionError):
                 return str(error)
         if isinstance(error, dict):
             return f"{error.get('error_type', '')} {error.get('error_message', '')}".strip()
@@ -102,7 +102,7 @@ class RunPodApi:
         """The job in a 200. Raises BackendBroke when it is not one: the work may be under way."""
         try:
             job = msgspec.json.decode(answer.body, type=Job)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self.name}: RunPod's answer is no job") from None
         if job.status not in _STATUSES:
             said = self.credentials.excerpt(job.status)

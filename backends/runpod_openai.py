@@ -135,7 +135,7 @@ class RunPodOpenAi(WebEndpoint):
             return None
         try:
             error = msgspec.json.decode(answer.body, type=_Failed).error
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         why = error if isinstance(error, str) else f"{error.type} {error.message}"
         return BackendBroke(f"{self.name}: the worker failed: {self.credentials.excerpt(why)}")

@@ -53,7 +53,7 @@ def model_fault(answer: Answer) -> ModelFault | None:
         return None
     try:
         error = msgspec.json.decode(answer.body, type=_ModelError)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ModelFault(0, "")
     return ModelFault(error.OriginalStatusCode, error.OriginalMessage or error.Message)
 
@@ -74,6 +74,6 @@ def message(answer: Answer) -> str:
     """The error's text; "" where there is none. Its key is written in two ways."""
     try:
         error = msgspec.json.decode(answer.body, type=_Message)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     return f"{error.Message} {error.message}".strip()

@@ -185,7 +185,7 @@ class SageMaker(Elastic):
         for last in (False, True):
             signed = await self._signer.sign("POST", url, fields, payload)
             exchange = await held.enter_async_context(
-                self.client.open("POST", url, headers=signed, body=payload)
+                self.client.open("POST", url, headers=signed, body=payload, first=True)
             )
             if last or exchange.status not in (400, 403):
                 break
@@ -229,7 +229,7 @@ class SageMaker(Elastic):
     def _unpacked(self, body: bytes) -> tuple[int, Headers, bytes]:
         try:
             result = msgspec.json.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self.name}: the container's answer is not JSON") from None
         return self.unpack(result)
 
@@ -367,6 +367,6 @@ def _own_fields(headers: Headers) -> tuple[Headers, Boot | None]:
 def _type_of(body: bytes) -> bytes:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return b"text/plain; charset=utf-8"
     return b"application/json"

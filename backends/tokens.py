@@ -183,7 +183,7 @@ def read_grant(host: TokenHost, answer: Answer, key: str) -> Token:
     try:
         grant = msgspec.json.decode(answer.body, type=_Grant)
         lasts = None if grant.expires_in is None else float(grant.expires_in)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
         raise BackendDenied(f"{host.said}: its answer cannot be read") from None
     value: str = getattr(grant, key)
     return Token(sendable(host, value), lasts)
@@ -201,7 +201,7 @@ def _error_word(body: bytes) -> str:
     try:
         word = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get("error", b"")
         text = msgspec.json.decode(word, type=str) if word else ""
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     fit = len(text) <= _WORD and text.replace("_", "").isalnum() and text.isascii() and text.islower()
     return f" {text}" if fit else ""

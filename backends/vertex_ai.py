@@ -230,7 +230,7 @@ def _google_error(body: bytes) -> _Status | None:
     """Google's own error (AIP-193); a stream's comes in a list. None for a container's."""
     try:
         document = msgspec.json.decode(body, type=_Error | list[_Error])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if isinstance(document, list):
         return document[0].error if document else None

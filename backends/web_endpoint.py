@@ -179,7 +179,12 @@ class WebEndpoint(Elastic):
             self.table.undo(ticket)  # nothing was sent
             raise
         opening = self.client.open(
-            call.method.decode("latin-1"), address, headers=fields, body=body, length=call.body.length
+            call.method.decode("latin-1"),
+            address,
+            headers=fields,
+            body=body,
+            length=call.body.length,
+            first=True,
         )
         try:
             return await held.enter_async_context(opening)

@@ -290,7 +290,12 @@ class Capacity:
             if replica.breaker.note(verdict, ticket, now):
                 self._arm(replica)
         before = self.blocked
-        self._update(replica, now)
+        room = replica.room
+        if room and replica.breaker.closed:  # nothing changes but the count
+            replica.room = free = replica.slots.free
+            self.free_slots += free - room
+        else:
+            self._update(replica, now)
         if self._subscribers:
             if self.free_slots:
                 self._offer(now)

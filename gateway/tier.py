@@ -128,6 +128,8 @@ class Tier:
     """Free slots with an idle instance behind them."""
     room: "property" = property(attrgetter("supply.room"))
     """Instances that could be opened now."""
+    claimants: "property" = property(attrgetter("supply.claimants"))
+    """Pools that wait for slots here."""
     overall: "property" = property(attrgetter("_known.service"))
     """How long calls hold a slot, over all sizes."""
     cold: "property" = property(attrgetter("_known.cold"))
@@ -156,11 +158,6 @@ class Tier:
         """Seconds for which instances that boot will have been up by then."""
         warmth = self.supply.warmth
         return 0.0 if warmth is None else warmth.up_by(until, now, 0.5 * self.cold.deviation)
-
-    @property
-    def claimants(self) -> int:
-        """Pools that wait for slots here."""
-        return self.supply.claimants
 
     def open(self, now: float) -> Slot | None:
         """A slot on which an instance is to boot; None when there is none."""

@@ -17,9 +17,12 @@ def run_or_wait(request: RequestView, pool: PoolView, *, owned: bool, queued: bo
     """Run on the first owned (rented) tier that has a slot; wait while one of them could have; else shed."""
     possible = False
     for place, tier in enumerate(pool.tiers):
-        if tier.owned is owned and tier.blocked is None and request.may_use(tier.options.backend):
-            if tier.free and request.free_on(tier):
-                return Run(tier.options.backend, _reason(pool.tiers, place, request, queued=queued))
+        name = tier.options.backend
+        if tier.owned is owned and tier.blocked is None and request.may_use(name):
+            if tier.free and (not request.attempt or request.free_on(tier)):
+                if owned and not request.attempt:
+                    return Run(name, Reason.WARM_QUEUED if queued else Reason.WARM)
+                return Run(name, _reason(pool.tiers, place, request, queued=queued))
             possible = True
     if possible:
         return Hold(request.deadline)

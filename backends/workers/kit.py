@@ -115,18 +115,18 @@ class Worker:
         return status, [*_checked(fields), *self.boot.fields(age)], answer
 
     def handle(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """One event in, one result out. Raises for what is no event, and what the app raises."""
+        """One event in, one result out. Raises ValueError for what is no event, and what the app raises."""
         status, fields, body = self.answer(*read_event(event), age=self.boot.age())
         whole = body if isinstance(body, bytes) else b"".join(body)
         return write_result(status, fields, whole)
 
     def wsgi(self, environ: Mapping[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-        """The same app as a WSGI application. Paths stay percent-encoded where the server tells how they came."""
+        """The same app as a WSGI application. The path is as it came, where the server keeps that."""
         age = self.boot.age()
         path, query, headers = _of_environ(environ)
-        length = environ.get("CONTENT_LENGTH") or ""
-        # Where a server has decoded the chunks of a body, it ends the stream itself.
-        body = environ["wsgi.input"].read(*((int(length),) if length else ()))
+        # Without a length there is a body only where the server decodes chunks and ends the stream itself.
+        size = int(environ.get("CONTENT_LENGTH") or (-1 if environ.get("wsgi.input_terminated") else 0))
+        body = environ["wsgi.input"].read(size)
         status, fields, answer = self.answer(environ["REQUEST_METHOD"], path, query, headers, body, age=age)
         if isinstance(answer, bytes) and status not in WITHOUT_BODY:
             fields.append(("content-length", str(len(answer))))
@@ -324,7 +324,7 @@ def reason(status: int) -> str:
 
 
 def _checked(fields: Fields) -> list[tuple[str, str]]:
-    """The app's fields without those of a connection. Raises ValueError for one that would split the answer."""
+    """The fields without those of a connection. Raises ValueError for one that would split the answer."""
     kept = []
     for name, value in fields.items() if isinstance(fields, Mapping) else fields:
         if not name or not set("\r\n\0 :").isdisjoint(name) or not set("\r\n\0").isdisjoint(value):

@@ -19,6 +19,7 @@ Without a HEALTH_CHECK_PATH nobody would ask whether a call could be served, so 
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -39,6 +40,7 @@ HEALTH_PATH = "/.overspill/health"
 
 _IDLE_S = 620.0  # longer than the 600 s for which the front ends of clouds keep a connection
 _LONGEST_LINE = 64 * 1024
+_LOOK_S = 0.05  # how long it may take until an end is noticed
 _log = logging.getLogger("overspill.worker")
 
 
@@ -106,44 +108,42 @@ class Server:
         self._connections: dict[socket.socket, bool] = {}  # whether a request is being read or answered
         self._running = 0
         self._listeners: list[_Listener] = []
-        self._failed = False
+        self.port = 0
+        """Where calls go; 0 until it listens there."""
+        self.health_port = 0
         if settings.health_port is not None:
-            self._listen(settings.health_port)
+            self.health_port = self._listen(settings.health_port, only_health=True)
         if settings.health_path:
-            self._listen(settings.port)
-
-    @property
-    def port(self) -> int:
-        """Where calls go; to be asked once it is up, or has a health path."""
-        return int(self._listeners[-1].server_address[1])
+            self.port = self._listen(settings.port)
 
     def run(self) -> bool:
         """Serve until `stop`. False if what the app waits for has failed."""
         try:
             self.worker.wait_until_up()
-        except Exception:
-            _log.exception("the app cannot serve")
-            self._failed = True
-        else:
             if not self.settings.health_path:
-                self._listen(self.settings.port)
+                self.port = self._listen(self.settings.port)
             self.up.set()
             while not self.draining:
-                time.sleep(0.05)
+                time.sleep(_LOOK_S)
             self._drain()
-        for listener in self._listeners:
-            listener.shutdown()
-            listener.server_close()
-        return not self._failed
+        except Exception:
+            _log.exception("this worker cannot serve")
+            return False
+        finally:
+            for listener in self._listeners:
+                listener.shutdown()
+                listener.server_close()
+        return True
 
     def stop(self) -> None:
         """Take no more connections, finish what is being answered, and have `run` return. For signal handlers."""
         self.draining = True
 
-    def _listen(self, port: int) -> None:
-        listener = _Listener((self.settings.host, port), self)
+    def _listen(self, port: int, *, only_health: bool = False) -> int:
+        listener = _Listener((self.settings.host, port), self, only_health=only_health)
         self._listeners.append(listener)
-        threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=listener.serve_forever, args=(_LOOK_S,), daemon=True).start()
+        return int(listener.server_address[1])
 
     def _drain(self) -> None:
         for listener in self._listeners:
@@ -185,7 +185,7 @@ class Server:
 
     def health(self, path: str) -> int | None:
         """The status for a question about health; None for any other path."""
-        if path == self.settings.health_path:
+        if path and path == self.settings.health_path:
             return 200 if self.up.is_set() else 204
         if path == HEALTH_PATH:
             return 200 if self.up.is_set() else 503
@@ -196,13 +196,13 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, address: tuple[str, int], owner: Server) -> None:
-        self.owner = owner
+    def __init__(self, address: tuple[str, int], owner: Server, *, only_health: bool) -> None:
+        self.owner, self.only_health = owner, only_health
         super().__init__(address, _Connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that left is no error; anything else is this server's own."""
-        if not isinstance(sys.exception() if sys.version_info >= (3, 11) else sys.exc_info()[1], OSError):
+        if not isinstance(sys.exc_info()[1], OSError):
             _log.exception("a connection ended")
 
 
@@ -244,7 +244,7 @@ class _Connection(BaseHTTPRequestHandler):
         status = self.server.owner.health(path)
         if status is not None:
             self._send(status, [], b"")
-        elif self.server.server_address[1] == self.server.owner.settings.health_port:
+        elif self.server.only_health:
             self._send(*_error(404, "only health is told on this port"))
         else:
             self._call(path, query, body, age)
@@ -276,7 +276,9 @@ class _Connection(BaseHTTPRequestHandler):
         encoding = self.headers.get("transfer-encoding", "").strip().lower()
         if encoding:
             if lengths or encoding != "chunked":
-                raise BadRequest(400, "transfer-encoding may be `chunked`, and then no content-length beside it")
+                raise BadRequest(
+                    400, "transfer-encoding may be `chunked`, and then no content-length beside it"
+                )
             return self._chunked(most)
         if not lengths:
             return b""
@@ -325,13 +327,15 @@ class _Connection(BaseHTTPRequestHandler):
         if self.close_connection:
             fields = [*fields, ("connection", "close")]
         lines = [f"HTTP/1.1 {status} {kit.reason(status)}", *(f"{name}: {value}" for name, value in fields)]
-        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        silent = bodiless or self.command == "HEAD"
-        if whole is not None or silent:
-            self.wfile.write(head if silent else head + (whole or b""))
-            return
-        self.wfile.write(head)
-        self._stream(body, chunked=chunked)
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+        if bodiless or self.command == "HEAD":
+            self.wfile.write(head)
+            _close(body)
+        elif whole is not None:
+            self.wfile.write(head + whole)
+        else:
+            self.wfile.write(head)
+            self._stream(body, chunked=chunked)
 
     def _stream(self, pieces: Any, *, chunked: bool) -> None:
         try:
@@ -347,8 +351,7 @@ class _Connection(BaseHTTPRequestHandler):
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
         finally:
-            if hasattr(pieces, "close"):
-                pieces.close()
+            _close(pieces)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What `parse_request` says of bytes that are no request."""
@@ -359,18 +362,31 @@ class _Connection(BaseHTTPRequestHandler):
         """Calls are the gateway's to log."""
 
 
+def _close(pieces: Any) -> None:
+    """Tell an app that nobody takes the rest of its answer."""
+    if hasattr(pieces, "close"):
+        pieces.close()
+
+
 def _error(status: int, text: str) -> kit.Answer:
-    body = '{"error":"%s"}' % text.replace("\\", "\\\\").replace('"', '\\"')
-    return status, [("content-type", "application/json")], body.encode("ascii", "replace")
+    return status, [("content-type", "application/json")], json.dumps({"error": text}).encode()
 
 
 def serve(server: Server) -> None:
     """Run until SIGTERM or SIGINT, then finish what is being answered. Ends the process with 1 on failure."""
+
+    def end(*_: object) -> None:
+        server.stop()
+        if not server.up.is_set():
+            raise SystemExit(0)  # nobody has been promised anything
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    good = server.run()
-    if isinstance(server.worker.app, kit.LocalServer):
-        server.worker.app.stop()
+        signal.signal(number, end)
+    try:
+        good = server.run()
+    finally:
+        if isinstance(server.worker.app, kit.LocalServer):
+            server.worker.app.stop()
     sys.exit(0 if good else 1)
 
 

@@ -4,17 +4,15 @@ Knows the sheets and how to print them. It must never know a backend.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from gateway.clock import SystemClock
 from gateway.config.load import read_text
-from gateway.config.price_sheet import OLD_DAYS, Priced, PriceLine, age_days, read_sheet, together
+from gateway.config.price_sheet import OLD_DAYS, SHIPPED, Priced, PriceLine, age_days, read_sheet, together
 from gateway.config.problems import ConfigProblems, printable
 from gateway.config.tree import NotYaml
 
@@ -56,41 +54,45 @@ def prices(
         typer.echo(f"no price has {printable(word)!r} in its name", err=True)
         raise typer.Exit(1)
     else:
-        Console().print(_table(found, SystemClock().wall()))
+        typer.echo("\n".join(_lines(found, SystemClock().wall())))
 
 
 def _plain(priced: Priced) -> dict[str, Any]:
-    return {**priced.line.model_dump(mode="json", exclude_none=True), "file": priced.file}
+    return {**priced.line.model_dump(mode="json", exclude_defaults=True), "file": priced.file}
 
 
-def _table(found: Mapping[str, Priced], wall: float) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("price", "US dollars", "paid for", "as of", "source"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("price", "as of"))
-    for name, (line, _) in found.items():
-        table.add_row(name, money(line), billing(line), _dated(line, wall), line.url or line.source)
-    return table
+def _lines(found: Mapping[str, Priced], wall: float) -> Iterator[str]:
+    """One for each price, below the page to compare it with."""
+    width = max(map(len, found))
+    page = ""
+    for name, (line, file) in sorted(found.items(), key=lambda item: (item[1].line.page, item[0])):
+        if line.page != page:
+            yield from ("", line.page) if page else (line.page,)
+            page = line.page
+        said = "; ".join(part for part in (money(line), billing(line), _dated(line, wall)) if part)
+        yield f"  {name:<{width}}  {said}" + ("" if file == SHIPPED else f"; in {file}")
 
 
 def money(line: PriceLine) -> str:
-    """`0.00019/s`, with the smallest figures readable."""
-    return ", ".join(f"{_decimal(usd)}/{_UNITS[key]}" for key, usd in line.money().items())
+    """`$0.00019/s`; without exponents, for people to compare."""
+    return ", ".join(f"${_decimal(usd)}/{_UNITS[key]}" for key, usd in line.money().items())
 
 
 def billing(line: PriceLine) -> str:
-    """What beside the work itself is paid for, as far as the line says."""
-    said = [word for word, billed in (("boot", line.bills_boot), ("idle", line.bills_idle)) if billed]
+    """How the seconds are counted, as far as the line says."""
+    pairs = (("boot", line.bills_boot), ("idling", line.bills_idle))
+    said = [f"{'with' if billed else 'without'} {word}" for word, billed in pairs if billed is not None]
     if line.round_up:
-        said.append(f"rounded up to {line.round_up:g}s")
+        said.append(f"in steps of {line.round_up:g} s")
     if line.lacks:
-        said.append(f"without {line.lacks}")
+        said.append(f"not counted: {line.lacks}")
     return ", ".join(said)
 
 
 def _dated(line: PriceLine, wall: float) -> str:
-    if line.unverified:
-        return f"{line.as_of}, unverified"
-    return f"{line.as_of}, old" if age_days(line.as_of, wall) > OLD_DAYS else line.as_of
+    days = age_days(line.as_of, wall)
+    old = f", {days} days ago" if days > OLD_DAYS else ""
+    return f"of {line.as_of}{old}{', unverified' if line.unverified else ''}"
 
 
 def _decimal(usd: float) -> str:

@@ -17,6 +17,8 @@ from gateway.config.problems import FILE, ConfigProblems, Problem
 from gateway.config.tree import NotYaml, read_tree
 from gateway.options import Duration, Options, Size, Usd
 
+SHIPPED = "prices.yaml"
+"""The sheet that comes with the package."""
 OLD_DAYS = 180
 """A price that was seen longer ago is worth a second look."""
 
@@ -138,8 +140,8 @@ class Priced(NamedTuple):
 
 def shipped() -> dict[str, Priced]:
     """The sheet that comes with the package. Raises ConfigProblems where somebody has broken it."""
-    text = resources.files("gateway.config").joinpath("prices.yaml").read_text(encoding="utf-8")
-    return read_sheet(text, "prices.yaml")
+    text = resources.files("gateway.config").joinpath(SHIPPED).read_text(encoding="utf-8")
+    return read_sheet(text, SHIPPED)
 
 
 def read_sheet(text: str, file: str) -> dict[str, Priced]:

@@ -79,7 +79,7 @@ class PriceTerms:
         price = section.get("price")
         if not isinstance(price, dict) or not fields:
             return section, True
-        terms = None if self._misspelt(path, price, fields) else self._terms(backend, path, price, fields)
+        terms = None if self._misspelt(path, price, fields) else self._terms(path, price, fields)
         if terms is None:
             return {key: value for key, value in section.items() if key != "price"}, False
         return {**section, "price": terms}, True
@@ -92,7 +92,8 @@ class PriceTerms:
             if rent is not None and (differs := _counted_otherwise(line, rent)):
                 yield (
                     ("backends", backend, "price", "like"),
-                    f"{quoted(name)} is billed {differs}: the costs of this backend will not be quite its bill",
+                    f"{quoted(name)} is billed {differs}, and this kind of backend counts otherwise: its "
+                    "costs will not be quite the bill",
                 )
 
     def _misspelt(self, path: Path, price: Mapping[str, Any], fields: Collection[str]) -> bool:
@@ -103,51 +104,46 @@ class PriceTerms:
             close = get_close_matches(key, [*fields, *notes], n=1)
             if key not in fields and key not in notes and close and close[0] in notes:
                 here = (*path, key)
-                self._tree.problem(
-                    self._tree.at_key(here), here, f"{quoted(key)} is not a key here; did you mean `{close[0]}`?"
-                )
+                message = f"{quoted(key)} is not a key here; did you mean `{close[0]}`?"
+                self._tree.problem(self._tree.at_key(here), here, message)
                 found = True
         return found
 
-    def _terms(
-        self, backend: str, path: Path, price: Mapping[str, Any], fields: Collection[str]
-    ) -> dict[str, Any] | None:
+    def _terms(self, path: Path, price: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any] | None:
         ours = {key: price[key] for key in PriceNotes.model_fields if key in price and key not in fields}
         given = {key: value for key, value in price.items() if key not in ours}
         notes = validate(PriceNotes, ours, self._tree, path)
         if notes is None:
             return None
         if notes.like is not None and notes.like.startswith(LISTED):
-            return self._by_token(backend, path, notes, given, fields)
+            return self._by_token(path, notes, given, fields)
         if notes.like is None:
-            return given if self._without_line(backend, path, notes) else None
+            return given if self._without_line(path, notes) else None
         line = self._line(path, notes.like)
         figures = None if line is None else self._figures(path, notes, line, fields)
         if line is None or figures is None:
             return None
-        self._note(backend, path, notes, line, figures.keys() - given.keys(), figures.keys() & given.keys())
+        self._note(path, notes, line, figures, given)
         return {**figures, **given}
 
-    def _without_line(self, backend: str, path: Path, notes: PriceNotes) -> bool:
+    def _without_line(self, path: Path, notes: PriceNotes) -> bool:
         """All figures stand in the file."""
         for key in ("cores", "memory"):
             if getattr(notes, key) is not None:
                 self._tell((*path, key), "is for a price that is `like` a line of the sheet; take it out")
                 return False
-        if notes.source is not None or notes.as_of is not None:
-            self.sources[backend] = PriceSource(source=notes.source, as_of=notes.as_of)
-        self._doubt_own_date(path, notes)
+        self._note_own(path, notes)
         return True
 
     def _by_token(
-        self, backend: str, path: Path, notes: PriceNotes, given: dict[str, Any], fields: Collection[str]
+        self, path: Path, notes: PriceNotes, given: dict[str, Any], fields: Collection[str]
     ) -> dict[str, Any] | None:
         """The backend looks it up itself: only some know tokens."""
         if "usd_per_million_input_tokens" not in fields:
             self._tell((*path, "like"), f"{quoted(str(notes.like))} is a price of tokens; {_paid_by(fields)}")
             return None
         source = notes.source or f"{notes.like}: the list of prices in the installed litellm package"
-        self.sources[backend] = PriceSource(source=source, as_of=notes.as_of)
+        self.sources[str(path[1])] = PriceSource(source=source, as_of=notes.as_of)
         self._doubt_own_date(path, notes)
         return {"like": notes.like, **given}
 
@@ -168,16 +164,17 @@ class PriceTerms:
             if getattr(notes, key) is not None and priced is None:
                 self._tell((*path, key), f"has no price of its own in {quoted(str(notes.like))}; take it out")
                 return None
-        money: dict[str, float] = {}
-        if (hourly := _hourly(line, notes)) is not None:
-            money["usd_per_replica_hour" if _BY_TIME[0] not in fields else _BY_TIME[0]] = hourly
-            if not hourly:
-                self._tell((*path, "like"), "needs `cores` and `memory` beside it: they are all that is paid for")
-                return None
-            if _BY_TIME[0] in money:
-                money[_BY_TIME[0]] = _tidy(hourly / _HOUR_S)
+        alone = line.usd_per_second is None and line.usd_per_hour is None
+        if alone and line.by_parts and None in (notes.cores, notes.memory):
+            message = "needs `cores` and `memory` beside it: they are all that is paid for"
+            self._tell((*path, "like"), message)
+            return None
         named = ("usd_per_gb_second", "usd_per_request", "usd_per_gb")
-        money |= {key: value for key in named if (value := getattr(line, key)) is not None}
+        money = {key: value for key in named if (value := getattr(line, key)) is not None}
+        if line.by_parts or not alone:
+            per_hour = "usd_per_second" not in fields and "usd_per_replica_hour" in fields
+            usd = _usd_per_hour(line, notes)
+            money[_BY_TIME[per_hour]] = _tidy(usd) if per_hour else _tidy(usd / _HOUR_S)
         if not money.keys() <= set(fields):
             said = ", ".join(sorted(line.money()))
             self._tell((*path, "like"), f"{quoted(str(notes.like))} says {said}; {_paid_by(fields)}")
@@ -187,25 +184,25 @@ class PriceTerms:
 
     def _note(
         self,
-        backend: str,
         path: Path,
         notes: PriceNotes,
         line: PriceLine,
-        taken: Collection[str],
-        replaced: Collection[str],
+        figures: Mapping[str, Any],
+        given: Mapping[str, Any],
     ) -> None:
         """Where the price is from, and what is doubtful about what was taken from the line."""
-        self._doubt_own_date(path, notes)
+        taken = figures.keys() - given.keys()
         if not any(key.startswith("usd_") for key in taken):
-            if notes.source is not None or notes.as_of is not None:
-                self.sources[backend] = PriceSource(source=notes.source, as_of=notes.as_of)
+            self._note_own(path, notes)
             return
+        self._doubt_own_date(path, notes)
         name = str(notes.like)
-        but = f"; {', '.join(sorted(replaced))} given here" if replaced else ""
-        self.sources[backend] = PriceSource(
+        replaced = sorted(figures.keys() & given.keys())
+        but = f"; {', '.join(replaced)} given here" if replaced else ""
+        self.sources[str(path[1])] = PriceSource(
             source=notes.source or f"{name}: {line.page}{but}", as_of=notes.as_of or line.as_of
         )
-        self._liked[backend] = _Liked(name, line)
+        self._liked[str(path[1])] = _Liked(name, line)
         like = (*path, "like")
         advice = f"compare it with {line.page}, and give `as_of` here once you have"
         if notes.as_of is None and line.unverified:
@@ -218,24 +215,26 @@ class PriceTerms:
         parts = (("cores", line.usd_per_core_second), ("memory", line.usd_per_gib_second))
         absent = [key for key, usd in parts if usd is not None and getattr(notes, key) is None]
         if absent and any(key in taken for key in _BY_TIME):
-            counted = [f"{key} as {_amount(key, line)}" for key in absent]
-            self._doubts.append(
-                (
-                    like,
-                    f"{quoted(name)} has prices for CPU and memory beside the GPU, and counts "
-                    f"{' and '.join(counted)}; say beside it what an instance has, like "
-                    "`cores: 4, memory: 16GiB`",
-                )
+            counted = " and ".join(f"{key} as {_amount(key, line)}" for key in absent)
+            message = (
+                f"{quoted(name)} has prices for CPU and memory beside the GPU, and counts {counted}; say "
+                "beside it what an instance has, like `cores: 4, memory: 16GiB`"
             )
+            self._doubts.append((like, message))
+
+    def _note_own(self, path: Path, notes: PriceNotes) -> None:
+        """No figure is from a sheet."""
+        if notes.source is not None or notes.as_of is not None:
+            self.sources[str(path[1])] = PriceSource(source=notes.source, as_of=notes.as_of)
+        self._doubt_own_date(path, notes)
 
     def _doubt_own_date(self, path: Path, notes: PriceNotes) -> None:
         if notes.as_of is None or self._wall is None:
             return
         days = age_days(notes.as_of, self._wall)
         if days > OLD_DAYS:
-            self._doubts.append(
-                ((*path, "as_of"), f"is {days} days ago; look whether it still costs that, and say when you did")
-            )
+            message = f"is {days} days ago; look whether it still costs that, and say when you did"
+            self._doubts.append(((*path, "as_of"), message))
         elif days < -1:  # somewhere it is tomorrow already
             self._doubts.append(((*path, "as_of"), "is a day that is to come"))
 
@@ -262,23 +261,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
 
 
-def _hourly(line: PriceLine, notes: PriceNotes) -> float | None:
-    """Dollars of an instance's hour: its GPU, its cores and its memory; None where it is not paid by time."""
-    if line.usd_per_hour is not None:
-        usd = line.usd_per_hour
-    elif line.usd_per_second is not None:
-        usd = line.usd_per_second * _HOUR_S
-    elif line.by_parts:
-        usd = 0.0
-    else:
-        return None
-    if line.usd_per_second is None and line.usd_per_hour is None and None in (notes.cores, notes.memory):
-        return 0.0  # nothing is known of the instance
-    cores = (line.cores or 0.0) if notes.cores is None else max(notes.cores, line.cores or 0.0)
-    memory = (line.memory or 0) if notes.memory is None else max(notes.memory, line.memory or 0)
+def _usd_per_hour(line: PriceLine, notes: PriceNotes) -> float:
+    """Dollars of an instance's hour: its GPU, its cores and its memory, of which the line has a least."""
+    usd = line.usd_per_hour or (line.usd_per_second or 0.0) * _HOUR_S
+    cores = max(notes.cores or 0.0, line.cores or 0.0)
+    memory = max(notes.memory or 0, line.memory or 0)
     usd += cores * (line.usd_per_core_second or 0.0) * _HOUR_S
-    usd += memory / _GIB * (line.usd_per_gib_second or 0.0) * _HOUR_S
-    return _tidy(usd)
+    return usd + memory / _GIB * (line.usd_per_gib_second or 0.0) * _HOUR_S
 
 
 def _counted_otherwise(line: PriceLine, rent: Rent) -> str:

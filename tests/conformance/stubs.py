@@ -32,7 +32,11 @@ async def good(request: Received, wire: Wire) -> None:
 
 
 def head(**more: str) -> bytes:
-    fields = {**FIELDS, "content-length": str(len(ANSWER)), **{k.replace("_", "-"): v for k, v in more.items()}}
+    fields = {
+        **FIELDS,
+        "content-length": str(len(ANSWER)),
+        **{k.replace("_", "-"): v for k, v in more.items()},
+    }
     return "".join(["HTTP/1.1 200 OK\r\n", *(f"{k}: {v}\r\n" for k, v in fields.items()), "\r\n"]).encode()
 
 

@@ -82,8 +82,8 @@ async def came_of(backend: Backend, call: Call | None = None) -> Came:
                 body = b"".join([part async for part in reply.stream])
             return Came(reply.status, body, fields=tuple(reply.headers))
     except BackendError as error:
-        assert SECRET not in "".join(traceback.format_exception(error)), "an error quotes a secret"
-        assert SECRET not in repr(error)
+        if SECRET in "".join(traceback.format_exception(error)) + repr(error):
+            pytest.fail("an error, or what it came of, quotes a secret")
         return Came(
             error=type(error),
             work=error.work,

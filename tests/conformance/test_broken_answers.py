@@ -10,7 +10,7 @@ from gateway.errors import BackendFull
 from gateway.vocab import Verdict, Work
 from tests.conformance.stubs import ANSWER, BROKEN, DEEP, ODD, POISONED, WRONG, good, saying
 from tests.conformance.support import ON_A_SERVER, Came, came_of, example, nothing_owed, nothing_runs
-from tests.support.provider import Received, Wire, providing
+from tests.support.provider import Received, Wire, providing, until
 
 
 @ON_A_SERVER
@@ -57,7 +57,8 @@ async def test_what_follows_an_answer_is_never_taken_for_the_next_one(kind: type
             came = await came_of(backend)
             if b"poisoned" in came.body and name != "followed_later":  # which may meet a second exchange
                 wrong[name] = came
-            await asyncio.sleep(0.005)
+            await until(lambda: provider.busy == 0)
+            await asyncio.sleep(0.005)  # what was written last has arrived by then
             provider.behaviour = good
             if not (after := await came_of(backend)).same_as(fine):
                 wrong[f"after {name}"] = after
@@ -129,7 +130,7 @@ async def test_back_pressure_is_neutral_and_says_when_to_come_back(kind: type[Ba
         await wire.answer(429, b"full", {"retry-after": field})
 
     async with providing(full) as provider, example(kind, provider.url) as (backend, background):
-        for field, seconds in said.items():  # noqa: B007 - the server says it
+        for field, seconds in said.items():
             came = await came_of(backend)
             if came.error is None:
                 continue  # the application's own 429, passed on with its field
