@@ -35,12 +35,25 @@ class Attempt(Protocol):
         ...
 
 
+class First:
+    """The attempt of a call that was not tried before."""
+
+    number = 0
+    tried: Collection[tuple[str, int]] = ()
+
+
+FIRST = First()
+
+
 class Desk(Protocol):
     """What a lease needs of its pool."""
 
     clock: Clock
     supplies: Mapping[str, Capacity]
     """The capacity of each tier, by the name of its backend."""
+    within_s: float
+    """The latency budget in seconds; `first_byte_s` that of a streamed answer. Infinite without one."""
+    first_byte_s: float
 
     def draw(self) -> float:
         """A random number from [0, 1)."""
@@ -56,10 +69,6 @@ class Desk(Protocol):
 
     def bucket_of(self, size: float) -> int:
         """Class of a size, for estimates."""
-        ...
-
-    def due_of(self, call: Call) -> float:
-        """When the latency budget of a call is used up."""
         ...
 
     def release(self, lease: "Lease", slot: Slot, verdict: Verdict) -> None:
@@ -99,7 +108,8 @@ class Lease:
         self.attempt = attempt.number
         self.tried = attempt.tried
         self.deadline = call.deadline
-        self.due = pool.due_of(call)
+        due = call.arrived + (pool.first_byte_s if call.stream else pool.within_s)
+        self.due = due if due < call.deadline else call.deadline
         self.bucket = 0 if call.size is None else pool.bucket_of(call.size)
         self.work = 0.0
         self.late = False

@@ -98,8 +98,8 @@ class Pool:
         self.demand: Demand | None = None
         """Is told of calls and of what they use, where instances may be opened ahead."""
         self.attainment = Attainment(objective, clock.now())
-        self._within = within
-        self._first_byte = within if first_byte is None else first_byte
+        self.within_s = inf if within is None else within
+        self.first_byte_s = self.within_s if first_byte is None else first_byte
         self._chance = chance
         self._opener = opener
         self._alarms = Alarms(clock, timers, self._wake, _waits_for)
@@ -206,14 +206,6 @@ class Pool:
         """Class of a size, the same for all tiers: that of the reference tier."""
         estimates = self.reference.estimates if self._learns else None
         return 0 if estimates is None else estimates.bucket_of(size)
-
-    def due_of(self, call: Call) -> float:
-        """When its latency budget is used up; its deadline where there is none or that comes first."""
-        within = self._first_byte if call.stream else self._within
-        if within is None:
-            return call.deadline
-        due = call.arrived + within
-        return due if due < call.deadline else call.deadline
 
     def release(self, lease: Lease, slot: Slot, verdict: Verdict) -> None:
         """An attempt has ended."""

@@ -18,7 +18,7 @@ from backends.base import Kit
 from gateway.capacity import Capacity
 from gateway.errors import OverspillError
 from gateway.estimates import BackendEstimates, Expectation, Prior
-from gateway.lease import Lease
+from gateway.lease import FIRST, Lease
 from gateway.pool import Opened, Pool
 from gateway.prewarm import KIND
 from gateway.simulator.ahead import Ahead
@@ -89,23 +89,13 @@ class TooManyMissed(Exception):
     """More requests than allowed were late or lost, so that the rest of the run says nothing more."""
 
 
-class _First:
-    """Every attempt is the first: simulated backends do not fail."""
-
-    number = 0
-    tried: Sequence[tuple[str, int]] = ()
-
-
-_FIRST = _First()
-
-
 class _Visit(Lease):
     """One request on its way through the pool and its service."""
 
-    __slots__ = ("backend", "index", "run")
+    __slots__ = ("endpoint", "index", "run")
 
     # Set by the run, beside what a lease is made of: a constructor of its own would cost more than they do.
-    backend: Simulated
+    endpoint: SimulatedEndpoint
     index: int
     run: "_Run"
 
@@ -122,15 +112,19 @@ class _Visit(Lease):
         """Its service begins, on the slot it has."""
         run = self.run
         time, index = run.time, self.index
-        backend: Simulated = slot.backend  # type: ignore[assignment]  # a run has no others
-        self.backend = backend
         seconds = run.services[index]
-        end = backend.begin(index, seconds, time.instant)
-        run.begun[index] = end - seconds
-        if run.learns:
+        backend: Simulated = slot.backend  # type: ignore[assignment]  # a run has no others
+        run.places[index] = backend.place
+        if self.tier.owned:
+            run.begun[index] = now = time.instant
+            end = now + seconds
+        else:
+            assert isinstance(backend, SimulatedEndpoint)
+            self.endpoint = backend
+            end = backend.begin(index, seconds, time.instant)
+            run.begun[index] = end - seconds
             slot.boot_s = boot = backend.boot_s
             slot.start = Start.COLD if boot else Start.WARM
-        run.places[index] = backend.place
         time.at(end, self.served)
 
     def served(self) -> None:
@@ -144,7 +138,7 @@ class _Visit(Lease):
         if answer > run.limit:
             run.miss()
         if not self.tier.owned:
-            self.backend.end(index, now)
+            self.endpoint.end(index, now)
         slot, self.slot = self.slot, None
         assert slot is not None
         run.pool.release(self, slot, Verdict.SUCCESS)
@@ -168,12 +162,10 @@ class _Run:
         self.time = VirtualTime()
         chance = Random(scenario.seed)  # noqa: S311 - a simulation, to be repeated
         kit = Kit(clock=self.time, chance=chance, spawn=no_background)
-        self.fleet: SimulatedFleet | None = None
         self.backends: dict[str, Simulated] = {}
         if scenario.fleet is not None and replicas:
             fleet = scenario.fleet
-            self.fleet = SimulatedFleet(fleet.name, kit, slots=replicas * fleet.slots)
-            self.backends[fleet.name] = self.fleet
+            self.backends[fleet.name] = SimulatedFleet(fleet.name, kit, slots=replicas * fleet.slots)
         self.endpoints = tuple(
             SimulatedEndpoint(
                 endpoint.name,
@@ -203,7 +195,6 @@ class _Run:
             for options in scenario.tiers
             if options.backend in self.backends
         ]
-        self.learns = policy.learns or scenario.prewarm is not None
         self.pool = Pool(
             "simulated", policy, tiers, clock=self.time, chance=chance, timers=self.time,
             opener=self, within=scenario.budget_s, objective=scenario.objective,
@@ -233,7 +224,7 @@ class _Run:
     def arrive(self, index: int) -> None:
         """Request number `index` comes. One that is shed is lost: it never gets an answer."""
         pool = self.pool
-        visit = _Visit(pool, self._calls[index], _FIRST)
+        visit = _Visit(pool, self._calls[index], FIRST)
         visit.run = self
         visit.index = index
         visit.since = now = self.time.instant
@@ -297,7 +288,6 @@ def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
         for kind, usd in bill(endpoint)._asdict().items():
             split[kind] += usd
     spilled = sum(endpoint.served for endpoint in run.endpoints)
-    served = spilled + (run.fleet.served if run.fleet is not None else 0)
     return Outcome(
         replicas=replicas,
         requests=len(workload),
@@ -306,7 +296,7 @@ def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
         places=run.places,
         place_names=tuple(run.backends),
         attained=sum(answer <= run.limit for answer in run.answers) / len(workload),
-        lost=len(workload) - served,
+        lost=run.places.count(-1),
         spilled=spilled,
         activations=sum(len(endpoint.lives) for endpoint in run.endpoints),
         duration=duration,

@@ -10,7 +10,6 @@ The endpoint, one slot to each instance:
            └────────── billed, to the very end, as its `Rent` says ─────────────┘
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from math import ceil, fsum
@@ -25,48 +24,28 @@ UNLIMITED = 1_000_000_000
 
 
 class Simulated(Backend):
-    """A backend on virtual time: `begin` and `end` take the place of `send`."""
+    """A backend on virtual time."""
 
     Options: ClassVar[type[BackendOptions]] = BackendOptions
     EXAMPLE: ClassVar[dict[str, Any]] = {"type": "simulated", "max_in_flight": 1}
 
     place = -1
     """Its number among the backends of a run."""
-    boot_s = 0.0
-    """How long the call that began last had to wait for a boot."""
-
-    @abstractmethod
-    def begin(self, ticket: int, seconds: float, now: float) -> float:
-        """A call of `seconds` of service has a slot: when it will have been served."""
-
-    @abstractmethod
-    def end(self, ticket: int, now: float) -> None:
-        """The call with that ticket has been served; its slot has not been given back yet."""
-
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """Never: nothing is sent in a simulation. RuntimeError."""
         raise RuntimeError(f"{self.name} is simulated: it serves on virtual time only")
 
 
 class SimulatedFleet(Simulated):
-    """Replicas that are always up, as one place with all their slots (the slot model)."""
+    """Replicas that are always up, as one place with all their slots (the slot model).
+
+    A call that has a slot is served at once: there is nothing to keep account of.
+    """
 
     owned: ClassVar[bool] = True
 
     def __init__(self, name: str, kit: Kit, *, slots: int) -> None:
         super().__init__(name, BackendOptions(type="simulated_fleet", max_in_flight=slots), kit)
-        self.served = 0
-        self.busy_s = 0.0
-        """Slot-seconds of service begun."""
-
-    def begin(self, ticket: int, seconds: float, now: float) -> float:
-        """At once."""
-        self.served += 1
-        self.busy_s += seconds
-        return now + seconds
-
-    def end(self, ticket: int, now: float) -> None:
-        """The slot is all there is to give back: nobody need ask."""
 
 
 class Instance:
@@ -114,6 +93,8 @@ class Instance:
 class SimulatedEndpoint(Simulated):
     """Instances on demand: the most recently idle one serves, else a new one boots first.
 
+    `begin` and `end` take the place of `send`.
+
     colds:  how long activation number N takes to boot, in seconds
     opens:  whether one may boot for nobody in particular; else only a call makes one boot, and waits for it
     """
@@ -144,6 +125,8 @@ class SimulatedEndpoint(Simulated):
         """To whole multiples of this each call is rounded up by itself; 0 where none is."""
         self._idle: list[Instance] = []  # the most recently idle last
         self._busy: dict[int, Instance] = {}
+        self.boot_s = 0.0
+        """How long the call that began last had to wait for a boot."""
         self.can_open = opens
 
     @property

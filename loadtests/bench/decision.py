@@ -22,7 +22,7 @@ from gateway.config.load import load
 from gateway.explain.asked import Wanted, make_call
 from gateway.explain.scene import Scene, build_backends, build_scene
 from gateway.explain.state_file import State
-from gateway.lease import Lease
+from gateway.lease import FIRST, Lease
 
 RENTED = 4
 CONFIG = (
@@ -70,11 +70,6 @@ STATES: Mapping[str, object] = {
 """What the pool looks like, by what is decided there."""
 
 
-class _First:
-    number = 0
-    tried: frozenset[tuple[str, int]] = frozenset()
-
-
 def scene(policy: str, state: object) -> Scene:
     """A pool in that state, under that policy."""
     settings = load(CONFIG.replace("POLICY", policy), *registries()).settings
@@ -91,7 +86,7 @@ def microseconds(pool_scene: Scene, times: int) -> float:
     pool, now = pool_scene.pool, pool_scene.now
     chance = Random(0)
     call = make_call(Wanted(timeout=60.0), now)
-    leases = [Lease(pool, call, _First()) for _ in range(times)]
+    leases = [Lease(pool, call, FIRST) for _ in range(times)]
     for lease in leases:
         lease.since = now
     arrive = pool.policy.arrive
@@ -116,7 +111,7 @@ def main() -> int:
     print(f"{'state':22}{'answer':10}{'cheapest_in_budget':>20}{'spill_when_full':>18}")
     for name, state in STATES.items():
         ours, simple = scene("cheapest_in_budget", state), scene("spill_when_full", state)
-        lease = Lease(ours.pool, make_call(Wanted(timeout=60.0), ours.now), _First())
+        lease = Lease(ours.pool, make_call(Wanted(timeout=60.0), ours.now), FIRST)
         lease.since = ours.now
         answer = ours.pool.policy.arrive(lease, ours.pool, ours.now, Random(0))
         rounds = [
