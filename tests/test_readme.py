@@ -83,11 +83,30 @@ def test_make_targets(command: str) -> None:
         assert DRY[command] in dry.stdout
 
 
+def record(folder: Path) -> None:
+    """What `overspill serve … --record run.jsonl` leaves after one call."""
+    http, admin = free_port(), free_port()
+    text = (ROOT / "config" / "minimal.yaml").read_text()
+    (folder / "minimal.yaml").write_text(
+        f"{text}listen: {{http: '127.0.0.1:{http}', admin: '127.0.0.1:{admin}'}}\n"
+    )
+    serve = ["serve", "-c", "minimal.yaml", "--record", "run.jsonl"]
+    command = ["bash", "-c", f"cd {folder} && exec {sys.executable} -m gateway.cli {' '.join(serve)}"]
+    with Child("gateway", command, env={"PYTHONPATH": str(ROOT)}) as gateway:
+        gateway.wait_answer(f"http://127.0.0.1:{admin}/livez", 60)
+        run(["curl", "-s", f"localhost:{http}/v2/models/digits/infer", "-d", "{}"])
+        assert gateway.stop() == 0
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("overspill ")])
-def test_overspill_commands(command: str, ports: tuple[int, int]) -> None:
-    words = command.split()
+def test_overspill_commands(command: str, ports: tuple[int, int], tmp_path: Path) -> None:
+    if "--replay" in command:
+        record(tmp_path)
+        command = command.replace("config/minimal.yaml", str(tmp_path / "minimal.yaml"))
+        command = command.replace("run.jsonl", str(tmp_path / "run.jsonl"))
+    words = command.partition("#")[0].split()
     if words[1] == "serve":
-        return  # the fixture `ports` is this command, on the same file, with ports of its own
+        return  # the fixture `ports` is this command, on the same file, with ports of its own; or `record`
     done = run([sys.executable, "-m", "gateway.cli", *words[1:]])
     assert done.returncode == 0, done.stderr
 
