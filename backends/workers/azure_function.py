@@ -43,7 +43,8 @@ def define() -> Any:
     functions = importlib.import_module("azure.functions")
     app = functions.FunctionApp(http_auth_level=functions.AuthLevel.FUNCTION)
     serve = make_function(kit.Worker(kit.from_environment(), kit.Boot()), functions.HttpResponse)
-    return app, app.function_name("call")(app.route(route="{*path}", methods=METHODS)(serve))
+    app.function_name("call")(app.route(route="{*path}", methods=METHODS)(serve))
+    return app
 
 
 def _is_here(package: str) -> bool:
@@ -53,5 +54,5 @@ def _is_here(package: str) -> bool:
         return False
 
 
-app = define()[0] if _is_here("azure.functions") else None
+app = define() if _is_here("azure.functions") else None
 """What the Functions host looks for; None where Azure's package is not installed."""

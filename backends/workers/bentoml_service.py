@@ -26,8 +26,8 @@ def define() -> Any:
         traffic["max_concurrency"] = int(os.environ["OVERSPILL_CONCURRENCY"])
     worker = kit.Worker(kit.from_environment(), kit.Boot())
 
-    @bentoml.service(name="overspill_worker", traffic=traffic)  # type: ignore[untyped-decorator]
-    @bentoml.asgi_app(worker.asgi, path="/")  # type: ignore[untyped-decorator]
+    @bentoml.service(name="overspill_worker", traffic=traffic)
+    @bentoml.asgi_app(worker.application, path="/")
     class OverspillWorker:
         def __init__(self) -> None:
             worker.wait_until_up()

@@ -17,7 +17,7 @@ except ImportError:  # in an image the kit lies beside this file
     import kit  # type: ignore[import-not-found, no-redef]
 
 try:
-    from cog import BasePredictor
+    from cog import BasePredictor  # type: ignore[import-not-found]
 except ImportError:  # cog is in the images that it builds, and nowhere else
     BasePredictor = object
 

@@ -21,7 +21,7 @@ def make_function(worker: kit.Worker) -> Any:
     # Loaded by the framework already, and nowhere else. Its own default would add a content type to an
     # answer that has none.
     base = importlib.import_module("werkzeug.wrappers").Response
-    response = type("Response", (base,), {"default_mimetype": None})
+    response: Any = type("Response", (base,), {"default_mimetype": None})
 
     def serve(request: Any) -> Any:
         return response.from_app(worker.wsgi, request.environ)

@@ -48,9 +48,9 @@ Response = tuple[int, Fields, bytes | Iterable[bytes]]
 Answer = tuple[int, list[tuple[str, str]], bytes | Iterable[bytes]]
 App = Callable[[str, str, str, dict[str, str], bytes], Response]
 Message = MutableMapping[str, Any]
-Asgi = Callable[
-    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _CONNECTION_FIELDS = frozenset(
     (
@@ -58,6 +58,7 @@ _CONNECTION_FIELDS = frozenset(
         "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     )
 )  # fmt: skip
+_BOOT_FIELDS = "x-overspill-boot-"
 _PIECE = 64 * 1024
 
 PING_PATH = "/.overspill/ping"
@@ -112,7 +113,8 @@ class Worker:
             time.sleep(_hold_s(query))
             return 204, self.boot.fields(age), b""
         status, fields, answer = self.app(method, path, query, headers, body)
-        return status, [*_checked(fields), *self.boot.fields(age)], answer
+        own = [field for field in _checked(fields) if not field[0].startswith(_BOOT_FIELDS)]
+        return status, [*own, *self.boot.fields(age)], answer
 
     def handle(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """One event in, one result out. Raises ValueError for what is no event, and what the app raises."""
@@ -133,12 +135,7 @@ class Worker:
         start_response(f"{status} {reason(status)}", fields)
         return (answer,) if isinstance(answer, bytes) else answer
 
-    async def asgi(
-        self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
-    ) -> None:
+    async def asgi(self, scope: Message, receive: Receive, send: Send) -> None:
         """The same app as an ASGI application, for providers that carry HTTP as it is."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
@@ -164,6 +161,15 @@ class Worker:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    @property
+    def application(self) -> Asgi:
+        """`asgi` as a plain function: servers may take a method for an application of the old kind."""
+
+        async def call(scope: Message, receive: Receive, send: Send) -> None:
+            await self.asgi(scope, receive, send)
+
+        return call
+
     def wait_until_up(self) -> None:
         """Return when a call could be served: at once, unless the app has to wait for something."""
         wait = getattr(self.app, "wait_until_up", None)
@@ -177,11 +183,7 @@ def boot_fields(app: Asgi, boot: Boot) -> Asgi:
     Pings are answered here: a server takes requests once its application has started.
     """
 
-    async def wrapped(
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
-    ) -> None:
+    async def wrapped(scope: Message, receive: Receive, send: Send) -> None:
         age = boot.age()
         if scope["type"] == "http" and scope["path"] == PING_PATH:
             await _received(receive)
@@ -367,13 +369,13 @@ def _hold_s(query: str) -> float:
         return 0.0
 
 
-async def _answer_ping(fields: Iterable[tuple[str, str]], send: Callable[[Message], Awaitable[None]]) -> None:
+async def _answer_ping(fields: Iterable[tuple[str, str]], send: Send) -> None:
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
     await send({"type": "http.response.start", "status": 204, "headers": raw})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _received(receive: Callable[[], Awaitable[Message]]) -> bytes:
+async def _received(receive: Receive) -> bytes:
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -384,9 +386,7 @@ async def _received(receive: Callable[[], Awaitable[Message]]) -> bytes:
             return b"".join(parts)
 
 
-async def _lifespan(
-    receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-) -> None:
+async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": message["type"] + ".complete"})

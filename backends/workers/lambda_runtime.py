@@ -43,6 +43,10 @@ class Runtime:
         self._worker = worker
         self._streamed = streamed
 
+    def close(self) -> None:
+        """Take no more invocations."""
+        self._connection.close()
+
     def run(self) -> None:
         """Answer invocations until Lambda ends the process."""
         while True:

@@ -28,7 +28,7 @@ except ImportError:  # in an image the kit lies beside this file
 
 def make_asgi(app: kit.App) -> kit.Asgi:
     """The ASGI application that Modal serves. Made once per container, so its boot id names it."""
-    return kit.Worker(app, kit.Boot()).asgi
+    return kit.Worker(app, kit.Boot()).application
 
 
 def define() -> Any:

@@ -1,6 +1,6 @@
 """Modal server: Modal's proxy straight to the kit's HTTP server in the container, without a limit of time.
 
-Deploy with `modal deploy modal_server.py`, with kit.py, server.py and the app beside it, then put the URL and a
+Deploy with `modal deploy modal_server.py`, kit.py, server.py and the app beside it, then put the URL and a
 proxy token into the gateway's file:
 
     backends:
@@ -39,7 +39,7 @@ def define() -> Any:
     app = modal.App("overspill-server", image=image)
 
     # serialized: it is no global of its module, so Modal has to ship it by value.
-    @app.server(  # type: ignore[untyped-decorator]
+    @app.server(
         gpu="L4", port=PORT, max_concurrency=1, scaledown_window=60, startup_timeout=600,
         exit_grace_period=STOP_S, routing_region="us-east", serialized=True,
     )  # fmt: skip

@@ -34,6 +34,7 @@ except ImportError:  # in an image they lie beside this file
 
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 LENGTH = "inference-header-content-length"
+_BOOT = "x-overspill-boot-"
 _BINARY = "application/vnd.sagemaker-triton.binary+json;json-header-size="
 _BINARY_TYPE = re.compile(r"application/vnd\.sagemaker-triton\.binary\+json;\s*json-header-size=(\d{1,12})")
 
@@ -46,7 +47,7 @@ class Invocations:
         self._path = path
 
     def respond(
-        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, age: float
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, *, age: float
     ) -> kit.Answer:
         """The answer as SageMaker takes it."""
         if (method, path) != ("POST", "/invocations"):
@@ -66,7 +67,7 @@ class Invocations:
 
 def _event(body: bytes) -> Mapping[str, object] | None:
     """The event that the body is; None if it is anything else."""
-    if not body.lstrip()[:1] == b"{" or b'"requestContext"' not in body:
+    if body.lstrip()[:1] != b"{" or b'"requestContext"' not in body:
         return None
     try:
         document = json.loads(body)
@@ -87,12 +88,10 @@ def _own(headers: dict[str, str]) -> dict[str, str]:
 def _shown(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Fields as SageMaker passes them on: the content type and the custom attributes."""
     own = dict(fields)
-    attributes = [f"{name}={value}" for name, value in fields if name.startswith("x-overspill-boot-")]
+    attributes = [f"{name}={value}" for name, value in fields if name.startswith(_BOOT)]
     if ATTRIBUTES in own:
         attributes.insert(0, own[ATTRIBUTES])
-    kept = [
-        f for f in fields if f[0] not in (LENGTH, ATTRIBUTES) and not f[0].startswith("x-overspill-boot-")
-    ]
+    kept = [f for f in fields if f[0] not in (LENGTH, ATTRIBUTES) and not f[0].startswith(_BOOT)]
     if LENGTH in own:
         kept = [(k, _BINARY + own[LENGTH] if k == "content-type" else v) for k, v in kept]
     return [*kept, (ATTRIBUTES, ";".join(attributes))]

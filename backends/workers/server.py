@@ -27,9 +27,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 try:
     from backends.workers import kit
@@ -62,7 +62,7 @@ class Settings(NamedTuple):
         drain = environment.get("OVERSPILL_DRAIN_S", "")
         health_port = _number(environment, "PORT_HEALTH")
         return cls(
-            host=environment.get("OVERSPILL_HOST", cls._field_defaults["host"]),
+            host=environment.get("OVERSPILL_HOST") or cls._field_defaults["host"],
             port=8080 if port is None else port,
             health_port=None if health_port == port else health_port,
             health_path=environment.get("HEALTH_CHECK_PATH", ""),
@@ -88,8 +88,13 @@ class BadRequest(Exception):
         self.status = status
 
 
-Respond = Callable[[str, str, str, dict[str, str], bytes, float], kit.Answer]
-"""Method, path, query, fields, body and the process's age to an answer."""
+class Respond(Protocol):
+    """What turns a request into an answer; `Worker.answer` is one."""
+
+    def __call__(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, *, age: float
+    ) -> kit.Answer:
+        """May raise anything: it becomes a 500."""
 
 
 class Server:
@@ -100,44 +105,47 @@ class Server:
 
     def __init__(self, worker: kit.Worker, settings: Settings, respond: Respond | None = None) -> None:
         self.worker, self.settings = worker, settings
-        self.respond: Respond = respond or (lambda *request: worker.answer(*request[:5], age=request[5]))
+        self.respond: Respond = respond or worker.answer
         self.up = threading.Event()
         """Set once a call could be served."""
-        self.draining = False
+        self.draining = self._failed = False
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, bool] = {}  # whether a request is being read or answered
         self._running = 0
         self._listeners: list[_Listener] = []
-        self.port = 0
-        """Where calls go; 0 until it listens there."""
-        self.health_port = 0
-        if settings.health_port is not None:
-            self.health_port = self._listen(settings.health_port, only_health=True)
-        if settings.health_path:
-            self.port = self._listen(settings.port)
+        self.port = self.health_port = 0
+        """Where calls go, and questions about health; 0 until it listens there."""
+        self.listening = threading.Event()
+        """Set once it listens for whatever it may be asked before it is up."""
 
     def run(self) -> bool:
         """Serve until `stop`. False if what the app waits for has failed."""
+        if self.settings.health_port is not None:
+            self.health_port = self._listen(self.settings.health_port, only_health=True)
+        if self.settings.health_path:
+            self.port = self._listen(self.settings.port)
+        self.listening.set()
+        # In a thread: whatever the app waits for, this one has to notice that it is told to stop.
+        threading.Thread(target=self._come_up, daemon=True).start()
+        while not self.draining and not self._failed:
+            time.sleep(_LOOK_S)
+        self._drain()
+        return not self._failed
+
+    def stop(self) -> None:
+        """Take no more connections, finish what is being answered, have `run` return; from any thread."""
+        self.draining = True
+
+    def _come_up(self) -> None:
         try:
             self.worker.wait_until_up()
             if not self.settings.health_path:
                 self.port = self._listen(self.settings.port)
-            self.up.set()
-            while not self.draining:
-                time.sleep(_LOOK_S)
-            self._drain()
         except Exception:
             _log.exception("this worker cannot serve")
-            return False
-        finally:
-            for listener in self._listeners:
-                listener.shutdown()
-                listener.server_close()
-        return True
-
-    def stop(self) -> None:
-        """Take no more connections, finish what is being answered, and have `run` return. For signal handlers."""
-        self.draining = True
+            self._failed = True
+        else:
+            self.up.set()
 
     def _listen(self, port: int, *, only_health: bool = False) -> int:
         listener = _Listener((self.settings.host, port), self, only_health=only_health)
@@ -148,6 +156,7 @@ class Server:
     def _drain(self) -> None:
         for listener in self._listeners:
             listener.shutdown()
+            listener.server_close()
         give_up = time.monotonic() + self.settings.drain_s
         while time.monotonic() < give_up:
             with self._lock:
@@ -262,7 +271,7 @@ class _Connection(BaseHTTPRequestHandler):
                 glue = "; " if low == "cookie" else ", "
                 headers[low] = headers[low] + glue + value if low in headers else value
             try:
-                answer = self.server.owner.respond(str(self.command), path, query, headers, body, age)
+                answer = self.server.owner.respond(str(self.command), path, query, headers, body, age=age)
             except Exception:
                 _log.exception("the app failed")
                 answer = _error(500, "the app failed")
@@ -276,9 +285,7 @@ class _Connection(BaseHTTPRequestHandler):
         encoding = self.headers.get("transfer-encoding", "").strip().lower()
         if encoding:
             if lengths or encoding != "chunked":
-                raise BadRequest(
-                    400, "transfer-encoding may be `chunked`, and then no content-length beside it"
-                )
+                raise BadRequest(400, "transfer-encoding may only be chunked, without a content-length")
             return self._chunked(most)
         if not lengths:
             return b""
@@ -374,14 +381,8 @@ def _error(status: int, text: str) -> kit.Answer:
 
 def serve(server: Server) -> None:
     """Run until SIGTERM or SIGINT, then finish what is being answered. Ends the process with 1 on failure."""
-
-    def end(*_: object) -> None:
-        server.stop()
-        if not server.up.is_set():
-            raise SystemExit(0)  # nobody has been promised anything
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, lambda *_: server.stop())
     try:
         good = server.run()
     finally:

@@ -209,6 +209,9 @@ class _Reader:
             place, what = tree.at_value(type_path), f"{found(tree, type_path)}; it must be text"
         else:
             place, what = tree.at_value(type_path), f"there is no {registry.kind} type {quoted(name)}"
+            if (pointer := registry.pointer(name)) is not None:
+                tree.problem(place, type_path, f"{what}: {pointer}")
+                return None
         known = suggestion(name if isinstance(name, str) else "", registry, f"{registry.kind} types")
         tree.problem(place, type_path, f"{what}; {known}")
         return None
