@@ -5,6 +5,7 @@ are told by its `JobApi`.
 """
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
@@ -83,9 +84,20 @@ class NotTold(BackendError):
 
 
 class JobRun(Generic[J]):
-    """One job, driven by the task of its call; if the call goes away, finished off behind it."""
+    """One job, driven by the task of its call; if the call goes away, finished off behind it.
 
-    def __init__(self, api: JobApi[J], table: Instances, ticket: Ticket) -> None:
+    ended:  told of a job that had come to its end when its call was gone; it closes the ticket
+    """
+
+    def __init__(
+        self,
+        api: JobApi[J],
+        table: Instances,
+        ticket: Ticket,
+        *,
+        ended: Callable[[J], None] | None = None,
+    ) -> None:
+        self._ended = ended
         self._api = api
         self._table = table
         self._ticket = ticket
@@ -175,8 +187,10 @@ class JobRun(Generic[J]):
         phase = self._api.phase(job)
         if phase is not Phase.FINAL:
             await self._cancel(job)
+        if phase is Phase.FINAL and self._ended is not None:
+            self._ended(job)
         if phase is Phase.QUEUED:
-            self._table.undo(self._ticket)
+            self._table.leave(self._ticket, self._api.kit.clock.now())
         self._table.lose(self._ticket, self._api.kit.clock.now(), busy_s=self._api.busy_s(job))
 
     async def _cancel(self, job: J) -> None:

@@ -209,7 +209,7 @@ class Replicate(Elastic):
         else:
             try:
                 content = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return None
         version = self.options.version
         return msgspec.json.encode(
@@ -242,16 +242,18 @@ class Replicate(Elastic):
         return Reply(*answer, start=start, usage=usage)
 
     def _output(self, prediction: Prediction) -> tuple[int, Headers, bytes]:
-        if prediction.status != "succeeded":
-            why = "" if prediction.error is None else self.credentials.excerpt(str(prediction.error))
-            said = f"{self.name}: the prediction ended as {prediction.status}"
+        if not prediction.succeeded:
+            why = self.credentials.excerpt(str(prediction.error or ""))
+            said = f"{self.name}: the prediction ended as {self.credentials.excerpt(prediction.status)}"
             raise BackendBroke(said + (f": {why}" if why else ""))
         if self.options.envelope == "raw":
             return 200, _JSON, bytes(prediction.output)
-        result = msgspec.json.decode(prediction.output)
-        if isinstance(result, str):  # a predictor that may only answer with text
-            with contextlib.suppress(msgspec.DecodeError):
+        try:
+            result = msgspec.json.decode(prediction.output)
+            if isinstance(result, str):  # a predictor's output has one type: text, in the worker kit's
                 result = msgspec.json.decode(result)
+        except (msgspec.DecodeError, RecursionError):
+            raise BackendBroke(f"{self.name}: the prediction's output is no result of a worker") from None
         return self.unpack(result)
 
     def _judge(

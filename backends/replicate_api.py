@@ -24,8 +24,8 @@ from backends.remote_job import JobGone, NotTold, Phase
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.vocab import Headers
 
-FINAL = frozenset(("succeeded", "failed", "canceled", "aborted"))
-_STATUSES = FINAL | {"starting", "processing"}
+_GOES_ON = frozenset(("starting", "processing"))
+_FAILED = frozenset(("failed", "canceled", "aborted"))
 _ID = re.compile(r"[A-Za-z0-9]{1,128}")
 _RESETS_IN = re.compile(rb"resets in ~?(\d{1,6})\s?s")
 _MISFIT = re.compile(rb"invalid_fields|input validation failed", re.IGNORECASE)
@@ -48,6 +48,18 @@ class Prediction(msgspec.Struct):
     metrics: Metrics | None = None
     created_at: str | None = None
     started_at: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether it is over. A status that is not known is taken for an end: the API has had new ones."""
+        return self.status not in _GOES_ON
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its output is what was asked for; by a status that is not known, if there is one."""
+        if self.status == "succeeded":
+            return True
+        return self.final and self.status not in _FAILED and not self.error and bytes(self.output) != b"null"
 
     @property
     def starting_s(self) -> float | None:
@@ -125,12 +137,9 @@ class ReplicateApi:
         """The prediction in an answer. Raises BackendBroke when it is none: the work may be under way."""
         try:
             prediction = msgspec.json.decode(answer.body, type=Prediction)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self.name}: Replicate's answer is no prediction") from None
-        if prediction.status not in _STATUSES:
-            said = self.credentials.excerpt(prediction.status)
-            raise BackendBroke(f"{self.name}: Replicate reports a status that is not known: {said}")
-        if prediction.status not in FINAL and not _ID.fullmatch(prediction.id):
+        if not prediction.final and not _ID.fullmatch(prediction.id):
             raise BackendBroke(f"{self.name}: Replicate reports a prediction in progress without a usable id")
         return prediction
 
@@ -164,7 +173,7 @@ class ReplicateApi:
 
     def phase(self, job: Prediction) -> Phase:
         """Where it is."""
-        if job.status in FINAL:
+        if job.final:
             return Phase.FINAL
         return Phase.RUNNING if job.status == "processing" else Phase.QUEUED
 

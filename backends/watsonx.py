@@ -17,10 +17,10 @@ Not confirmed: that `text/chat` takes the `model` of a request of OpenAI's API, 
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlencode
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backends.base import BackendOptions, Kit, backends
 from backends.billing import Standing, StandingOptions
@@ -29,7 +29,7 @@ from backends.credentials import Credential
 from backends.elastic import HttpUrl
 from backends.instances import Ticket
 from backends.token_endpoint import TokenEndpoint
-from backends.tokens import Token, TokenHost, read_grant
+from backends.tokens import GivenToken, Token, TokenHost, TokenSource, read_grant
 from backends.web_endpoint import Told, WebOptions
 from gateway.errors import BackendBroke, BackendDenied, BackendError
 from gateway.options import SecretRef
@@ -60,10 +60,18 @@ class WatsonxOptions(WebOptions, StandingOptions):
     """What is asked of it. `chat` takes chats of OpenAI's API; each takes calls of a raw route."""
     version: str = Field(default="2024-10-10", pattern=r"^\d{4}-\d{2}-\d{2}$")
     """Day of the API's version that is asked for."""
-    api_key: SecretRef
+    api_key: SecretRef | None = None
     """API key of an IBM Cloud user or service id, by reference."""
+    token: SecretRef | None = None
+    """Instead of `api_key`: a token that something else keeps fresh."""
     iam_url: HttpUrl = "https://iam.cloud.ibm.com"
     """Where the key is exchanged for a token."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.api_key is None) == (self.token is None):
+            raise ValueError("give exactly one of api_key and token")
+        return self
 
 
 @backends.add("watsonx")
@@ -75,19 +83,23 @@ class Watsonx(Standing, TokenEndpoint):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, WatsonxOptions)
-        source = IamToken(name, options.iam_url, Credential(name, options.api_key))
+        source: TokenSource
+        if options.token is not None:
+            source = GivenToken(name, options.token)
+        else:
+            assert options.api_key is not None
+            source = IamToken(name, options.iam_url, Credential(name, options.api_key))
         super().__init__(name, options, kit, rent=Rent(None), source=source)
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
-        """Options of a deployment that is served at `url`, where tokens are had as well."""
+        """Options of a deployment that is served at `url`."""
         return {
             "type": "watsonx",
             "url": url,
             "deployment": "granite",
             "task": "chat",
-            "api_key": {"env": "OVERSPILL_EXAMPLE_SECRET"},
-            "iam_url": url,
+            "token": {"env": "OVERSPILL_EXAMPLE_SECRET"},
             "max_in_flight": 4,
             "price": {"usd_per_replica_hour": 5.22},
         }
@@ -96,10 +108,9 @@ class Watsonx(Standing, TokenEndpoint):
         """Nothing that the deployment's task takes."""
         task = self.options.task
         if call.protocol != "raw" and (task != "chat" or call.operation != "chat"):
-            takes = (
-                "chats of OpenAI's API and calls of raw routes" if task == "chat" else "calls of raw routes"
-            )
-            return f"{self.name}: a watsonx deployment for {task} takes {takes}, not {call.operation}"
+            chats = "chats of OpenAI's API and " if task == "chat" else ""
+            said = f"{self.name}: a watsonx deployment for {task} takes {chats}calls of raw routes"
+            return f"{said}, not {call.operation} of {call.protocol}"
         if call.method != b"POST":
             return f"{self.name}: a watsonx deployment takes POST requests only"
         if call.stream and task not in _STREAMED:

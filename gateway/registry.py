@@ -16,6 +16,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._classes: dict[str, type[T]] = {}
+        self._gone: dict[str, str] = {}
 
     def add(self, name: str) -> Callable[[type[T]], type[T]]:
         """Class decorator; a second class under the same name is a programming error."""
@@ -33,6 +34,16 @@ class Registry(Generic[T]):
             return self._classes[name]
         except KeyError:
             raise KeyError(f"unknown {self.kind} {name!r}; known: {', '.join(self)}") from None
+
+    def retire(self, name: str, pointer: str) -> None:
+        """Say what to do about a name that people still write though nothing can be behind it."""
+        if name in self._classes:
+            raise ValueError(f"{self.kind} {name!r} is registered")
+        self._gone[name] = pointer
+
+    def pointer(self, name: str) -> str | None:
+        """What to do about a name that was retired; None for any other."""
+        return self._gone.get(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._classes))
