@@ -186,7 +186,7 @@ class Capacity:
                 breaker = replica.breaker
                 ticket = breaker.generation if breaker.closed else breaker.enter(now)
                 self.in_flight += 1
-                if replica.room > 1 and breaker.closed:  # nothing changes but the count
+                if breaker.closed:  # nothing changes but the count
                     room = replica.slots.free
                     self.free_slots += room - replica.room
                     replica.room = room
@@ -290,10 +290,13 @@ class Capacity:
             if replica.breaker.note(verdict, ticket, now):
                 self._arm(replica)
         before = self.blocked
-        room = replica.room
-        if room and replica.breaker.closed:  # nothing changes but the count
-            replica.room = free = replica.slots.free
-            self.free_slots += free - room
+        if replica.breaker.closed and replica.usable and replica.ready is not False:  # as in `_update`
+            room, had = replica.slots.free, replica.room
+            if room != had:
+                self.free_slots += room - had
+                replica.room = room
+                if not room or not had:
+                    self._enlist(replica)
         else:
             self._update(replica, now)
         if self._subscribers:
