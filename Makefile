@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 NO_TRITON = $(BIN)/python -c "from gateway.demo.triton_process import why_not; print(why_not())"
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test test-peers check format bench lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 setup: $(READY) ## Create .venv with everything pinned in the lock
 
@@ -30,6 +30,12 @@ demo: $(READY) ## A real Triton, three serverless backends that go cold, a burst
 
 test: $(READY) ## Run every test
 	$(BIN)/python -m pytest $(ARGS)
+
+PEERS = $(if $(OVERSPILL_PEERS),$(OVERSPILL_PEERS),$(CURDIR)/.venv-peers)
+test-peers: $(READY) ## Install servers of others into .venv-peers (minutes, 3 GB), and try the backends on them
+	$(BIN)/python -m tests.peers.recipes
+	OVERSPILL_PEERS=$(PEERS) OVERSPILL_PEERS_PYTHON=$(PEERS)/workers/bin/python \
+	  $(BIN)/python -m pytest -m "peers or real_triton" -rs $(ARGS)
 
 check: $(READY) ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import email.utils
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -66,6 +66,9 @@ class Elastic(Backend):
     """Base of the rented backends."""
 
     options: ElasticOptions
+    STARTS_FOR_WAITING: ClassVar[bool] = False
+    """Whether the provider starts an instance for each call that waits, and goes on starting it though the
+    call was answered by another, or has left."""
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class Elastic(Backend):
             idle_after=rent.idle_s,
             usd_per_second=rent.usd_per_second if rent.bills_idle else None,
             round_up_to=rent.round_up_s,
+            boot_s=rent.boot_s if self.STARTS_FOR_WAITING else None,
         )
         self.pings = Pings(
             name,
@@ -125,6 +129,11 @@ class Elastic(Backend):
         """The inferred table, counted."""
         return self.table.counts(now)
 
+    @property
+    def instances_started(self) -> int | None:
+        """Those that a call or a ping has met or waited for, each once."""
+        return self.table.started
+
     @contextlib.contextmanager
     def attempt(self, call: Call) -> Iterator[Ticket]:
         """A ticket of the instance table that is closed on every way out.
@@ -138,8 +147,11 @@ class Elastic(Backend):
         except BackendError as error:
             if error.work is Work.NOT_STARTED:
                 self.table.undo(ticket)
+            elif error.usage is None and self.table.too_early(ticket, self.kit.clock.now()):
+                self.table.undo(ticket)  # refused at the door: nothing can have come up for it by then
             elif not ticket.closed:
-                span = self.table.end(ticket, self.kit.clock.now())
+                told = None if error.usage is None else error.usage.boot_s
+                span = self.table.end(ticket, self.kit.clock.now(), boot_s=told)
                 error.usage = error.usage or self.usage(span, None, "", reported=False)
             raise
         except asyncio.CancelledError as left:
@@ -151,7 +163,13 @@ class Elastic(Backend):
                 ticket.kind = HEDGE_KIND
             # Still open: cancelled, or the answer was given up half way. `lose` ignores a closed one.
             if not ticket.adopted:
-                self.table.lose(ticket, self.kit.clock.now())
+                self.lost(ticket)
+
+    def lost(self, ticket: Ticket) -> None:
+        """A call that was cut off is charged what was measured of it, as the provider bills."""
+        span = self.table.lose(ticket, self.kit.clock.now())
+        if span is not None and not self._rent.bills_idle and (usd := self.price(span.billed_s)):
+            self.table.owe(Charge(ticket.route, ticket.kind, usd))
 
     async def ping(self, replica: int, *, route: str, kind: str, fresh: bool = True) -> Usage | None:
         """Have an instance answer the worker kit's no-op; with `fresh` one that was not up before."""
@@ -192,10 +210,12 @@ def check_envelope(options: ElasticOptions, envelope: str) -> None:
 def start_by_boot(boot: Boot, elapsed: float, *, seen: bool) -> Start:
     """Warm or cold, from what the worker said of itself.
 
-    With an age: its process began after the call was sent, so the call waited for it to boot. With an
-    id only: a new one is taken for a new instance, which is wrong just once after a gateway's restart.
+    One boot is one cold start: who meets an instance that has answered before (`seen`) did not make it
+    boot, though it may have waited at the provider for that boot. With an age: its process began after
+    the call was sent, so the call waited for it to boot. With an id only: a new one is taken for a new
+    instance, which is wrong just once after a gateway's restart.
     """
-    if boot.age is not None:
+    if boot.age is not None and not seen:
         return Start.COLD if boot.age <= elapsed + BOOT_SLACK_S else Start.WARM
     return Start.WARM if seen else Start.COLD
 

@@ -11,21 +11,28 @@ Pure: the clock is an argument. It must never know a provider, a wire format or 
     running    -          busy       busy       -
     end        -          idle       idle       -
     undo       -          gone       idle       -        (the call did not run there after all)
+    left       -          opening    idle       -        (the same, but the start-up goes on without it)
+    up         -          idle       -          -        (by now, as far as can be expected)
     expire     -          -          -          gone
     return     -          -          -          -           (a gone one answers after all: idle)
 
 Billed seconds of one instance are boot + time in use + time idle, until it was reused or until
 `idle_after` had passed, rounded up as the provider rounds (RunPod bills a worker's life in whole
-seconds). Boot and use belong to the call's own usage; everything else becomes a Charge, exactly once,
+seconds). Where idling is billed a start-up is not called off because the call that caused it was answered
+by another instance, or has left: it comes up, is there for the next call, and is paid for.
+
+Boot and use belong to the call's own usage; everything else becomes a Charge, exactly once,
 on the route that used the instance last. A ping is nobody's call: its seconds become charges too, and until
 a call has used the instance, so do those in which it idles, of the kind that the ping was of.
 """
 
 import math
-from enum import StrEnum
 from typing import NamedTuple
 
+from backends.instance import CALLS_KIND, Instance, State, Ticket
 from gateway.vocab import Charge, Headers
+
+__all__ = ["BOOT_AGE", "BOOT_ID", "HEDGE_KIND", "Boot", "Instances", "Span", "State", "Ticket", "take_boot"]
 
 BOOT_ID = b"x-overspill-boot-id"
 BOOT_AGE = b"x-overspill-boot-age"
@@ -33,34 +40,14 @@ BOOT_AGE = b"x-overspill-boot-age"
 REMEMBERED = 256
 """Instances that are gone by this table's clock and would be known again if they answered."""
 
-CALLS_KIND = "spill"
-"""Kind of charge of what a call leaves behind."""
+_ROUND_TRIP_S = 0.02
+"""What happens so close together at the provider may be heard of here in another order."""
+
+_OVERTAKEN_S = 0.25
+"""A call that has ended so much before an older one on the same instance ran beside it."""
+
 HEDGE_KIND = "hedge"
 """The same for an attempt that lost against another one of the same call."""
-
-
-class State(StrEnum):
-    """Where an instance is in its life. `closed` has no entry in the table: it does not exist yet."""
-
-    CLOSED = "closed"
-    OPENING = "opening"
-    BUSY = "busy"
-    IDLE = "idle"
-    GONE = "gone"
-
-
-_NEXT: dict[tuple[State, str], State] = {
-    (State.CLOSED, "begin"): State.OPENING,
-    (State.IDLE, "begin"): State.BUSY,
-    (State.OPENING, "running"): State.BUSY,
-    (State.BUSY, "running"): State.BUSY,
-    (State.OPENING, "end"): State.IDLE,
-    (State.BUSY, "end"): State.IDLE,
-    (State.OPENING, "undo"): State.GONE,
-    (State.BUSY, "undo"): State.IDLE,
-    (State.IDLE, "expire"): State.GONE,
-    (State.GONE, "return"): State.IDLE,
-}
 
 
 class Boot(NamedTuple):
@@ -85,45 +72,6 @@ def take_boot(headers: Headers) -> tuple[Headers, Boot | None]:
     return rest, Boot(found[BOOT_ID].decode("latin-1"), age)
 
 
-class Instance:
-    """One inferred instance."""
-
-    __slots__ = ("billed_s", "id", "kind", "last_end", "route", "state", "users")
-
-    def __init__(self) -> None:
-        self.id = ""
-        self.state = State.CLOSED
-        self.users = 0
-        self.route = ""
-        self.kind = CALLS_KIND
-        self.last_end: float | None = None  # None until a first call has ended there
-        self.billed_s = 0.0
-
-    def move(self, event: str) -> None:
-        """Follow the table; an event that the state does not allow is a programming error."""
-        self.state = _NEXT[self.state, event]
-
-
-class Ticket:
-    """One call's place in the table, from `begin` until exactly one of `end`, `undo` or `lose`.
-
-    kind:     of charge: `spill`, `hedge`, or what a ping was made for
-    fresh:    it is to make an instance open, whatever idles
-    adopted:  True when a background task will close it, not the call's own
-    """
-
-    __slots__ = ("adopted", "began", "closed", "fresh", "instance", "kind", "route")
-
-    def __init__(self, instance: Instance, began: float, route: str, kind: str, *, fresh: bool) -> None:
-        self.instance = instance
-        self.began = began
-        self.route = route
-        self.kind = kind
-        self.fresh = fresh
-        self.closed = False
-        self.adopted = False
-
-
 class Span(NamedTuple):
     """What one call added to its instance's bill, in seconds."""
 
@@ -143,9 +91,21 @@ class Instances:
     usd_per_second:   price of a second of life, idle or not; None when unknown or idling is free: then
                       there are no charges
     round_up_to:      the provider rounds an instance's life up to whole multiples of this; 0 for none
+    boot_s:           seconds that a start-up is expected to take, where one goes on and is paid for though
+                      its call was answered elsewhere; None where none does
     """
 
-    def __init__(self, *, idle_after: float, usd_per_second: float | None, round_up_to: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        idle_after: float,
+        usd_per_second: float | None,
+        round_up_to: float = 0.0,
+        boot_s: float | None = None,
+    ) -> None:
+        self.started = 0
+        """Instances whose start was seen: by a call or a ping that waited for it, or that met a new one."""
+        self._boot_s = boot_s
         self._idle_after = idle_after
         self._price = usd_per_second
         self._round_up_to = round_up_to
@@ -161,10 +121,20 @@ class Instances:
         """
         self._expire(now)
         idle = [instance for instance in self._alive if instance.state is State.IDLE and not fresh]
-        instance = max(idle, key=lambda one: one.last_end or 0.0) if idle else self._open()
-        instance.move("begin")
+        unclaimed = [one for one in self._alive if one.state is State.OPENING and not one.users and not fresh]
+        if idle:
+            instance = max(idle, key=lambda one: one.last_end or 0.0)
+            instance.move("begin")
+        elif unclaimed:
+            instance = unclaimed[0]
+        else:
+            instance = self._open(now)
+            instance.move("begin")
         instance.users = 1
-        return Ticket(instance, now, route, kind, fresh=fresh)
+        if not instance.route:
+            instance.route, instance.kind = route, kind
+        instance.holder = ticket = Ticket(instance, now, route, kind, fresh=fresh)
+        return ticket
 
     def running(self, ticket: Ticket) -> None:
         """The provider says that the call has left its queue: its instance is up."""
@@ -176,6 +146,12 @@ class Instances:
         self._expire(now)
         return instance_id in self._by_id
 
+    def meet(self, ticket: Ticket, now: float, instance_id: str, *, cold: bool) -> None:
+        """Before the call has ended it is known which instance serves it; `cold`: it waited for its start."""
+        if not ticket.closed:
+            self._served_by(ticket, instance_id, now, cold=cold)
+            ticket.met = True
+
     def end(
         self,
         ticket: Ticket,
@@ -184,22 +160,32 @@ class Instances:
         instance_id: str = "",
         boot_s: float | None = None,
         busy_s: float | None = None,
+        age_s: float | None = None,
+        counted: bool = True,
     ) -> Span:
         """The call has ended after running.
 
         instance_id:  which instance served it, where that was said
         boot_s:       seconds of start-up that it waited for; 0 or None for none
         busy_s:       seconds it ran, where the provider says so; else measured from the ticket
+        counted:      False where a start is only presumed, or where the provider says that it was another's
+        age_s:        seconds for which the instance had been up when the call reached it, where it said so
 
         Returns what this call adds to the bill. Calls that shared an instance, or its start-up, share
         the seconds: each second is on one call only.
         """
         ticket.closed = True
-        instance = self._served_by(ticket, instance_id, cold=bool(boot_s))
+        instance = self._served_by(ticket, instance_id, now, cold=bool(boot_s), counted=counted)
         first = instance.last_end is None
         boot = (boot_s or 0.0) if first else 0.0
+        if boot and counted:
+            self._count(instance)
         if instance.last_end is None:
             busy = max(0.0, now - ticket.began - boot) if busy_s is None else busy_s
+            if self._boot_s is not None and not boot:
+                # It started for somebody else: what it lived before is nobody's use.
+                lived = max(now - instance.began, busy + (age_s or 0.0))
+                self._bill(instance, max(0.0, lived - busy), to_call=False)
         else:
             free_since = instance.last_end
             room = max(0.0, now - max(ticket.began, free_since))
@@ -209,6 +195,10 @@ class Instances:
             gap = max(0.0, now - busy - free_since)
             self._bill(instance, min(gap, self._idle_after), to_call=False)
         self._bill(instance, boot + busy, to_call=True)
+        if instance_id:
+            if ticket.began < instance.newest - _OVERTAKEN_S:
+                self._boot_s = None  # calls overtake each other there: it serves several, and none waits
+            instance.newest = max(instance.newest, ticket.began)
         instance.route = ticket.route
         instance.kind = ticket.kind
         instance.last_end = now
@@ -219,7 +209,7 @@ class Instances:
         """The instance that a ping made boot should be up by now, though another answered the ping: from here
         on it idles, without a name until a call meets it.
         """
-        return self.end(ticket, now, boot_s=now - ticket.began, busy_s=0.0)
+        return self.end(ticket, now, boot_s=now - ticket.began, busy_s=0.0, counted=False)
 
     def undo(self, ticket: Ticket) -> None:
         """The call did not run: the instance is as if it had never been asked for."""
@@ -227,11 +217,31 @@ class Instances:
             ticket.closed = True
             self._leave(ticket.instance, "undo")
 
-    def lose(self, ticket: Ticket, now: float, *, busy_s: float | None = None) -> None:
-        """The call ran, but nobody is left to be told what it used: its seconds become a charge."""
+    def too_early(self, ticket: Ticket, now: float) -> bool:
+        """Whether the call's instance cannot have come up yet."""
+        return not ticket.closed and self._still_opening(
+            ticket.instance, ticket.began + 4 * (now - ticket.began)
+        )
+
+    def leave(self, ticket: Ticket, now: float) -> None:
+        """The call was given up before it ran. What it made start may come up all the same."""
+        self._expire(now)
         if not ticket.closed:
-            span = self.end(ticket, now, busy_s=busy_s)
-            self._charge(ticket.route, ticket.kind, span.billed_s)
+            ticket.closed = True
+            self._leave(ticket.instance, "left")
+
+    def lose(self, ticket: Ticket, now: float, *, busy_s: float | None = None) -> Span | None:
+        """The call ran, but nobody is left to be told what it used: its seconds become a charge.
+
+        None where the call had ended already, or its instance had not come up yet.
+        """
+        if not ticket.closed and self._boot_s is not None and self._still_opening(ticket.instance, now):
+            self.leave(ticket, now)
+        if ticket.closed:
+            return None
+        span = self.end(ticket, now, busy_s=busy_s)
+        self._charge(ticket.route, ticket.kind, span.billed_s)
+        return span
 
     def visit(self, ticket: Ticket, now: float, instance_id: str, busy_s: float) -> None:
         """A ping that is to open an instance ran on one that was there already; the ticket goes on.
@@ -276,15 +286,27 @@ class Instances:
             counts[instance.state.value] += 1
         return counts
 
-    def _open(self) -> Instance:
-        instance = Instance()
+    def _still_opening(self, instance: Instance, now: float) -> bool:
+        opening = instance.state is State.OPENING and not instance.id
+        return opening and self._boot_s is not None and now < instance.began + self._boot_s
+
+    def _count(self, instance: Instance) -> None:
+        if not instance.counted:
+            instance.counted = True
+            self.started += 1
+
+    def _open(self, now: float) -> Instance:
+        instance = Instance(now)
         self._alive.append(instance)
         return instance
 
-    def _served_by(self, ticket: Ticket, instance_id: str, *, cold: bool) -> Instance:
+    def _served_by(
+        self, ticket: Ticket, instance_id: str, now: float, *, cold: bool, counted: bool = True
+    ) -> Instance:
         """The instance that served the call: the guess, unless what came back contradicts it."""
         guess = ticket.instance
         known = self._by_id.get(instance_id) or self._returned(instance_id)
+        actual: Instance | None
         if known is None:
             nameless = not guess.id or not instance_id
             if nameless and not (cold and guess.last_end is not None):
@@ -292,19 +314,53 @@ class Instances:
             else:
                 # Another id: one that was presumed to be up, or a new one, as where a start-up was seen.
                 met = None if cold else self._nameless()
-                actual = self._instead(ticket, met or self._open())
+                actual = self._swapped(ticket) if cold else None
+                actual = actual or self._instead(ticket, met or self._open(ticket.began if cold else now))
             if instance_id:
                 actual.id = instance_id
                 self._by_id[instance_id] = actual
+                if counted:
+                    self._count(actual)
             return actual
-        return guess if known is guess else self._instead(ticket, known)
+        if known is guess:
+            return guess
+        other = self._holder(known) if self._boot_s is not None else None
+        if guess.state is State.OPENING and guess.users == 1 and other is not None:
+            # Whoever was taken to run there runs elsewhere, or waits for what this one was taken to wait for.
+            return self._exchange(ticket, other)
+        return self._instead(ticket, known)
+
+    def _swapped(self, ticket: Ticket) -> Instance | None:
+        """The instance whose start this call has seen, where one was taken to start for another call."""
+        for instance in self._alive:
+            if instance.state is State.OPENING and not instance.id and instance is not ticket.instance:
+                if instance.began < ticket.began - _ROUND_TRIP_S:
+                    continue
+                if not instance.users:
+                    return self._instead(ticket, instance)
+                other = self._holder(instance)
+                if instance.users == 1 and other is not None and not other.fresh:
+                    return self._exchange(ticket, other)
+        return None
+
+    @staticmethod
+    def _holder(instance: Instance) -> Ticket | None:
+        """Who is taken to be there, as long as that is a guess."""
+        ticket = instance.holder
+        if ticket is None or ticket.closed or ticket.met or ticket.instance is not instance:
+            return None
+        return ticket
+
+    def _exchange(self, ticket: Ticket, other: Ticket) -> Instance:
+        ticket.instance, other.instance = other.instance, ticket.instance
+        ticket.instance.holder, other.instance.holder = ticket, other
+        return ticket.instance
 
     def _nameless(self) -> Instance | None:
-        """One that idles and that nobody has met yet."""
-        for instance in self._alive:
-            if instance.state is State.IDLE and not instance.id:
-                return instance
-        return None
+        """One that idles, or comes up, and that nobody has met yet."""
+        unmet = [one for one in self._alive if not one.id and not one.users]
+        idle = [one for one in unmet if one.state is State.IDLE]
+        return next(iter(idle or unmet), None)
 
     def _returned(self, instance_id: str) -> Instance | None:
         """An instance that should have been stopped by now and was not: its idling is paid up to here."""
@@ -316,9 +372,12 @@ class Instances:
         return instance
 
     def _instead(self, ticket: Ticket, actual: Instance) -> Instance:
-        self._leave(ticket.instance, "undo")
+        # Nothing starts for a call that was answered at once, by one that had just become free.
+        waited = actual.last_end is not None and actual.last_end > ticket.began + _ROUND_TRIP_S
+        self._leave(ticket.instance, "left" if waited and not ticket.fresh else "undo")
         ticket.instance = actual
-        if actual.users == 0:
+        actual.holder = ticket
+        if actual.users == 0 and actual.state is not State.OPENING:
             actual.move("begin")
         actual.users += 1
         return actual
@@ -327,7 +386,9 @@ class Instances:
         instance.users -= 1
         if instance.users > 0:
             return
-        if instance.state is State.BUSY and event == "undo" and instance.last_end is None:
+        if event == "left" and (self._boot_s is None or instance.counted):
+            event = "undo"
+        if instance.state is State.BUSY and event in ("undo", "left") and instance.last_end is None:
             # It was seen running but no call ever ended there: there is nothing to keep or to bill.
             instance.state = State.OPENING
         instance.move(event)
@@ -341,6 +402,12 @@ class Instances:
 
     def _expire(self, now: float) -> None:
         for instance in list(self._alive):
+            if instance.state is State.OPENING and not instance.users and self._boot_s is not None:
+                if now < instance.began + self._boot_s:
+                    continue
+                instance.move("up")
+                instance.last_end = instance.began + self._boot_s
+                self._bill(instance, self._boot_s, to_call=False)
             since = instance.last_end
             if instance.state is State.IDLE and since is not None and now >= since + self._idle_after:
                 instance.move("expire")

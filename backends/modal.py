@@ -10,6 +10,7 @@ Wire facts (Modal documentation, "Web functions" and "Request timeouts"; error t
 - it says nothing about cold starts: the worker kit's two fields do. Without them it is unknown.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -26,6 +27,7 @@ from gateway.vocab import Headers, Rent
 
 _CALL_ID = "__modal_function_call_id"
 _CHAIN_FAILURES = 3  # in a row, until the answer is given up
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class ModalOptions(WebOptions):
@@ -48,6 +50,7 @@ class Modal(WebEndpoint):
     """One web function."""
 
     Options: ClassVar[type[BackendOptions]] = ModalOptions
+    STARTS_FOR_WAITING: ClassVar[bool] = True
     options: ModalOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
@@ -78,10 +81,15 @@ class Modal(WebEndpoint):
         return self.added.onto(headers, self.credentials)
 
     async def arrive(self, exchange: Exchange, held: contextlib.AsyncExitStack) -> Exchange:
-        """Modal's chain of 303s, to its end."""
+        """Modal's chain of 303s, to its end. One that comes at once, not after 150 s, is paced."""
+        pause = 0.0
         while (location := self._continues(exchange)) is not None:
             await held.aclose()
+            await asyncio.sleep(pause)
+            asked = self.kit.clock.now()
             exchange = await self._follow(location, held)
+            at_once = self.kit.clock.now() - asked < _LONGEST_PAUSE_S
+            pause = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * pause)) if at_once else 0.0
         return exchange
 
     def judged(self, status: int) -> bool:

@@ -124,13 +124,18 @@ class WebEndpoint(Elastic):
 
         The worker kit's two fields, unless overridden: a provider that tells nothing leaves it unknown.
         """
+        return self.told_by_kit(headers, ticket)
+
+    def told_by_kit(self, headers: Headers, ticket: Ticket, instance: str = "") -> tuple[Headers, Told]:
+        """What the worker kit's two fields say. `instance`: the name that the provider gives it, if any."""
         headers, boot = take_boot(headers)
         if boot is None:
             return headers, Told()
         now = self.kit.clock.now()
-        start = start_by_boot(boot, now - ticket.began, seen=self.table.knows(boot.id, now))
+        instance = instance or boot.id
+        start = start_by_boot(boot, now - ticket.began, seen=self.table.knows(instance, now))
         waited = {Start.WARM: 0.0, Start.COLD: boot.age}.get(start)
-        return headers, Told(start, waited, boot.id, boot.age)
+        return headers, Told(start, waited, instance, boot.age)
 
     # -- for those that answer `refusal`
 
@@ -196,10 +201,11 @@ class WebEndpoint(Elastic):
             raise
 
     async def _reply(self, exchange: Exchange, ticket: Ticket) -> Reply:
+        self.table.running(ticket)
         headers = [f for f in exchange.headers if f[0] not in HOP_BY_HOP]
         if self.judged(exchange.status):
             return await self._judge(exchange, headers, ticket)
-        headers, told = self.told(headers, ticket)
+        headers, told = self._heard(headers, ticket)
         if exchange.length is not None and exchange.length <= _WHOLE:
             reply = Reply(exchange.status, headers, await exchange.read(_WHOLE), length=exchange.length)
             self._account(reply, told, ticket)  # the answer to HEAD has a length and no body
@@ -211,13 +217,21 @@ class WebEndpoint(Elastic):
         reply.stream = self._relayed(exchange, reply, told, ticket)
         return reply
 
+    def _heard(self, headers: Headers, ticket: Ticket) -> tuple[Headers, Told]:
+        """`told`, noted at once: the answer may break off, and others may be meeting the same instance."""
+        headers, told = self.told(headers, ticket)
+        if told.instance:
+            now = self.kit.clock.now()
+            self.table.meet(ticket, now, told.instance, cold=told.start is Start.COLD)
+        return headers, told
+
     async def _judge(self, exchange: Exchange, headers: Headers, ticket: Ticket) -> Reply:
         body = await exchange.read(ERROR_LIMIT)
         answer = Answer(exchange.status, headers, body)
         refusal = self.refusal(answer)
         if refusal is not None:
             raise refusal
-        headers, told = self.told(headers, ticket)
+        headers, told = self._heard(headers, ticket)
         reply = Reply(self.shown(answer), headers, body)
         self._account(reply, told, ticket)
         if exchange.status >= 500:
@@ -237,17 +251,28 @@ class WebEndpoint(Elastic):
     def _account(self, reply: Reply, told: Told, ticket: Ticket) -> None:
         """Nothing is reported, so the seconds are measured: those of start-up are within them."""
         reply.start = told.start
-        span = self.table.end(ticket, self.kit.clock.now(), instance_id=told.instance, boot_s=told.boot_s)
+        span = self.table.end(
+            ticket,
+            self.kit.clock.now(),
+            instance_id=told.instance,
+            boot_s=told.boot_s,
+            age_s=told.up_s if told.start is Start.WARM else None,
+        )
         reply.usage = self.usage(span, told.boot_s, told.instance, reported=False)
 
     async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
         """One request. Whatever the application answers, an instance is up then, unless it says 5xx."""
         async with AsyncExitStack() as held:
             exchange = await self.arrive(await self._first(call, ticket, held), held)
-            body = await exchange.read(ERROR_LIMIT)
+            try:
+                body = await exchange.read(ERROR_LIMIT)
+            except BackendError:
+                self._heard(exchange.headers, ticket)  # it broke off, but its head has said who it is
+                raise
             answer = Answer(exchange.status, exchange.headers, body)
             refusal = self.refusal(answer) if self.judged(exchange.status) else None
             if refusal is None and exchange.status >= 500:
+                self._heard(exchange.headers, ticket)
                 refusal = BackendBroke(f"{self.name}: the endpoint answered a ping with {exchange.status}")
             if refusal is not None:
                 raise refusal

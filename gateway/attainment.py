@@ -58,9 +58,14 @@ class Attainment:
         Of those answered lately and of those to come within `AHEAD_S` at the pace so far: an objective is
         kept over hours, and a burst at their beginning may use what the calm after it will earn.
         """
-        elapsed = max(now - self._began, 1.0)
-        pace = self.seen / min(elapsed, now - self._ends + 2.0 * WINDOW_S)
-        return self._allowed * (self.seen + pace * min(elapsed, AHEAD_S)) - self.late
+        seen = self._seen + self._seen_before
+        elapsed = now - self._began
+        if elapsed < 1.0:
+            elapsed = 1.0
+        over = now - self._ends + 2.0 * WINDOW_S
+        pace = seen / (elapsed if elapsed < over else over)
+        ahead = pace * (elapsed if elapsed < AHEAD_S else AHEAD_S)
+        return self._allowed * (seen + ahead) - self._late - self._late_before
 
     def note(self, now: float, *, in_time: bool) -> None:
         """One more answer, or one more call that will get none."""

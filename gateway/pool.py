@@ -345,8 +345,8 @@ class Pool:
         lease.wake_at = until
         if until < inf:
             self._alarms.add(until, lease)
-        for backend, count in action.opens:
-            self.open(backend, count)
+        for each in action.opens:
+            self.open(each.backend, each.instances)
 
     def ahead(self, request: RequestView) -> float:
         """Work of calls in time that stands before one of them, or would."""

@@ -298,7 +298,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     reason: Reason
 
 
-class Open(NamedTuple):
+class Open(msgspec.Struct, frozen=True, gc=False):
     """Let instances of this backend boot for whoever needs them first."""
 
     backend: str

@@ -156,9 +156,11 @@ class CheapestInBudget(Policy):
         if start is not None and work > ahead:
             return _hold(request, pool, now, start, work - ahead)
         # (1) what is paid for already
-        place = _cheapest_warm(request, pool, rented, now)
-        if place is not None:
-            return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
+        idle = [tier for tier in rented if tier.warm]
+        if idle:
+            place = _cheapest_warm(request, pool, idle, now)
+            if place is not None:
+                return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
         # (2) what is on its way
         anything = start is not None
         if start is None:
@@ -166,7 +168,7 @@ class CheapestInBudget(Policy):
                 return Shed(Reason.SHED_FULL, contended=False)
             start = latest_start(request, rented[0], pool)
         for tier in rented:
-            if tier.in_flight or tier.warm:
+            if tier.in_flight or tier in idle:
                 anything = True
                 work += rented_work(tier, pool, start, now)
         if work > ahead:
@@ -247,13 +249,13 @@ def _rented(tiers: Sequence[TierView], place: int, request: RequestView) -> Reas
 def _cheapest_warm(
     request: RequestView, pool: PoolView, rented: Sequence[TierView], now: float
 ) -> int | None:
-    """The cheapest rented tier with an idle instance on which a call that began `now` would be in time.
+    """Of rented tiers with an idle instance the cheapest on which a call that began `now` would be in time.
 
     One that has idled for long may be gone by now, as far as was seen: then it boots, and that is paid for.
     """
     best, least = None, inf
     for tier in rented:
-        if not tier.warm or not request.free_on(tier):
+        if not request.free_on(tier):
             continue
         gone = 1.0 - tier.alive(now)
         if now + tier.answer(request).mean + gone * tier.cold.mean <= request.due:
@@ -294,7 +296,7 @@ def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], n
     if not tiers:
         return Shed(Reason.SHED_FULL, contended=False)
     if not owned:  # no fleet to wait for: an instance that idles anyway serves it, late or not
-        place = _cheapest_warm(request, pool, rented, -inf)
+        place = _cheapest_warm(request, pool, [tier for tier in rented if tier.warm], -inf)
         if place is not None:
             return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
     late = request.late or now > request.due - min(tier.answer(request).mean for tier in tiers)

@@ -216,7 +216,8 @@ class _Scene:
         gone: float = 0.0,
     ) -> Candidate:
         backend = tier.options.backend
-        opened = dict(self.action.opens).get(backend, 1) if isinstance(self.action, Hold) else 1
+        opens = self.action.opens if isinstance(self.action, Hold) else ()
+        opened = next((each.instances for each in opens if each.backend == backend), 1)
         costs = Costs(
             boots=1.0 if way == "new instance" else gone,
             shared_by=max(1.0, (self.pool.in_time + 1) / (len(tier.opening) + opened)) if tier.room else 1.0,

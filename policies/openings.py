@@ -110,7 +110,9 @@ def _taken(offers: "list[_Offer]", lacking: float) -> tuple[tuple[Open, ...], fl
     opens: list[Open] = []
     total = 0.0
     for _, _, tier, room, each, wasted in offers:
-        count = min(room, ceil(lacking / each) or 1)
+        count = ceil(lacking / each) or 1
+        if count > room:
+            count = room
         opens.append(Open(tier.options.backend, count))
         total += count * wasted
         lacking -= count * each

@@ -86,7 +86,7 @@ def make_call(wanted: Wanted, now: float) -> Call:
     call = Call(
         protocol=wanted.protocol,
         operation=operation,
-        method=b"POST",
+        method=b"GET" if operation in _QUESTIONS else b"POST",
         target=_TARGETS.get(operation, b"/"),
         headers=[(b"content-type", b"application/json")],
         body=_Declared(wanted.body),

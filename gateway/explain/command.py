@@ -30,10 +30,11 @@ def explain(
     route: str | None,
     state: Path | None,
     wanted: Wanted,
+    protocol: str | None = None,
     as_json: bool,
 ) -> None:
     """Print it. Raises ValueError for a wrong route and ConfigProblems for a wrong state."""
-    found = explained(settings, registries, route=route, state=state, wanted=wanted)
+    found = explained(settings, registries, route=route, state=state, wanted=wanted, protocol=protocol)
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
@@ -47,8 +48,9 @@ def explained(
     route: str | None,
     state: Path | None,
     wanted: Wanted,
+    protocol: str | None = None,
 ) -> dict[str, Any]:
-    """The explanation as plain values, with what was asked."""
+    """The explanation as plain values, with what was asked. `protocol`: the route's own unless given."""
     name, options = _route(settings, route)
     clock = FakeClock()
     backends = build_backends(settings, options, registries[0], clock)
@@ -57,7 +59,9 @@ def explained(
     policy = registries[1].get(options.policy.type)(options.policy.options)
     scene = build_scene(name, options, policy, backends=backends, clock=clock, state=given)
     wanted.timeout = options.timeout
-    wanted.protocol = options.match.protocol or ("kserve" if options.match.models else "raw")
+    if protocol is None:
+        protocol = options.match.protocol or ("kserve" if options.match.models else "raw")
+    wanted.protocol = protocol
     return {
         "route": name,
         "policy": options.policy.type,

@@ -7,7 +7,7 @@ body and no secret.
 
 from collections.abc import Mapping
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,10 @@ USAGE: Mapping[str, Any] = {
         "route": "name of a route",
         "size": "optional: how much there is to do, in the route's unit",
         "priority": "optional: critical, default or best_effort",
+        "protocol": "optional: kserve, grpc, openai or raw; the route's own unless given",
+        "operation": "optional: what is asked for, as in the access log: infer, chat, stream_infer, …",
+        "stream": "optional: true for a call whose answer is a stream",
+        "body": "optional: bytes of the request's body",
         "request_id": "the x-request-id of an answer; instead of the other keys",
     },
 }  # fmt: skip
@@ -38,6 +42,10 @@ class _Question(msgspec.Struct, forbid_unknown_fields=True):
     size: float | None = None
     priority: Literal["critical", "default", "best_effort"] | None = None
     request_id: str | None = None
+    protocol: Literal["kserve", "grpc", "openai", "raw"] | None = None
+    operation: str | None = None
+    stream: bool = False
+    body: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Answer(NamedTuple):
@@ -72,8 +80,8 @@ class Explaining:
         except msgspec.DecodeError as error:  # a ValidationError is one, too
             return _bad(f"the body is not a question: {error}")
         if question.request_id is not None:
-            if (question.route, question.size, question.priority) != (None, None, None):
-                return _bad("give either request_id or route (with size and priority), not both")
+            if question != _Question(request_id=question.request_id):
+                return _bad("give either request_id or route (with size, priority and so on), not both")
             return self._was(question.request_id)
         if question.route is None:
             return _bad("give route, or request_id")
@@ -92,7 +100,10 @@ class Explaining:
             size=question.size,
             priority=question.priority or "default",
             timeout=route.timeout_s,
-            protocol=route.protocol or ("kserve" if route.models else "raw"),
+            protocol=question.protocol or route.protocol or ("kserve" if route.models else "raw"),
+            operation=question.operation,
+            stream=question.stream,
+            body=question.body,
         )
         asked = Asked(pool, make_call(wanted, now), lot=chance.random())
         more = beside(pool, asked, now, objective=route.objective, spending=self._spending)

@@ -24,6 +24,16 @@ Size = Annotated[
 Priority = Annotated[
     Literal["critical", "default", "best_effort"], typer.Option("--priority", help="The class of the call.")
 ]
+Protocol = Annotated[
+    Literal["kserve", "grpc", "openai", "raw"] | None,
+    typer.Option("--protocol", help="What the call comes in, if not what the route matches."),
+]
+Operation = Annotated[
+    str | None,
+    typer.Option("--operation", metavar="OP", help="What it asks for: infer, stream_infer, chat, …"),
+]
+Stream = Annotated[bool, typer.Option("--stream", help="Its answer is a stream.")]
+Body = Annotated[int, typer.Option("--body", min=0, metavar="BYTES", help="The size of its body.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the explanation as one JSON object on standard output.")
 ]

@@ -40,8 +40,9 @@ class NotedTier:
         self.claimants = 1
         self.calibration: float = tier.calibration
         self.may_use = True
+        self.cannot: str | None = None
         if len(row) > 2:
-            self.blocked, self.warm, self.opening, since, self.claimants = row[2]
+            self.blocked, self.warm, self.opening, since, self.claimants, self.cannot = row[2]
             self.idle_for = None if since is None else noted.at - since
             self.may_use = row[3]
         else:
@@ -153,7 +154,8 @@ def explain_noted(noted: Noted, pool: Pool, objective: float | None) -> Explanat
     """Why it was decided so."""
     tiers = [NotedTier(tier, noted, row) for tier, row in zip(pool.tiers, noted.tiers, strict=True)]
     idle = {tier.options.backend: tier.idle_for for tier in tiers if tier.idle_for is not None}
-    beside = Beside(0.99 if objective is None else objective, idle_s=idle)
+    cannot = {tier.options.backend: tier.cannot for tier in tiers if tier.cannot is not None}
+    beside = Beside(0.99 if objective is None else objective, idle_s=idle, cannot=cannot)
     return explained(
         pool.policy,
         noted.action,

@@ -16,7 +16,7 @@ ANSWER = json.dumps(
         "object": "chat.completion", "created": 1, "model": "small",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-        "predictions": [],
+        "predictions": [], "access_token": "a-token", "token_type": "Bearer", "expires_in": 3600,
     }
 ).encode()  # fmt: skip
 FIELDS = {
@@ -24,11 +24,18 @@ FIELDS = {
     "metadata-flavor": "Google",
     "x-amzn-sagemaker-outputlocation": "s3://bucket/output",
 }
+
+
+def answer_to(request: Received) -> bytes:
+    """The same to all, but that two APIs say `done` in different words of one length."""
+    return ANSWER.replace(b"COMPLETED", b"succeeded") if "/predictions" in request.target else ANSWER
+
+
 POISON = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned"
 
 
 async def good(request: Received, wire: Wire) -> None:
-    await wire.answer(200, ANSWER, FIELDS)
+    await wire.answer(200, answer_to(request), FIELDS)
 
 
 def head(**more: str) -> bytes:
@@ -38,6 +45,12 @@ def head(**more: str) -> bytes:
         **{k.replace("_", "-"): v for k, v in more.items()},
     }
     return "".join(["HTTP/1.1 200 OK\r\n", *(f"{k}: {v}\r\n" for k, v in fields.items()), "\r\n"]).encode()
+
+
+async def accepted(request: Received, wire: Wire) -> None:
+    """What an API of jobs says first: it is queued. To others it is an answer like any other."""
+    body = answer_to(request).replace(b"COMPLETED", b"IN_QUEUE").replace(b"succeeded", b"starting")
+    await wire.answer(200, body, FIELDS)
 
 
 # -- broken: an answer never comes whole, and nobody can know what was done
@@ -67,27 +80,27 @@ async def closed_head(request: Received, wire: Wire) -> None:
 
 
 async def cut_body(request: Received, wire: Wire) -> None:
-    await wire.write(head() + ANSWER[:20])
+    await wire.write(head() + answer_to(request)[:20])
     await wire.reset()
 
 
 async def length_too_long(request: Received, wire: Wire) -> None:
-    await wire.write(head(content_length=str(len(ANSWER) + 9)) + ANSWER)
+    await wire.write(head(content_length=str(len(answer_to(request)) + 9)) + answer_to(request))
     await wire.close()
 
 
 async def two_lengths(request: Received, wire: Wire) -> None:
-    await wire.write(head(Content_Length="8") + ANSWER)
+    await wire.write(head(Content_Length="8") + answer_to(request))
     await wire.close()
 
 
 async def no_length(request: Received, wire: Wire) -> None:
-    await wire.write(head(content_length="many") + ANSWER)
+    await wire.write(head(content_length="many") + answer_to(request))
     await wire.close()
 
 
 async def negative_length(request: Received, wire: Wire) -> None:
-    await wire.write(head(content_length="-1") + ANSWER)
+    await wire.write(head(content_length="-1") + answer_to(request))
     await wire.close()
 
 
@@ -99,7 +112,7 @@ async def cut_chunk(request: Received, wire: Wire) -> None:
 
 async def no_last_chunk(request: Received, wire: Wire) -> None:
     await wire.head(200, {**FIELDS, "transfer-encoding": "chunked"})
-    await wire.write(b"%x\r\n%b\r\n" % (len(ANSWER), ANSWER))
+    await wire.write(b"%x\r\n%b\r\n" % (len(answer_to(request)), answer_to(request)))
     await wire.close()
 
 
@@ -110,7 +123,7 @@ async def bad_chunk(request: Received, wire: Wire) -> None:
 
 
 async def giant_field(request: Received, wire: Wire) -> None:
-    await wire.write(head(x_giant="x" * 200_000) + ANSWER)
+    await wire.write(head(x_giant="x" * 200_000) + answer_to(request))
     await wire.close()
 
 
@@ -151,7 +164,7 @@ BROKEN: dict[str, Behaviour] = {
 
 
 async def drip(request: Received, wire: Wire) -> None:
-    data = head() + ANSWER
+    data = head() + answer_to(request)
     for start in range(0, len(data), 7):
         await wire.write(data[start : start + 7])
         await asyncio.sleep(0)
@@ -159,15 +172,15 @@ async def drip(request: Received, wire: Wire) -> None:
 
 async def chunked(request: Received, wire: Wire) -> None:
     await wire.head(200, {**FIELDS, "transfer-encoding": "chunked"})
-    for start in range(0, len(ANSWER), 50):
-        part = ANSWER[start : start + 50]
+    for start in range(0, len(answer_to(request)), 50):
+        part = answer_to(request)[start : start + 50]
         await wire.write(b"%x;note=1\r\n%b\r\n" % (len(part), part))
         await asyncio.sleep(0)
     await wire.write(b"0\r\nx-trailer: 1\r\n\r\n")
 
 
 async def until_closed(request: Received, wire: Wire) -> None:
-    await wire.write(head().replace(b"content-length", b"x-length") + ANSWER)
+    await wire.write(head().replace(b"content-length", b"x-length") + answer_to(request))
     await wire.close()
 
 
@@ -180,11 +193,11 @@ async def interim(request: Received, wire: Wire) -> None:
 
 
 async def many_fields(request: Received, wire: Wire) -> None:
-    await wire.answer(200, ANSWER, {**FIELDS, **{f"x-field-{n}": str(n) for n in range(90)}})
+    await wire.answer(200, answer_to(request), {**FIELDS, **{f"x-field-{n}": str(n) for n in range(90)}})
 
 
 async def goes_away(request: Received, wire: Wire) -> None:
-    await wire.answer(200, ANSWER, {**FIELDS, "connection": "close"})
+    await wire.answer(200, answer_to(request), {**FIELDS, "connection": "close"})
     await wire.close()
 
 
@@ -197,7 +210,7 @@ ODD: dict[str, Behaviour] = {
 
 
 async def followed(request: Received, wire: Wire) -> None:
-    await wire.write(head() + ANSWER + POISON)
+    await wire.write(head() + answer_to(request) + POISON)
 
 
 async def followed_later(request: Received, wire: Wire) -> None:
@@ -207,7 +220,7 @@ async def followed_later(request: Received, wire: Wire) -> None:
 
 
 async def length_too_short(request: Received, wire: Wire) -> None:
-    await wire.write(head(content_length="10") + ANSWER)
+    await wire.write(head(content_length="10") + answer_to(request))
 
 
 async def length_and_chunks(request: Received, wire: Wire) -> None:
@@ -229,15 +242,15 @@ POISONED: dict[str, Behaviour] = {
 
 
 async def zipped(request: Received, wire: Wire) -> None:
-    await wire.answer(200, gzip.compress(ANSWER), {**FIELDS, "content-encoding": "gzip"})
+    await wire.answer(200, gzip.compress(answer_to(request)), {**FIELDS, "content-encoding": "gzip"})
 
 
 async def zipped_badly(request: Received, wire: Wire) -> None:
-    await wire.answer(200, gzip.compress(ANSWER)[:30], {**FIELDS, "content-encoding": "gzip"})
+    await wire.answer(200, gzip.compress(answer_to(request))[:30], {**FIELDS, "content-encoding": "gzip"})
 
 
 async def not_zipped(request: Received, wire: Wire) -> None:
-    await wire.answer(200, ANSWER, {**FIELDS, "content-encoding": "gzip"})
+    await wire.answer(200, answer_to(request), {**FIELDS, "content-encoding": "gzip"})
 
 
 def saying(body: bytes, status: int = 200) -> Behaviour:

@@ -94,9 +94,12 @@ async def came_of(backend: Backend, call: Call | None = None) -> Came:
 
 
 def nothing_runs(backend: Backend) -> None:
-    """Every ticket is back, and every exchange has given up its connection."""
+    """Every ticket is back, and every exchange has given up its connection.
+
+    An instance may still be opening: its start-up goes on without the call that has left.
+    """
     counts = backend.instances(backend.kit.clock.now())
-    assert counts.get("busy", 0) == counts.get("opening", 0) == 0, counts
+    assert counts.get("busy", 0) == 0, counts
     client = getattr(backend, "client", None)
     assert client is None or client.in_use == 0
 

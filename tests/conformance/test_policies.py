@@ -45,9 +45,10 @@ def ask(policy: Policy, case: int, *, waited: bool) -> tuple[Action, Pool, Reque
 
 def check_opens(action: Hold, pool: Pool, request: Request, case: int) -> None:
     """What a Hold opens can be opened: on tiers that have the room, each named once."""
-    named = [backend for backend, _ in action.opens]
+    named = [each.backend for each in action.opens]
     assert len(set(named)) == len(named), case
-    for backend, instances in action.opens:
+    for each in action.opens:
+        backend, instances = each.backend, each.instances
         (chosen,) = (tier for tier in pool.tiers if tier.options.backend == backend)
         assert not chosen.owned, case
         assert chosen.blocked is None, case

@@ -55,10 +55,12 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def process(port: int, *arguments: str, cwd: Path, **environment: str) -> AsyncIterator[str]:
+async def process(
+    port: int, *arguments: str, cwd: Path, python: str = PYTHON, **environment: str
+) -> AsyncIterator[str]:
     """A server of others on 127.0.0.1, until it accepts connections; ended by its pid."""
     own = await asyncio.create_subprocess_exec(
-        PYTHON, *arguments, cwd=cwd, env={**os.environ, **environment},
+        python, *arguments, cwd=cwd, env={**os.environ, **environment},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

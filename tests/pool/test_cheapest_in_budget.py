@@ -47,7 +47,7 @@ def arrive(pool: Pool, within: float = 2.0, **facts: Any) -> Action:
 
 def opened(action: Action) -> dict[str, int]:
     assert isinstance(action, Hold)
-    return dict(action.opens)
+    return {each.backend: each.instances for each in action.opens}
 
 
 # -- what is owned
