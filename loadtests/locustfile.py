@@ -1,63 +1,36 @@
 # The `load` extra is no part of the development environment, where locust's classes are unknown to mypy.
 # mypy: allow-subclassing-any, allow-untyped-decorators
-"""Users of the gateway for locust: KServe clients, chat clients that read a stream, and a day that bursts.
+"""Users of the gateway for locust: KServe clients, chat clients that read a stream, and shapes that burst.
 
-    locust -f loadtests/locustfile.py --headless --host http://127.0.0.1:8000
+    python -m locust -f loadtests/locustfile.py --headless --host http://127.0.0.1:8000
 
 Settings come from the environment (see loadtests/README.md). Besides locust's own table it prints, at the
 end, where the answers came from, why, and how many had to wait for a cold start: the gateway's own headers.
 """
 
-import json
 import os
 import time
-from collections import Counter
 from typing import Any
 
 from locust import HttpUser, LoadTestShape, between, events, task
+
+from loadtests.load_parts import SHAPES, Swing, Tally, chat_question, infer_body
 
 MODEL = os.environ.get("OVERSPILL_LOAD_MODEL", "digits")
 INPUT = os.environ.get("OVERSPILL_LOAD_INPUT", '{"name":"pixels","datatype":"FP32","shape":[1,64]}')
 """The model's input as KServe v2 describes it, without `data`: that is filled with as many numbers."""
 CHAT_MODEL = os.environ.get("OVERSPILL_LOAD_CHAT_MODEL", "")
 """No chat users where it is empty."""
-CALM_USERS = int(os.environ.get("OVERSPILL_LOAD_CALM_USERS", "4"))
-BURST_USERS = int(os.environ.get("OVERSPILL_LOAD_BURST_USERS", "64"))
-CALM_S = float(os.environ.get("OVERSPILL_LOAD_CALM_S", "20"))
-BURST_S = float(os.environ.get("OVERSPILL_LOAD_BURST_S", "30"))
-
-ROUTED_BY = ("x-overspill-backend", "x-overspill-reason", "x-overspill-start")
-
-
-def infer_body(described: str) -> bytes:
-    """A KServe v2 request for one numeric input, with data that fits its shape and type."""
-    tensor: dict[str, Any] = json.loads(described)
-    count = 1
-    for extent in tensor["shape"]:
-        count *= extent
-    number = float if tensor["datatype"].startswith(("FP", "BF")) else int
-    data = [number(index % 16) for index in range(count)]
-    return json.dumps({"inputs": [{**tensor, "data": data}]}).encode()
-
-
-class Tally:
-    """How the gateway says that it answered, counted over one test."""
-
-    def __init__(self) -> None:
-        self.seen: Counter[tuple[str, str]] = Counter()
-
-    def add(self, headers: Any) -> None:
-        """Count one answer by its headers."""
-        for name in ROUTED_BY:
-            self.seen[name, headers.get(name, "(absent)")] += 1
-
-    def lines(self) -> list[str]:
-        """One line per header and value, with its share of the answers."""
-        total = max(1, sum(count for (name, _), count in self.seen.items() if name == ROUTED_BY[0]))
-        return [
-            f"{name:<22} {value:<20} {count:>8} {count / total:7.1%}"
-            for (name, value), count in sorted(self.seen.items())
-        ]
+SWING = Swing(
+    calm=int(os.environ.get("OVERSPILL_LOAD_CALM_USERS", "4")),
+    burst=int(os.environ.get("OVERSPILL_LOAD_BURST_USERS", "64")),
+    calm_s=float(os.environ.get("OVERSPILL_LOAD_CALM_S", "20")),
+    burst_s=float(os.environ.get("OVERSPILL_LOAD_BURST_S", "30")),
+    cycles=int(os.environ.get("OVERSPILL_LOAD_CYCLES", "3")),
+)
+SHAPE = os.environ.get("OVERSPILL_LOAD_SHAPE", "burst")
+if SHAPE not in SHAPES:
+    raise SystemExit(f"OVERSPILL_LOAD_SHAPE is {SHAPE!r}; there are {', '.join(SHAPES)}")
 
 
 @events.init.add_listener
@@ -107,12 +80,7 @@ class ChatUser(HttpUser):
     @task
     def chat(self) -> None:
         """One streamed completion, read to its end."""
-        question = {
-            "model": CHAT_MODEL,
-            "stream": True,
-            "max_tokens": 64,
-            "messages": [{"role": "user", "content": "Say something short."}],
-        }
+        question = chat_question(CHAT_MODEL)
         began = time.perf_counter()
         first_ms = None
         done = False
@@ -144,16 +112,12 @@ class ChatUser(HttpUser):
             )
 
 
-class CalmBurstCalm(LoadTestShape):
-    """Few users, then suddenly many, then few again: what fills the warm fleet and what must spill."""
+class Bursting(LoadTestShape):
+    """Few users and many in turn: what fills the warm fleet and what must spill."""
 
     use_common_options = False
 
     def tick(self) -> tuple[int, float] | None:
         """Users wanted now, and how many may start per second; None ends the test."""
-        now = self.get_run_time()
-        if now < CALM_S or CALM_S + BURST_S <= now < CALM_S + BURST_S + CALM_S:
-            return CALM_USERS, float(BURST_USERS)
-        if now < CALM_S + BURST_S:
-            return BURST_USERS, float(BURST_USERS)
-        return None
+        users = SHAPES[SHAPE](self.get_run_time(), SWING)
+        return None if users is None else (users, float(SWING.burst))

@@ -6,20 +6,25 @@ missing. 130: stopped.
 
 import argparse
 import json
-import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from loadtests.bench import report
+from loadtests.bench.drivers import driver_for
 from loadtests.bench.machine import Cores, describe
-from loadtests.bench.measure import Settings, measure
+from loadtests.bench.measure import Measured, Settings, measure
 from loadtests.bench.peers import PEERS
 from loadtests.bench.processes import NotAnswering
 from loadtests.bench.startup import measure_startup
-from loadtests.bench.workload import WORKLOADS
+from loadtests.bench.targets import SUBJECT
+from loadtests.bench.workload import WORKLOADS, Kind, Workload, stream
+
+_BETWEEN_S = 0.5
+"""About what passes between two runs, for the forecast only."""
 
 
 def _counts(text: str) -> list[int]:
@@ -32,25 +37,40 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _names(text: str) -> list[str]:
-    names = [part.strip() for part in text.split(",")]
-    if unknown := [name for name in names if name not in PEERS]:
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+def _of(known: Mapping[str, object], text: str) -> list[str]:
+    names = list(known) if text == "all" else [part.strip() for part in text.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     return names
+
+
+def _peers(text: str) -> list[str]:
+    return _of(PEERS, text)
+
+
+def _workloads(text: str) -> list[str]:
+    return _of(WORKLOADS, text)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
-    options.add_argument("--rounds", type=int, default=5, help="times that every peer is loaded (5)")
-    options.add_argument("--seconds", type=int, default=5, help="length of one run (5)")
-    options.add_argument("--connections", type=_counts, default=[1, 32], help="comma-separated (1,32)")
-    options.add_argument("--peers", type=_names, default=list(PEERS), help=f"of {','.join(PEERS)} (all)")
-    options.add_argument("--workload", choices=list(WORKLOADS), default="infer")
-    options.add_argument("--warm-up", type=int, default=2, help="seconds of load before the rounds (2)")
-    options.add_argument("--no-startup", action="store_true", help="leave out time to ready and idle memory")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write every run and all figures")
-    options.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables, as printed")
+    options = argparse.ArgumentParser(
+        prog="python -m loadtests.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add("--rounds", type=int, default=5, help="times that every peer is loaded (5)")
+    add("--seconds", type=float, default=3.0, help="length of one run (3); wrk takes whole seconds")
+    add("--connections", type=_counts, help="comma-separated; each workload has its own unless given")
+    add("--peers", type=_peers, default=list(PEERS), help=f"of {','.join(PEERS)} (all)")
+    add("--workload", type=_workloads, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)} (all)")
+    add("--stream-events", type=int, default=20, help="events of a stream (20)")
+    add("--stream-interval", type=float, default=0.1, help="seconds between two events (0.1)")
+    add("--warm-up", type=float, default=2.0, help="seconds of load before the rounds (2)")
+    add("--no-startup", action="store_true", help="leave out time to ready and idle memory")
+    add("--json", type=Path, metavar="FILE", help="write every run and all figures")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables, as printed")
     return options
 
 
@@ -62,50 +82,72 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def plan(options: argparse.Namespace, cores: Cores) -> list[Settings]:
+    """What is to be measured, a workload at a time."""
+    found = []
+    for name in options.workload:
+        workload: Workload = WORKLOADS[name]
+        if workload.kind is Kind.SSE:
+            workload = replace(
+                stream(options.stream_events, options.stream_interval), connections=workload.connections
+            )
+        found.append(
+            Settings(
+                peers=options.peers,
+                connections=options.connections or workload.connections,
+                rounds=options.rounds,
+                seconds=options.seconds,
+                warm_up_s=options.warm_up,
+                workload=workload,
+                cores=cores,
+            )
+        )
+    return found
+
+
+def forecast_s(settings: Sequence[Settings]) -> float:
+    """Seconds that the rounds take if every peer is there."""
+    total = 0.0
+    for each in settings:
+        run_s = each.seconds + _BETWEEN_S + each.workload.events * each.workload.interval_s
+        peers = sum(PEERS[name].fits(each.workload) for name in each.peers)
+        total += peers * (each.warm_up_s + each.rounds * len(each.connections) * run_s)
+    return total
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; the exit code."""
     options = parser().parse_args(arguments)
-    wrk_binary = shutil.which("wrk")
-    if wrk_binary is None:
-        _say("the load generator is missing: apt-get install wrk")
-        return 2
     signal.signal(signal.SIGTERM, _stop)  # so that what was started is ended on this way out too
     cores = Cores.choose()
-    settings = Settings(
-        peers=options.peers,
-        connections=options.connections,
-        rounds=options.rounds,
-        seconds=options.seconds,
-        warm_up_s=options.warm_up,
-        workload=WORKLOADS[options.workload],
-        wrk_binary=wrk_binary,
-        cores=cores,
-    )
-    shown = {
-        "load": f"wrk -t1, POST {settings.workload.path}, {len(settings.workload.request)} bytes out, "
-        f"{len(settings.workload.answer)} back",
-        "rounds": f"{options.rounds} of {options.seconds} s, interleaved",
-    }
+    wanted = plan(options, cores)
+    shown = {"rounds": f"{options.rounds} of {options.seconds:g} s, interleaved"}
+    results: list[Measured] = []
+    startup = None
     try:
+        for settings in wanted:
+            driver_for(settings.workload)  # what is missing is told before anything is measured
         machine = describe(cores)
-        measured = measure(settings, _say)
-        startup = None
-        if report.SUBJECT in measured.versions and not options.no_startup:
-            startup = measure_startup(settings, _say)
+        _say(f"at most {forecast_s(wanted) / 60:.1f} minutes of load, if every peer is installed")
+        for settings in wanted:
+            _say(f"{settings.workload.name}: {settings.workload.says}")
+            results.append(measure(settings, _say))
+        if SUBJECT in options.peers and not options.no_startup:
+            startup = measure_startup(cores, _say)
     except NotAnswering as error:
         _say(str(error))
         return 2
     except KeyboardInterrupt:
         _say("stopped")
         return 130
-    text = report.markdown(measured, startup, machine, shown)
+    text = report.markdown(results, startup, machine, shown)
     if options.json:
-        document = report.as_json(measured, startup, machine, shown)
+        document = report.as_json(results, startup, machine, shown)
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     if options.markdown:
         options.markdown.write_text(text)
     print(text)
-    return 1 if measured.failed or (startup and startup.trouble) else 0
+    return 1 if any(each.failed for each in results) or (startup and startup.trouble) else 0
 
 
 if __name__ == "__main__":

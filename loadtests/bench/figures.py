@@ -5,7 +5,7 @@ side by side drift together while the absolute numbers wander.
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,10 @@ DISTURBED = 0.10
 """Beyond this share of either core, somebody else was measured too."""
 LATENCY_CONNECTIONS = 4
 """Up to this many connections a run asks for latency; nothing is meant to be saturated."""
+EVEN = 0.75
+"""A paced load that takes more of its core than this delays what it is to measure."""
+DIRECT = "direct"
+"""The peer that is nobody: what the others add is what they take beyond it."""
 
 
 class Limit(StrEnum):
@@ -55,10 +59,21 @@ class Run:
     round: int
     requests: int
     requests_per_s: float
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None = None
+    """Latency of a request; of a stream, until its first event. None: too few for this percentile."""
+    events: int = 0
+    event_p50_ms: float | None = None
+    event_p99_ms: float | None = None
+    event_p999_ms: float | None = None
+    """From the moment that the upstream wrote an event until it was read; streams only."""
+    paced: bool = False
+    """The load has a speed of its own, so that nobody is meant to be saturated."""
     faults: tuple[str, ...]
     cpu_us_per_request: float | None
+    rss_mib: float | None = None
+    """Right after the run."""
     peer_share: float | None
     other_side_share: float
     foreign_share: float
@@ -73,9 +88,11 @@ class Run:
         """Whose limit this run shows."""
         if self.foreign_share > DISTURBED:
             return Limit.DISTURBED
-        if self.peer_share is None:
+        if self.peer_share is None and not self.paced:
             return Limit.REFERENCE
-        if self.connections <= LATENCY_CONNECTIONS:
+        if self.paced:
+            return Limit.OTHER_SIDE if self.other_side_share > EVEN else Limit.LATENCY
+        if self.connections <= LATENCY_CONNECTIONS or self.peer_share is None:
             return Limit.LATENCY
         if self.peer_share >= SATURATED:
             return Limit.GATEWAY
@@ -97,7 +114,9 @@ class Run:
             Limit.LATENCY: "valid",
             Limit.REFERENCE: "valid",
             Limit.DISTURBED: f"other processes took {self.foreign_share:.0%} of a core",
-            Limit.OTHER_SIDE: f"load generator and upstream were the limit (gateway's core at {share:.0%})",
+            Limit.OTHER_SIDE: f"load generator and upstream were the limit (gateway's core at {share:.0%})"
+            if not self.paced
+            else f"load generator and upstream were too busy ({self.other_side_share:.0%} of their core)",
             Limit.UNCLEAR: f"neither side was saturated (gateway's core at {share:.0%})",
         }[self.limit]
 
@@ -118,21 +137,30 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
+TIMES = ("p50_ms", "p99_ms", "p999_ms", "event_p50_ms", "event_p99_ms", "event_p999_ms")
+"""The fields of a run that are delays."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One peer at one number of connections, over all its rounds."""
+    """One peer at one number of connections, over all its rounds.
+
+    times, added:  by the name of a run's field: as measured, and beyond `direct` in the same round
+    lower_bound:   no round was valid: the figures come from the rounds without a failure, and the peer can do
+                   more
+    """
 
     peer: str
     connections: int
     rounds: int
     valid_rounds: int
     requests_per_s: Spread | None
-    p50_ms: Spread | None
-    p99_ms: Spread | None
+    times: Mapping[str, Spread | None]
+    added: Mapping[str, Spread | None]
     cpu_us_per_request: Spread | None
+    rss_mib: Spread | None
     peer_share: Spread | None
     lower_bound: bool
-    """No round was valid: the figures come from the rounds without a failure, and the peer can do more."""
     notes: tuple[str, ...]
 
 
@@ -141,26 +169,47 @@ def summarise(runs: Iterable[Run]) -> list[Row]:
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.peer, run.connections), []).append(run)
-    return [_row(peer, connections, group) for (peer, connections), group in groups.items()]
+    direct = {
+        (run.connections, run.round): run
+        for (peer, _), group in groups.items()
+        for run in group
+        if peer == DIRECT and not run.void
+    }
+    return [_row(peer, connections, group, direct) for (peer, connections), group in groups.items()]
 
 
-def _row(peer: str, connections: int, group: list[Run]) -> Row:
+def _values(runs: Iterable[Run], name: str) -> list[float]:
+    return [value for run in runs if (value := getattr(run, name)) is not None]
+
+
+def _row(peer: str, connections: int, group: list[Run], direct: Mapping[tuple[int, int], Run]) -> Row:
     valid = [run for run in group if run.valid]
     used = valid or [run for run in group if not run.void]
     notes = dict.fromkeys(run.verdict for run in group if not run.valid)
+    pairs = [
+        (run, beside)
+        for run in used
+        if peer != DIRECT and (beside := direct.get((connections, run.round))) is not None
+    ]
     return Row(
         peer=peer,
         connections=connections,
         rounds=len(group),
         valid_rounds=len(valid),
-        requests_per_s=Spread.of([run.requests_per_s for run in used]),
-        p50_ms=Spread.of([run.p50_ms for run in used]),
-        p99_ms=Spread.of([run.p99_ms for run in used]),
-        cpu_us_per_request=Spread.of([x for run in used if (x := run.cpu_us_per_request) is not None]),
-        peer_share=Spread.of([x for run in used if (x := run.peer_share) is not None]),
+        requests_per_s=Spread.of(_values(used, "requests_per_s")),
+        times={name: Spread.of(_values(used, name)) for name in TIMES},
+        added={name: _beyond(pairs, name) for name in TIMES},
+        cpu_us_per_request=Spread.of(_values(used, "cpu_us_per_request")),
+        rss_mib=Spread.of(_values(used, "rss_mib")),
+        peer_share=Spread.of(_values(used, "peer_share")),
         lower_bound=bool(used) and not valid,
         notes=tuple(notes),
     )
+
+
+def _beyond(pairs: Iterable[tuple[Run, Run]], name: str) -> Spread | None:
+    times = [(getattr(run, name), getattr(beside, name)) for run, beside in pairs]
+    return Spread.of([mine - nobody for mine, nobody in times if mine is not None and nobody is not None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +225,8 @@ class Ratio:
     cpu_us_per_request: Spread | None
     valid: bool
     """Both sides of every pair were valid. Otherwise one side's requests/s are a lower bound."""
+    undisturbed: bool
+    """Nobody else worked on the cores, in any run of these pairs: their CPU time is theirs."""
 
 
 def _over(pairs: list[tuple[float | None, float | None]]) -> Spread | None:
@@ -198,6 +249,7 @@ def ratios(runs: Iterable[Run], *, subject: str) -> list[Ratio]:
             continue
         both_valid = [(mine, theirs) for mine, theirs in pairs if mine.valid and theirs.valid]
         used = both_valid or pairs
+        limits = {run.limit for pair in used for run in pair}
         found.append(
             Ratio(
                 subject=subject,
@@ -208,6 +260,7 @@ def ratios(runs: Iterable[Run], *, subject: str) -> list[Ratio]:
                 p50_ms=_over([(a.p50_ms, b.p50_ms) for a, b in used]),
                 cpu_us_per_request=_over([(a.cpu_us_per_request, b.cpu_us_per_request) for a, b in used]),
                 valid=bool(both_valid),
+                undisturbed=Limit.DISTURBED not in limits,
             )
         )
     return found

@@ -12,20 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.bench import procfs, wrk
+from loadtests.bench import procfs
+from loadtests.bench.drivers import Driver, driver_for
 from loadtests.bench.figures import Run, attribute
+from loadtests.bench.load_figures import LoadFigures, NoFigures
 from loadtests.bench.machine import Cores
-from loadtests.bench.peers import PEERS, Plan, Site, Skipped, find_nginx, nginx_user
-from loadtests.bench.processes import NotAnswering, Server, free_ports, on_core, verify, wait_until_serving
-from loadtests.bench.workload import Workload, upstream_config
+from loadtests.bench.peers import PEERS
+from loadtests.bench.peers.plan import Plan, Site, Skipped
+from loadtests.bench.processes import NotAnswering, Server, free_ports, on_core, wait_until_serving
+from loadtests.bench.workload import Kind, Workload
 
-_READY_WITHIN_S = 20.0
+_READY_WITHIN_S = 60.0
 _SETTLE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One call of the bench."""
+    """One call of the bench, for one workload."""
 
     peers: Sequence[str]
     connections: Sequence[int]
@@ -33,7 +36,6 @@ class Settings:
     seconds: float
     warm_up_s: float
     workload: Workload
-    wrk_binary: str
     cores: Cores
 
 
@@ -42,14 +44,16 @@ class Contestant:
     """A peer that runs, and its memory before the first request of load."""
 
     plan: Plan
+    directory: Path
     server: Server | None
     rss_idle_mib: float | None
 
 
 @dataclass(kw_only=True)
 class Measured:
-    """Everything that came out."""
+    """Everything that came out of one workload."""
 
+    workload: Workload
     runs: list[Run] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -61,14 +65,6 @@ class Measured:
 
 Tell = Callable[[str], None]
 """Where progress goes, a line at a time."""
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """The canned warm fleet, running."""
-
-    port: int
-    pid: int
 
 
 class _Shares(NamedTuple):
@@ -89,18 +85,19 @@ class _Usage(NamedTuple):
     at: float
     peer: float
     load: float
-    """By the upstream and by every wrk that has ended."""
+    """By the upstream, by the generator if it runs, and by those that have ended."""
     gateway_core: tuple[float, float]
     """Work, interrupts."""
     load_core: tuple[float, float]
 
     @classmethod
-    def now(cls, each: "Contestant", up: Upstream, cores: Cores) -> "_Usage":
+    def now(cls, each: "Contestant", up: Server, generator: int | None, cores: Cores) -> "_Usage":
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        running = procfs.tree_cpu_seconds(generator) if generator is not None else 0.0
         return cls(
             at=time.perf_counter(),
             peer=procfs.tree_cpu_seconds(each.server.pid) if each.server else 0.0,
-            load=procfs.tree_cpu_seconds(up.pid) + ended.ru_utime + ended.ru_stime,
+            load=procfs.tree_cpu_seconds(up.pid) + running + ended.ru_utime + ended.ru_stime,
             gateway_core=procfs.core_seconds(cores.gateway),
             load_core=procfs.core_seconds(cores.load),
         )
@@ -121,58 +118,44 @@ class _Usage(NamedTuple):
 
 
 @contextlib.contextmanager
-def upstream(settings: Settings, directory: Path) -> Iterator[Upstream]:
-    """The canned warm fleet on the load core; on a free port. Raises NotAnswering."""
-    binary = find_nginx()
-    if binary is None:
-        raise NotAnswering("the upstream needs nginx: apt-get install nginx-light")
+def upstream(driver: Driver, directory: Path, cores: Cores) -> Iterator[Server]:
+    """The played warm fleet on the load core. Raises NotAnswering."""
     directory.mkdir()
-    [port] = free_ports(1)
-    config = directory / "upstream.conf"
-    config.write_text(upstream_config(directory, port=port, user=nginx_user()))
-    argv = [binary, "-p", str(directory), "-c", str(config), "-e", str(directory / "error.log")]
-    with Server(argv, core=settings.cores.load, log=directory / "output") as server:
-        wait_until_serving(server, port, settings.workload, within_s=_READY_WITHIN_S)
-        yield Upstream(port, server.pid)
+    direct = Plan(name="upstream", version="", argv=[], port=driver.port)
+    with driver.start_upstream(directory, cores.load) as server:
+        wait_until_serving(server, lambda: driver.verify(direct), within_s=_READY_WITHIN_S)
+        yield server
 
 
-def site(directory: Path, *, upstream_port: int, workload: Workload) -> Site:
-    """A fresh directory and two free ports for one peer."""
+def site(directory: Path, *, driver: Driver, workload: Workload) -> Site:
+    """A fresh directory and free ports for one peer."""
     directory.mkdir()
-    port, admin_port = free_ports(2)
+    port, admin_port, spare_port = free_ports(3)
     return Site(
-        directory=directory, port=port, admin_port=admin_port, upstream_port=upstream_port, workload=workload
-    )
+        directory=directory, port=port, admin_port=admin_port, spare_port=spare_port,
+        upstream_port=driver.port, upstream_health_port=driver.health_port, workload=workload,
+    )  # fmt: skip
 
 
 def measure(settings: Settings, tell: Tell) -> Measured:
     """Start everything, run every round, end everything. Raises NotAnswering when the upstream fails."""
-    measured = Measured()
+    measured = Measured(workload=settings.workload)
+    driver = driver_for(settings.workload)
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overspill-bench-")))
-        up = stack.enter_context(upstream(settings, root / "upstream"))
-        script = root / "post.lua"
-        script.write_text(wrk.script(settings.workload))
-        contestants = []
-        for name in settings.peers:
-            place = site(root / name, upstream_port=up.port, workload=settings.workload)
-            plan = PEERS[name](place)
-            if isinstance(plan, Skipped):
-                tell(f"{name}: skipped, {plan.why}")
-                measured.skipped.append(plan)
-                continue
-            try:
-                contestants.append(_start(plan, place, settings, stack))
-            except NotAnswering as error:
-                tell(f"{name}: did not start, {error}")
-                measured.failed[name] = str(error)
+        up = stack.enter_context(upstream(driver, root / "upstream", settings.cores))
+        contestants = [
+            each
+            for name in settings.peers
+            if (each := _contestant(name, root / name, driver, settings, stack, measured=measured, tell=tell))
+        ]
         for each in contestants:
             measured.versions[each.plan.name] = each.plan.version
-            _warm_up(each, settings, script)
+            _warm_up(each, driver, settings)
         for number in range(1, settings.rounds + 1):
             for each in contestants:
                 for connections in settings.connections:
-                    run = _run(each, up, settings, script, connections=connections, number=number)
+                    run = _run(each, up, driver, settings, connections=connections, number=number)
                     measured.runs.append(run)
                     tell(_line(run))
         for each in contestants:
@@ -182,74 +165,129 @@ def measure(settings: Settings, tell: Tell) -> Measured:
     return measured
 
 
-def _start(plan: Plan, place: Site, settings: Settings, stack: contextlib.ExitStack) -> Contestant:
+def _contestant(
+    name: str,
+    directory: Path,
+    driver: Driver,
+    settings: Settings,
+    stack: contextlib.ExitStack,
+    *,
+    measured: Measured,
+    tell: Tell,
+) -> Contestant | None:
+    """Started, or None and noted down why not."""
+    peer = PEERS[name]
+    if not peer.fits(settings.workload):
+        tell(f"{name}: does not do {settings.workload.name}")
+        return None
+    place = site(directory, driver=driver, workload=settings.workload)
+    plan = peer.plan(place)
+    if isinstance(plan, Skipped):
+        tell(f"{name}: absent, {plan.why}")
+        measured.skipped.append(plan)
+        return None
+    try:
+        return _start(plan, place, driver, settings, stack)
+    except (NotAnswering, OSError) as error:
+        tell(f"{name}: did not start, {error}")
+        measured.failed[name] = str(error)
+        return None
+
+
+def _start(
+    plan: Plan, place: Site, driver: Driver, settings: Settings, stack: contextlib.ExitStack
+) -> Contestant:
     if not plan.argv:
-        return Contestant(plan=plan, server=None, rss_idle_mib=None)
+        return Contestant(plan=plan, directory=place.directory, server=None, rss_idle_mib=None)
     server = stack.enter_context(
         Server(plan.argv, core=settings.cores.gateway, log=place.directory / "output", env=plan.env)
     )
-    wait_until_serving(server, plan.port, settings.workload, within_s=_READY_WITHIN_S)
+    wait_until_serving(server, lambda: driver.verify(plan), within_s=_READY_WITHIN_S)
     time.sleep(_SETTLE_S)
-    return Contestant(plan=plan, server=server, rss_idle_mib=procfs.tree_rss_mib(server.pid))
+    idle = procfs.tree_rss_mib(server.pid)
+    return Contestant(plan=plan, directory=place.directory, server=server, rss_idle_mib=idle)
 
 
-def _generate(
-    each: Contestant, settings: Settings, script: Path, *, connections: int, seconds: float
-) -> wrk.WrkFigures:
-    url = f"http://127.0.0.1:{each.plan.port}{settings.workload.path}"
-    argv = wrk.command(settings.wrk_binary, script, url=url, connections=connections, seconds=seconds)
-    with on_core(settings.cores.load):
-        return wrk.run(argv, limit_s=seconds + 20)
-
-
-def _warm_up(each: Contestant, settings: Settings, script: Path) -> None:
+def _warm_up(each: Contestant, driver: Driver, settings: Settings) -> None:
     """Open the upstream connections and let the interpreter specialise; the figures are thrown away,
     and a failure here will show again in the rounds.
     """
-    with contextlib.suppress(wrk.WrkFailed):
-        _generate(each, settings, script, connections=max(settings.connections), seconds=settings.warm_up_s)
+    most, seconds = max(settings.connections), settings.warm_up_s
+    if seconds <= 0:
+        return
+    with contextlib.suppress(NoFigures), on_core(settings.cores.load):
+        with driver.load(each.plan, each.directory, connections=most, seconds=seconds) as load:
+            load.go()
+
+
+def _loaded(
+    each: Contestant, up: Server, driver: Driver, settings: Settings, connections: int
+) -> tuple[LoadFigures, _Usage, _Usage]:
+    """One run, and what was spent before and after it. Raises NoFigures."""
+    with (
+        on_core(settings.cores.load),
+        driver.load(each.plan, each.directory, connections=connections, seconds=settings.seconds) as load,
+    ):
+        before = _Usage.now(each, up, load.pid, settings.cores)
+        figures = load.go()
+        return figures, before, _Usage.now(each, up, load.pid, settings.cores)
 
 
 def _run(
-    each: Contestant, up: Upstream, settings: Settings, script: Path, *, connections: int, number: int
+    each: Contestant, up: Server, driver: Driver, settings: Settings, *, connections: int, number: int
 ) -> Run:
-    before = _Usage.now(each, up, settings.cores)
-    figures, faults = None, []
+    faults: list[str] = []
+    figures = LoadFigures.nothing()
+    shares, peer_cpu = _Shares(0.0, 0.0, 0.0), 0.0
     try:
-        figures = _generate(each, settings, script, connections=connections, seconds=settings.seconds)
-    except wrk.WrkFailed as error:
+        figures, before, after = _loaded(each, up, driver, settings, connections)
+    except NoFigures as error:
         faults.append(str(error))
-    after = _Usage.now(each, up, settings.cores)
-    if figures is not None:
+    else:
         faults += [f"{count} {kind} errors" for kind, count in figures.errors.items()]
-        if figures.bytes < figures.requests * len(settings.workload.answer):
-            faults.append("fewer bytes came back than the answers have")
+        shares = after.shares_since(
+            before, nobody_between=each.server is None, shared_core=settings.cores.shared
+        )
+        peer_cpu = after.peer - before.peer
+    rss = procfs.tree_rss_mib(each.server.pid) if each.server is not None else None
     if each.server is not None and each.server.ended:
         faults.append("the process ended")
-    elif (wrong := verify(each.plan.port, settings.workload)) is not None:
+    elif (wrong := driver.verify(each.plan)) is not None:
         faults.append(f"after the load: {wrong}")
-    requests = figures.requests if figures else 0
-    shares = after.shares_since(before, nobody_between=each.server is None, shared_core=settings.cores.shared)
-    peer_cpu = after.peer - before.peer
+    requests, latency, delay = figures.requests, figures.latency, figures.event_delay
     return Run(
         peer=each.plan.name,
         connections=connections,
         round=number,
         requests=requests,
-        requests_per_s=figures.requests_per_s if figures else 0.0,
-        p50_ms=figures.p50_us / 1000 if figures else 0.0,
-        p99_ms=figures.p99_us / 1000 if figures else 0.0,
+        requests_per_s=figures.requests_per_s,
+        p50_ms=_ms(latency.p50), p99_ms=_ms(latency.p99), p999_ms=_ms(latency.p999),
+        events=figures.events,
+        event_p50_ms=_ms(delay.p50), event_p99_ms=_ms(delay.p99), event_p999_ms=_ms(delay.p999),
+        paced=settings.workload.kind is Kind.SSE,
         faults=tuple(faults),
         cpu_us_per_request=peer_cpu * 1e6 / requests if each.server and requests else None,
+        rss_mib=rss,
         peer_share=shares.peer if each.server else None,
         other_side_share=shares.other_side,
         foreign_share=shares.foreign,
-    )
+    )  # fmt: skip
+
+
+def _ms(microseconds: float | None) -> float | None:
+    return None if microseconds is None else microseconds / 1000
 
 
 def _line(run: Run) -> str:
+    def ms(name: str, value: float | None) -> str:
+        return "" if value is None else f"  {name} {value:.3f} ms"
+
     cpu = "" if run.cpu_us_per_request is None else f"  {run.cpu_us_per_request:6.1f} us CPU"
     return (
-        f"round {run.round}  {run.peer:<10} {run.connections:>3} conn  {run.requests_per_s:9,.0f}/s"
-        f"  p50 {run.p50_ms:.3f} ms  p99 {run.p99_ms:.3f} ms{cpu}  {run.verdict}"
+        f"round {run.round}  {run.peer:<16} {run.connections:>4} conn  {run.requests_per_s:9,.0f}/s"
+        + ms("p50", run.p50_ms)
+        + ms("p99", run.p99_ms)
+        + ms("event p50", run.event_p50_ms)
+        + ms("event p99", run.event_p99_ms)
+        + f"{cpu}  {run.verdict}"
     )

@@ -1,26 +1,17 @@
 """What came out, as Markdown for people and JSON for machines. Pure: takes values, gives text."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from loadtests.bench.figures import LATENCY_CONNECTIONS, Ratio, Row, Spread, ratios, summarise
+from loadtests.bench.figures import Ratio, Row, Spread, ratios, summarise
 from loadtests.bench.measure import Measured
-from loadtests.bench.startup import IDLE_RSS_MIB, READY_WITHIN_S, Startup
+from loadtests.bench.startup import Startup
+from loadtests.bench.targets import SUBJECT, Found, Target, of_startup, of_workload
+from loadtests.bench.workload import Kind
 
-SUBJECT = "overspill"
-ENVOY_SHARE = 0.7
-"""Of Envoy's requests per second, on one core, with policy, metrics and access log on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """One promise and whether it was kept; `met` is None where it was not measured."""
-
-    name: str
-    want: str
-    got: str
-    met: bool | None
+NOT_ON = "auth by API key: this version has none"
+"""What a gateway in production would also do for each request, and what is not in these figures."""
 
 
 def _number(value: float, digits: int) -> str:
@@ -46,20 +37,33 @@ def _name(row: Row, versions: dict[str, str]) -> str:
     return f"{row.peer} {versions.get(row.peer, '')}".strip()
 
 
-def peers_table(rows: Sequence[Row], versions: dict[str, str]) -> str:
+def _delay(row: Row, time: str) -> str:
+    """What is added over `direct`; for `direct` itself, and without it, the whole, marked as such."""
+    if row.added[time] is not None:
+        return _spread(row.added[time], 3)
+    whole = _spread(row.times[time], 3)
+    return whole if whole == "-" else f"{whole} in all"
+
+
+def peers_table(rows: Sequence[Row], versions: dict[str, str], kind: Kind = Kind.HTTP) -> str:
     """One line per peer and number of connections."""
-    what = ("requests/s", "p50 ms", "p99 ms", "CPU us/request", "its core", "valid rounds", "note")
-    head = ("in front of the upstream", "connections", *what)
+    streams = kind is Kind.SSE
+    unit = "stream" if streams else "request"
+    times = [("p50_ms", "added p50 ms"), ("p99_ms", "added p99 ms"), ("p999_ms", "added p99.9 ms")]
+    if streams:
+        times = [(name, f"first event, {says}") for name, says in times]
+        times += [(f"event_{name}", says.replace("first", "each")) for name, says in times]
+    what = (*(says for _, says in times), f"CPU us/{unit}", "RSS MiB", "its core", "valid rounds", "note")
     return _table(
-        head,
+        ("in front of the upstream", "connections", f"{unit}s/s", *what),
         [
             (
                 _name(row, versions),
                 str(row.connections),
                 _spread(row.requests_per_s, sign="≥ " if row.lower_bound else ""),
-                _spread(row.p50_ms, 3),
-                _spread(row.p99_ms, 3),
+                *(_delay(row, name) for name, _ in times),
                 _spread(row.cpu_us_per_request, 1),
+                _spread(row.rss_mib),
                 "-" if row.peer_share is None else f"{row.peer_share.median:.0%}",
                 f"{row.valid_rounds} of {row.rounds}",
                 "; ".join(row.notes) or "-",
@@ -90,88 +94,78 @@ def ratios_table(found: Sequence[Ratio]) -> str:
     )
 
 
-def targets(found: Sequence[Ratio], startup: Startup | None) -> list[Target]:
-    """The promises, measured or not."""
-    beside = next((r for r in found if r.peer == "envoy" and r.connections > LATENCY_CONNECTIONS), None)
-    to_envoy = beside.requests_per_s if beside else None
-    counts = beside is not None and beside.valid
-    startup = startup or Startup()
-    ready, rss, heavy = startup.ready, startup.idle_rss, startup.heavy_imports
-    missing = startup.trouble or "not measured"
-    return [
-        Target(
-            name="requests/s beside Envoy",
-            want=f"at least {ENVOY_SHARE}",
-            got=(_spread(to_envoy, 2) + ("" if counts else ", from rounds that are not valid"))
-            if to_envoy
-            else "not measured",
-            met=to_envoy.median >= ENVOY_SHARE if to_envoy and counts else None,
-        ),
-        Target(
-            name="ready (first 200 on /livez)",
-            want=f"under {READY_WITHIN_S} s",
-            got=f"{_spread(ready, 2)} s, of which CPU {_spread(startup.ready_cpu, 2)} s"
-            if ready
-            else missing,
-            met=ready.median < READY_WITHIN_S if ready else None,
-        ),
-        Target(
-            name="resident memory when idle",
-            want=f"at most {IDLE_RSS_MIB:.0f} MiB",
-            got=f"{_spread(rss, 0)} MiB" if rss else missing,
-            met=rss.median <= IDLE_RSS_MIB if rss else None,
-        ),
-        Target(
-            name="heavy packages imported",
-            want="none",
-            got=(", ".join(heavy) or "none") if heavy is not None else missing,
-            met=not heavy if heavy is not None else None,
-        ),
-    ]
+def found_in(measured: Measured) -> Found:
+    """The rows and ratios of one workload."""
+    return Found(summarise(measured.runs), ratios(measured.runs, subject=SUBJECT), measured.rss_mib)
+
+
+def targets(results: Sequence[Measured], startup: Startup | None) -> list[Target]:
+    """The promises about what was run, met or not."""
+    asked = [target for each in results for target in of_workload(each.workload.name, found_in(each))]
+    return asked + of_startup(startup)
 
 
 def _mark(met: bool | None) -> str:
     return {True: "met", False: "missed", None: "not shown"}[met]
 
 
-def markdown(
-    measured: Measured, startup: Startup | None, machine: dict[str, str], settings: dict[str, Any]
-) -> str:
-    """The whole report."""
-    rows, found = summarise(measured.runs), ratios(measured.runs, subject=SUBJECT)
-    parts = ["# Bench\n", "\n".join(f"- {key}: {value}" for key, value in {**machine, **settings}.items())]
-    parts += ["\nMedian (range) over the valid rounds.\n", peers_table(rows, measured.versions)]
-    if found:
-        parts += ["\nRatios, round by round:\n", ratios_table(found)]
+def _section(measured: Measured) -> list[str]:
+    found, workload = found_in(measured), measured.workload
+    parts = [f"\n## {workload.name}\n", f"{workload.says}.\n"]
+    parts.append(peers_table(found.rows, measured.versions, workload.kind))
+    beside = [ratio for ratio in found.ratios if ratio.peer != "direct"]
+    if beside:
+        parts += ["\nRatios, round by round:\n", ratios_table(beside)]
     memory = [
         (peer, _number(at["idle"], 0), _number(at["after_load"], 0)) for peer, at in measured.rss_mib.items()
     ]
     if memory:
         parts += ["\nResident memory, MiB:\n", _table(("", "idle", "after the load"), memory)]
-    kept = [(t.name, t.want, t.got, _mark(t.met)) for t in targets(found, startup)]
-    parts += ["\nTargets:\n", _table(("", "target", "measured", ""), kept)]
-    parts += [
-        f"\nSkipped: {skip.name}: {skip.why}; to install: `{skip.install}`" for skip in measured.skipped
-    ]
+    for skip in measured.skipped:
+        how = f"; to install: `{skip.install}`" if skip.install else ""
+        parts.append(f"\nAbsent: {skip.name}: {skip.why}{how}")
     parts += [f"\nDid not start: {name}:\n\n```\n{why}\n```" for name, why in measured.failed.items()]
+    return parts
+
+
+def markdown(
+    results: Sequence[Measured], startup: Startup | None, machine: dict[str, str], settings: dict[str, Any]
+) -> str:
+    """The whole report."""
+    about = {**machine, **settings, "not on": NOT_ON}
+    parts = ["# Bench\n", "\n".join(f"- {key}: {value}" for key, value in about.items())]
+    parts.append(
+        "\nMedian (range) over the valid rounds. Delays are what is added over `direct` in the same round."
+    )
+    for measured in results:
+        parts += _section(measured)
+    kept = [(t.name, t.want, t.got, _mark(t.met)) for t in targets(results, startup)]
+    parts += ["\n## Targets\n", _table(("", "target", "measured", ""), kept)]
     return "\n".join(parts) + "\n"
 
 
 def as_json(
-    measured: Measured, startup: Startup | None, machine: dict[str, str], settings: dict[str, Any]
+    results: Sequence[Measured], startup: Startup | None, machine: dict[str, str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The same, with every single run."""
-    found = ratios(measured.runs, subject=SUBJECT)
     return {
         "machine": machine,
-        "settings": settings,
-        "versions": measured.versions,
-        "peers": [asdict(row) for row in summarise(measured.runs)],
-        "ratios": [asdict(ratio) for ratio in found],
-        "rss_mib": measured.rss_mib,
+        "settings": {**settings, "not_on": NOT_ON},
+        "workloads": {measured.workload.name: _document(measured) for measured in results},
         "startup": asdict(startup) if startup else None,
-        "targets": [asdict(target) for target in targets(found, startup)],
-        "skipped": [asdict(skip) for skip in measured.skipped],
+        "targets": [asdict(target) for target in targets(results, startup)],
+    }
+
+
+def _document(measured: Measured) -> dict[str, Any]:
+    found = found_in(measured)
+    return {
+        "says": measured.workload.says,
+        "versions": measured.versions,
+        "peers": [asdict(row) for row in found.rows],
+        "ratios": [asdict(ratio) for ratio in found.ratios],
+        "rss_mib": measured.rss_mib,
+        "absent": [asdict(skip) for skip in measured.skipped],
         "failed": measured.failed,
         "runs": [
             {**asdict(run), "valid": run.valid, "limit": run.limit, "verdict": run.verdict}

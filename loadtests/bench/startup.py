@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtests.bench import procfs
+from loadtests.bench.drivers import Driver, driver_for
 from loadtests.bench.figures import Spread
-from loadtests.bench.measure import Settings, Tell, Upstream, site, upstream
-from loadtests.bench.peers import PEERS, Plan
+from loadtests.bench.machine import Cores
+from loadtests.bench.measure import Tell, site, upstream
+from loadtests.bench.peers import PEERS
+from loadtests.bench.peers.plan import Plan
 from loadtests.bench.processes import NotAnswering, Server, exchange
+from loadtests.bench.workload import WORKLOADS
 
 READY_WITHIN_S = 1.5
 IDLE_RSS_MIB = 80.0
@@ -61,23 +65,24 @@ def heavy_imports(importtime: str) -> list[str]:
     return [name for name in HEAVY if name in packages]
 
 
-def measure_startup(settings: Settings, tell: Tell) -> Startup:
+def measure_startup(cores: Cores, tell: Tell) -> Startup:
     """Start and stop it a few times. The first start is not counted: it may have to compile bytecode."""
     found = Startup()
+    driver = driver_for(WORKLOADS["infer"])
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overspill-bench-")))
-        up = stack.enter_context(upstream(settings, root / "upstream"))
+        stack.enter_context(upstream(driver, root / "upstream", cores))
         try:
             for number in range(_STARTS + 1):
-                start = _start_once(_plan(settings, up, root / f"start-{number}"), settings, root)
+                start = _start_once(_plan(driver, root / f"start-{number}"), cores, root)
                 if number:
                     found.ready_s.append(start.ready_s)
                     found.ready_cpu_s.append(start.cpu_s)
                     found.idle_rss_mib.append(start.idle_rss_mib)
                     tell(f"start {number}  {start.line}")
-            plan = _plan(settings, up, root / "imports")
+            plan = _plan(driver, root / "imports")
             plan.argv[1:1] = ["-X", "importtime"]
-            _start_once(plan, settings, root)
+            _start_once(plan, cores, root)
             found.heavy_imports = heavy_imports((root / "output").read_text(errors="replace"))
         except NotAnswering as error:
             found.trouble = str(error)
@@ -85,8 +90,8 @@ def measure_startup(settings: Settings, tell: Tell) -> Startup:
     return found
 
 
-def _plan(settings: Settings, up: Upstream, directory: Path) -> Plan:
-    plan = PEERS["overspill"](site(directory, upstream_port=up.port, workload=settings.workload))
+def _plan(driver: Driver, directory: Path) -> Plan:
+    plan = PEERS["overspill"].plan(site(directory, driver=driver, workload=WORKLOADS["infer"]))
     if not isinstance(plan, Plan):
         raise NotAnswering(plan.why)
     return plan
@@ -105,11 +110,11 @@ class _Start(NamedTuple):
         )
 
 
-def _start_once(plan: Plan, settings: Settings, root: Path) -> _Start:
+def _start_once(plan: Plan, cores: Cores, root: Path) -> _Start:
     """One start and stop. Raises NotAnswering."""
     assert plan.admin_port is not None
     began = time.perf_counter()
-    with Server(plan.argv, core=settings.cores.gateway, log=root / "output", env=plan.env) as server:
+    with Server(plan.argv, core=cores.gateway, log=root / "output", env=plan.env) as server:
         while not _alive(plan.admin_port):
             if server.ended:
                 raise server.trouble("it ended before it was ready")

@@ -24,6 +24,9 @@ GOOD = Run(
         ({"connections": 1, "peer_share": 0.4, "foreign_share": 0.3}, Limit.DISTURBED),
         ({"peer_share": None, "cpu_us_per_request": None}, Limit.REFERENCE),
         ({"peer_share": None, "cpu_us_per_request": None, "foreign_share": 0.2}, Limit.DISTURBED),
+        ({"paced": True, "peer_share": 0.2, "other_side_share": 0.4}, Limit.LATENCY),
+        ({"paced": True, "peer_share": 0.2, "other_side_share": 0.8}, Limit.OTHER_SIDE),
+        ({"paced": True, "peer_share": None, "other_side_share": 0.8}, Limit.OTHER_SIDE),
     ],
 )
 def test_a_run_shows_whose_limit_it_met(change: dict[str, float | None], limit: Limit) -> None:
@@ -79,6 +82,19 @@ def test_void_rounds_give_no_figure_at_all() -> None:
     assert row.requests_per_s is None
     assert row.cpu_us_per_request is None
     assert not row.lower_bound
+
+
+def test_what_is_added_is_taken_from_the_same_round() -> None:
+    runs = [
+        replace(GOOD, peer=peer, round=number, p50_ms=p50, event_p99_ms=late)
+        for number, nobody in ((1, 1.0), (2, 50.0))
+        for peer, p50, late in (("direct", nobody, None), ("nginx", nobody + 0.25, 3.0))
+    ]
+    direct, nginx = summarise(runs)
+    assert nginx.added["p50_ms"] == Spread(0.25, 0.25, 0.25)
+    assert nginx.added["event_p99_ms"] is None
+    assert nginx.times["event_p99_ms"] == Spread(3.0, 3.0, 3.0)
+    assert direct.added["p50_ms"] is None
 
 
 def test_a_ratio_pairs_runs_of_the_same_round() -> None:

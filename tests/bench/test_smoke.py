@@ -1,9 +1,12 @@
 """The whole bench once, as small as it gets, on whatever is installed here."""
 
+import asyncio
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,13 +15,20 @@ from pathlib import Path
 import pytest
 
 from loadtests.bench import __main__ as bench
-from loadtests.bench import peers, procfs
-from loadtests.bench.processes import Server, on_core
+from loadtests.bench import procfs, sse_load
+from loadtests.bench.load_figures import LoadFigures
+from loadtests.bench.peers.envoy import VARIABLE as ENVOY
+from loadtests.bench.peers.nginx import find_nginx
+from loadtests.bench.processes import Server, free_ports, on_core
+from loadtests.bench.sse_load import http_request
+from loadtests.bench.workload import CHAT_PATH, WORKLOADS, Kind
 
-TINY = ["--rounds", "1", "--seconds", "1", "--warm-up", "1", "--connections", "2", "--no-startup"]
+SHORT = ["--rounds", "1", "--seconds", "1", "--warm-up", "0", "--connections", "2", "--no-startup"]
+SHORT += ["--stream-events", "4", "--stream-interval", "0.05"]
+TINY = [*SHORT, "--workload", "infer"]
 
 needs_tools = pytest.mark.skipif(
-    shutil.which("wrk") is None or peers.find_nginx() is None, reason="needs wrk and nginx"
+    shutil.which("wrk") is None or find_nginx() is None, reason="needs wrk and nginx"
 )
 
 
@@ -26,7 +36,7 @@ needs_tools = pytest.mark.skipif(
 def test_a_tiny_run_measures_nginx_and_skips_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(peers.ENVOY_VARIABLE, str(tmp_path / "not-installed"))
+    monkeypatch.setenv(ENVOY, str(tmp_path / "not-installed"))
     figures, table = tmp_path / "figures.json", tmp_path / "table.md"
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -36,15 +46,83 @@ def test_a_tiny_run_measures_nginx_and_skips_what_is_missing(
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert code == 0
-    document = json.loads(figures.read_text())
+    document = json.loads(figures.read_text())["workloads"]["infer"]
     assert [(run["peer"], run["faults"]) for run in document["runs"]] == [("direct", []), ("nginx", [])]
     nginx = document["runs"][1]
     assert nginx["requests"] > 100
     assert nginx["cpu_us_per_request"] > 1
     assert document["rss_mib"]["nginx"]["idle"] > 1
-    assert [skip["name"] for skip in document["skipped"]] == ["envoy"]
+    assert [skip["name"] for skip in document["absent"]] == ["envoy"]
     assert table.read_text().strip() == capsys.readouterr().out.strip()
     assert not [p for p in procfs.read_tree(os.getpid()) if p.pid != os.getpid()], "everything was ended"
+
+
+def missing_for(workload: str) -> str | None:
+    """Why this workload cannot be measured here."""
+    kind = WORKLOADS[workload].kind
+    if kind is Kind.GRPC:
+        return None if importlib.util.find_spec("grpc") else "needs grpcio"
+    if kind is Kind.SSE:
+        return None
+    if workload in {"infer", "chat"} and find_nginx() is None:
+        return "needs nginx"
+    return None if shutil.which("wrk") else "needs wrk"
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_every_workload_goes_through_overspill_without_a_failure(workload: str, tmp_path: Path) -> None:
+    if why := missing_for(workload):
+        pytest.skip(why)
+    figures = tmp_path / "figures.json"
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        arguments = [*SHORT, "--workload", workload, "--peers", "direct,overspill", "--json", str(figures)]
+        assert bench.main(arguments) == 0
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    runs = json.loads(figures.read_text())["workloads"][workload]["runs"]
+    assert [(run["peer"], run["faults"]) for run in runs] == [("direct", []), ("overspill", [])]
+    for run in runs:
+        assert run["requests"] >= 2
+        assert run["p50_ms"] > 0
+        if workload == "sse":
+            assert run["events"] == 4 * run["requests"]
+            assert 0 < run["event_p50_ms"] < 1000
+    assert runs[1]["cpu_us_per_request"] > 0
+    assert runs[1]["rss_mib"] > 10
+
+
+def test_an_answer_that_lacks_events_is_an_error_and_no_stream() -> None:
+    """Readers that want more events than come, and readers of a path that is no stream."""
+    [port] = free_ports(1)
+    upstream = [sys.executable, "-m", "loadtests.bench.sse_upstream", str(port), "--interval", "0.01"]
+    with subprocess.Popen(upstream) as server:
+        try:
+            await_port(port)
+            body = WORKLOADS["sse"].request.replace(b'"max_tokens":20', b'"max_tokens":3')
+            right = asyncio.run(streams(port, http_request(CHAT_PATH, {}, body), 3))
+            assert (right.requests, right.events, right.errors) == (2, 6, {})
+            for path, events in ((CHAT_PATH, 4), ("/nowhere", 3)):
+                found = asyncio.run(streams(port, http_request(path, {}, body), events))
+                assert found.requests == 0
+                assert found.errors == {"cut short": 2}
+        finally:
+            server.kill()
+
+
+async def streams(port: int, request: bytes, events: int) -> LoadFigures:
+    return await sse_load.load(port, 2, seconds=0.0, request=request, events=events, interval_s=0.01)
+
+
+def await_port(port: int) -> None:
+    ends = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
 
 
 @needs_tools
@@ -71,7 +149,7 @@ def test_a_peer_that_crashes_at_its_start_is_told_and_fails_the_run(
     broken = tmp_path / "envoy"
     broken.write_text("#!/bin/sh\necho no such option >&2\nexit 3\n")
     broken.chmod(0o755)
-    monkeypatch.setenv(peers.ENVOY_VARIABLE, str(broken))
+    monkeypatch.setenv(ENVOY, str(broken))
     handler = signal.getsignal(signal.SIGTERM)
     try:
         assert bench.main([*TINY, "--peers", "envoy"]) == 1
@@ -89,7 +167,14 @@ def test_without_a_load_generator_it_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--peers", "apache"], ["--connections", "0"], ["--connections", "a"], ["--rounds", "x"]]
+    "wrong",
+    [
+        ["--peers", "apache"],
+        ["--workload", "haiku"],
+        ["--connections", "0"],
+        ["--connections", "a"],
+        ["--rounds", "x"],
+    ],
 )
 def test_wrong_options_are_refused(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as refused:

@@ -1,0 +1,108 @@
+"""Overspill itself, as users run it: policy, metrics, access log, and request and trace ids on."""
+
+import importlib.metadata
+import importlib.util
+import sys
+from pathlib import Path
+
+from loadtests.bench.peers.plan import Plan, Site, Skipped
+from loadtests.bench.workload import MODEL, Kind
+
+SLOTS = 4096
+"""More than the load takes: no call waits for a slot, and none spills."""
+
+_CONFIG = """\
+version: 1
+listen: {{http: "127.0.0.1:{http_port}", admin: "127.0.0.1:{admin_port}"{grpc_listen}}}
+access_log: {{path: {directory}/access.log}}
+backends:
+  fleet:
+    type: triton
+    replicas: ["http://127.0.0.1:{health_port}"]
+    max_in_flight: {slots}
+    price: {{usd_per_replica_hour: 0.79}}{grpc_replicas}
+  burst:
+    type: triton
+    replicas: ["http://127.0.0.1:{health_port}"]
+    max_in_flight: {slots}
+    price: {{usd_per_replica_hour: 0.79}}{grpc_replicas}
+routes:
+  small:
+    match: {{model: {model}}}
+    latency_budget: {{within: {budget}, objective: 99%}}
+    timeout: 60s
+    policy: {policy}
+    tiers:
+      - {{backend: fleet, when_full: {{queue: 40ms, then: spill}}}}
+      - {{backend: burst, when_full: shed}}
+"""
+
+
+def overspill_config(
+    directory: Path,
+    *,
+    port: int,
+    admin_port: int,
+    upstream_port: int,
+    health_port: int | None = None,
+    policy: str = "cheapest_in_budget",
+    kind: Kind = Kind.HTTP,
+    spare_port: int = 0,
+) -> str:
+    """A fleet with more slots than the load takes, and a second tier that the policy must weigh.
+
+    The second tier is the same local server, so that nothing leaves this machine. `port` is where the load
+    goes; with gRPC HTTP listens on `spare_port`.
+    """
+    grpc = kind is Kind.GRPC
+    return _CONFIG.format(
+        directory=directory, admin_port=admin_port, model=MODEL, policy=policy, slots=SLOTS,
+        http_port=spare_port if grpc else port,
+        grpc_listen=f', grpc: "127.0.0.1:{port}"' if grpc else "",
+        health_port=upstream_port if health_port is None else health_port,
+        grpc_replicas=f'\n    grpc: {{replicas: ["127.0.0.1:{upstream_port}"]}}' if grpc else "",
+        budget="30s" if kind is Kind.SSE else "250ms",
+    )  # fmt: skip
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its package is missing
+        return False
+
+
+def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
+    needed = ["gateway.cli", *(["grpc"] if site.workload.kind is Kind.GRPC else [])]
+    if missing := [module for module in needed if not _importable(module)]:
+        why = f"{', '.join(missing)} not importable by {sys.executable}"
+        return Skipped(name=name, why=why, install="pip install -e '.[grpc]'")
+    text = overspill_config(
+        site.directory,
+        port=site.port,
+        admin_port=site.admin_port,
+        upstream_port=site.upstream_port,
+        health_port=site.upstream_health_port,
+        policy=policy,
+        kind=site.workload.kind,
+        spare_port=site.spare_port,
+    )
+    file = site.write(f"{name}.yaml", text)
+    try:
+        version = importlib.metadata.version("overspill")
+    except importlib.metadata.PackageNotFoundError:
+        version = "source tree"
+    argv = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(file)]
+    return Plan(
+        name=name, version=f"{version}, {policy}", argv=argv, port=site.port, admin_port=site.admin_port
+    )
+
+
+def plan(site: Site) -> Plan | Skipped:
+    """With the default policy."""
+    return _gateway("overspill", "cheapest_in_budget", site)
+
+
+def plan_simple(site: Site) -> Plan | Skipped:
+    """With the simplest policy that spills."""
+    return _gateway("overspill_simple", "spill_when_full", site)
