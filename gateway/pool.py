@@ -449,17 +449,15 @@ class Pool:
             self._finish(lease, slot, None)
 
     def _finish(self, lease: Lease, slot: Slot | None, error: Exception | None) -> None:
-        self._dequeue(lease)
-        if slot is None and lease.call.priority == "best_effort":
-            self.best_effort -= 1
-        lease.settle(slot, error)
-
-    def _dequeue(self, lease: Lease) -> None:
-        self.queue.leave(lease)
-        if not self.queue.calls and not self.queue.best_effort:
+        queue = self.queue
+        queue.leave(lease)
+        if not queue.calls and not queue.best_effort:
             self._alarms.clear()
             for tier in self.tiers:
                 tier.supply.unsubscribe(self)
+        if slot is None and lease.call.priority == "best_effort":
+            self.best_effort -= 1
+        lease.settle(slot, error)
 
 
 def _waits_for(lease: Lease, moment: float) -> bool:

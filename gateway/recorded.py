@@ -29,7 +29,8 @@ def action_line(action: Action) -> Line:
         return {"run": action.backend, "reason": str(action.reason)}
     if isinstance(action, Hold):
         until = None if action.until == inf else action.until
-        return {"hold": until, "opens": [[each.backend, each.instances] for each in action.opens], "late": action.late}
+        opens = [[each.backend, each.instances] for each in action.opens]
+        return {"hold": until, "opens": opens, "late": action.late}
     return {"shed": str(action.reason), "contended": action.contended}
 
 

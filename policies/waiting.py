@@ -35,7 +35,9 @@ def first_in_queue(backend: str, pool: PoolView, *, owned: bool) -> Take | None:
         if tier.options.backend == backend:
             if tier.owned is owned and tier.free and tier.blocked is None:
                 for request in pool.waiting:
-                    if request.free_on(tier) and request.may_use(backend):
+                    if request.may_use(backend) and (not request.attempt or request.free_on(tier)):
+                        if owned and not request.attempt:
+                            return Take(request, Reason.WARM_QUEUED)
                         return Take(request, _reason(pool.tiers, place, request, queued=True))
             break
     return None

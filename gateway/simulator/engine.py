@@ -7,6 +7,7 @@ inputs give equal runs.
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from itertools import count
 
 Callback = Callable[[], object]
 
@@ -33,13 +34,14 @@ class Appointment:
 class VirtualTime:
     """A `Clock` and a `TimerHost` over one heap of events."""
 
-    __slots__ = ("_events", "_sequence", "instant")
+    __slots__ = ("events", "instant", "turn")
 
     def __init__(self) -> None:
         self.instant = 0.0
         """What `now` says: one look-up less for those who ask for every event."""
-        self._sequence = 0
-        self._events: list[tuple[float, int, Callback]] = []
+        self.turn = count()
+        self.events: list[tuple[float, int, Callback]] = []
+        """A heap of (when, turn, callback): who adds one for every request does it without a call of `at`."""
 
     def now(self) -> float:
         """Seconds since the run began."""
@@ -57,8 +59,8 @@ class VirtualTime:
 
     def at(self, when: float, callback: Callback) -> None:
         """The same for what is certain to happen: no timer to cancel, and none to make."""
-        self._sequence = sequence = self._sequence + 1
-        heappush(self._events, (when if when > self.instant else self.instant, sequence, callback))
+        when = when if when > self.instant else self.instant
+        heappush(self.events, (when, next(self.turn), callback))
 
     def run(self, arrivals: Sequence[float], arrive: Callable[[int], object]) -> None:
         """Let everything happen, until nothing is left to come.
@@ -67,7 +69,7 @@ class VirtualTime:
         place in the heap. At one moment they come after what was asked for, so that a slot freed then is
         free for them.
         """
-        events = self._events
+        events = self.events
         for index, arrival in enumerate(arrivals):
             while events and events[0][0] <= arrival:
                 when, _, callback = heappop(events)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from heapq import heappush
 from math import fsum, inf, isnan, nan
 from operator import add
 from random import Random
@@ -125,7 +126,7 @@ class _Visit(Lease):
             run.begun[index] = end - seconds
             slot.boot_s = boot = backend.boot_s
             slot.start = Start.COLD if boot else Start.WARM
-        time.at(end, self.served)
+        heappush(time.events, (end, next(time.turn), self.served))
 
     def served(self) -> None:
         """The service has ended: its instance idles before its slot is offered to the next."""
