@@ -18,6 +18,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from socket import socket
 from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
@@ -26,7 +27,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from gateway import __version__
-from gateway.explain.live import USAGE, Explaining
+from gateway.explain.live import USAGE, Answer, Explaining
 from gateway.metrics import GatewayCollector, Observed, build_registry
 from gateway.reports import not_served, report_backends, report_routes
 
@@ -47,17 +48,91 @@ class AdminState(Observed, Protocol):
         ...
 
 
-class Admin:
-    """The admin server."""
+class Views(Protocol):
+    """What the admin port shows: of this process, or of several."""
 
-    def __init__(self, state: AdminState, explaining: Explaining | None = None) -> None:
+    @property
+    def explains(self) -> bool:
+        """Is there anybody to explain decisions?"""
+        ...
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """The metrics as text and their content type, as `accept` asks for."""
+        ...
+
+    async def health(self) -> "Health":
+        """Can the gateway be sent traffic?"""
+        ...
+
+    def config(self) -> str:
+        """The running configuration as YAML, secrets by reference."""
+        ...
+
+    async def routes(self) -> list[dict[str, Any]]:
+        """One entry per route."""
+        ...
+
+    async def backends(self) -> list[dict[str, Any]]:
+        """One entry per backend."""
+        ...
+
+    async def explain(self, body: bytes) -> Answer:
+        """What would be decided, or was, and why."""
+        ...
+
+
+class LocalViews:
+    """The views of one gateway in this process."""
+
+    def __init__(self, state: AdminState, explaining: Explaining | None, registry: CollectorRegistry) -> None:
         self._state = state
         self._explaining = explaining
-        self.registry = build_registry(GatewayCollector(state, version=__version__))
+        self._registry = registry
+
+    @property
+    def explains(self) -> bool:
+        """Whether decisions are noted."""
+        return self._explaining is not None
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Counted when asked."""
+        return await expose(self._registry, accept)
+
+    async def health(self) -> "Health":
+        """As of now."""
+        return judge(self._state)
+
+    def config(self) -> str:
+        """The running configuration."""
+        return self._state.effective_config()
+
+    async def routes(self) -> list[dict[str, Any]]:
+        """As of now."""
+        state = self._state
+        return report_routes(state.ledger, state.capacities, state.pools, state.clock.now())
+
+    async def backends(self) -> list[dict[str, Any]]:
+        """As of now."""
+        return report_backends(self._state.ledger, self._state.capacities, self._state.clock.now())
+
+    async def explain(self, body: bytes) -> Answer:
+        """Asked of the running pools."""
+        assert self._explaining is not None
+        return self._explaining.answer(body)
+
+
+class AdminPort:
+    """The admin server."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
         self._runner: web.AppRunner | None = None
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address, whose port the system chose if `port` is 0. Raises OSError."""
+    async def start(self, host: str, port: int, *, listening: socket | None = None) -> tuple[str, int]:
+        """Listen; returns the address, whose port the system chose if `port` is 0. Raises OSError.
+
+        listening:  a socket that is open already, in place of the address
+        """
         app = web.Application(middlewares=[_errors_as_json])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
@@ -65,13 +140,14 @@ class Admin:
         app.router.add_get("/admin/config", self._config)
         app.router.add_get("/admin/routes", self._routes)
         app.router.add_get("/admin/backends", self._backends)
-        if self._explaining is not None:
+        if self._views.explains:
             app.router.add_get("/admin/explain", self._explain_usage)
-            app.router.add_post("/admin/explain", partial(self._explain, self._explaining))
+            app.router.add_post("/admin/explain", self._explain)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            site = web.TCPSite(runner, host, port) if listening is None else web.SockSite(runner, listening)
+            await site.start()
         except OSError:
             await runner.cleanup()
             raise
@@ -86,34 +162,39 @@ class Admin:
             await runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = await expose(self.registry, request.headers.get("accept", ""))
+        body, content_type = await self._views.metrics(request.headers.get("accept", ""))
         return web.Response(body=body, headers={"content-type": content_type})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return _json({"status": "alive"})
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        health = judge(self._state)
+        health = await self._views.health()
         return _json(health._asdict(), status=200 if health.status == "ready" else 503)
 
     async def _config(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._state.effective_config(), content_type="text/plain", charset="utf-8")
+        return web.Response(text=self._views.config(), content_type="text/plain", charset="utf-8")
 
     async def _routes(self, _: web.Request) -> web.Response:
-        state = self._state
-        routes = report_routes(state.ledger, state.capacities, state.pools, state.clock.now())
-        return _json({"routes": routes})
+        return _json({"routes": await self._views.routes()})
 
     async def _backends(self, _: web.Request) -> web.Response:
-        state = self._state
-        return _json({"backends": report_backends(state.ledger, state.capacities, state.clock.now())})
+        return _json({"backends": await self._views.backends()})
 
     async def _explain_usage(self, _: web.Request) -> web.Response:
         return _json(USAGE)
 
-    async def _explain(self, explaining: Explaining, request: web.Request) -> web.Response:
-        answer = explaining.answer(await request.read())
+    async def _explain(self, request: web.Request) -> web.Response:
+        answer = await self._views.explain(await request.read())
         return _json(answer.body, status=answer.status)
+
+
+class Admin(AdminPort):
+    """The admin server of one gateway in this process."""
+
+    def __init__(self, state: AdminState, explaining: Explaining | None = None) -> None:
+        self.registry = build_registry(GatewayCollector(state, version=__version__))
+        super().__init__(LocalViews(state, explaining, self.registry))
 
 
 class Health(NamedTuple):

@@ -28,6 +28,7 @@ from gateway.admission import Admission
 from gateway.advice import Advice
 from gateway.assembly import Assembly
 from gateway.background import Background
+from gateway.budgets import spending_of
 from gateway.capacity import Capacity
 from gateway.clock import Clock, SystemClock
 from gateway.config.effective import effective
@@ -55,8 +56,13 @@ from gateway.registry import Registry
 from gateway.relay import Relay
 from gateway.retry_budget import RetryBudgets
 from gateway.routes import Route, RouteTable
-from gateway.spending import Budget, Spending
 from gateway.tallies import BackendFacts, RouteFacts
+from gateway.workers.desk import Desk
+from gateway.workers.inventory import part_of, shared_by
+from gateway.workers.ports import Port, listening
+from gateway.workers.run import Plan
+from gateway.workers.run import run as run_workers
+from gateway.workers.station import Station
 from policies.base import Policy
 
 log = logging.getLogger("overspill")
@@ -76,30 +82,33 @@ class Gateway:
     """A running gateway. Build it on the event loop that will run it.
 
     recorder:  notes every event and decision of its pools; None: nobody does
+    station:   its place among the workers that share ports, slots and budgets; None: it is alone
     """
 
     def __init__(
-        self, settings: Settings, *, clock: Clock, chance: Random, recorder: Recorder | None = None
+        self,
+        settings: Settings,
+        *,
+        clock: Clock,
+        chance: Random,
+        recorder: Recorder | None = None,
+        station: Station | None = None,
     ) -> None:
         self.settings = settings
+        self.station = station
         self.clock = clock
         self.draining = False
         self.background = Background()
         kit = Kit(clock=clock, chance=chance, spawn=self.background.spawn)
         backends, policies = registries()
-        loop = asyncio.get_running_loop()
-
         self.backends = {
             name: backends.get(options.type)(name, options, kit)
             for name, options in settings.backends.items()
         }
-        seams: dict[str, Any] = {"clock": clock, "chance": chance, "timers": loop}
-        new_capacity: Callable[[Backend], Capacity] = partial(Capacity, **seams)
-        new_pool: Callable[..., Pool] = partial(Pool, **seams)
-        if recorder is not None:
-            new_capacity, new_pool = recorder.capacity, recorder.pool
+        seams = {"clock": clock, "chance": chance, "timers": asyncio.get_running_loop()}
+        new_capacity, new_pool = _makers(recorder, station, seams)
         self.capacities = {name: new_capacity(backend) for name, backend in self.backends.items()}
-        self.spending = _spending(settings)
+        self.spending = spending_of(settings, station)
         self.retries = _retries(settings, clock.now())
         self.readiness = {
             name: Readiness(capacity, clock=clock, chance=chance)
@@ -129,20 +138,21 @@ class Gateway:
         new_pipeline = self._steps()
         self.pipeline = new_pipeline(protocols=self._protocols())
         self.listener = Listener(self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance)
-        self.admin = Admin(self, self._explaining())
+        self.admin, self.desk = self._windows()
         self.grpc = self._grpc(new_pipeline)
         self.http_address: Address | None = None
         self.grpc_address: Address | None = None
         self.admin_address: Address | None = None
 
     def _ledger(self) -> Ledger:
-        settings = self.settings
+        settings, share = self.settings, 1.0 if self.station is None else 1.0 / self.station.count
         return Ledger(
             routes=[_route_facts(name, settings) for name in settings.routes],
-            backends=[BackendFacts.of(backend) for backend in self.backends.values()],
+            backends=[BackendFacts.of(backend, share) for backend in self.backends.values()],
             now=self.clock.now(),
             access_log=self.access_log,
-            advice=_advice(settings, self.backends),
+            # From a part of the calls no number of replicas can be worked out.
+            advice=_advice(settings, self.backends) if self.station is None else None,
         )
 
     def _protocols(self) -> Protocols:
@@ -174,6 +184,11 @@ class Gateway:
             clock=self.clock,
             name=self.listener.name,
         )
+
+    def _windows(self) -> tuple[Admin, Desk]:
+        """Where people look in: themselves, or through the admin process of several workers."""
+        explaining = self._explaining()
+        return Admin(self, explaining), Desk(self, explaining)
 
     def _cold_tail(self, route: str, backend: str) -> float:
         return self.estimates.of(route, backend).cold.tail
@@ -231,14 +246,18 @@ class Gateway:
             self.background.spawn(ahead.run(), name=f"open ahead for {name}")
         if self.memory is not None:
             self.memory.load()
-            self.background.spawn(self.memory.run(), name="save estimates")
+            if self._writes_state:
+                self.background.spawn(self.memory.run(), name="save estimates")
         if self.ledger.advice is not None:
             self.background.spawn(self.ledger.advice.run(self.effective_config), name="advice on replicas")
-        listen = self.settings.listen
-        self.admin_address = Address(*await self.admin.start(*listen.admin))
-        self.http_address = Address(*await self.listener.open(*listen.http))
+        listen, shared = self.settings.listen, self.station is not None
+        if self.station is None:
+            self.admin_address = Address(*await self.admin.start(*listen.admin))
+        else:
+            await self.desk.start(self.station.desk)
+        self.http_address = Address(*await self.listener.open(*listen.http, shared=shared))
         if self.grpc is not None and listen.grpc is not None:
-            self.grpc_address = Address(*await self.grpc.open(*listen.grpc))
+            self.grpc_address = Address(*await self.grpc.open(*listen.grpc, shared=shared))
 
     async def close(self) -> None:
         """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""
@@ -253,14 +272,21 @@ class Gateway:
         self.settle(math.inf)  # what still idles will be billed to its end, though nobody counts then
         for capacity in self.capacities.values():
             capacity.close()
+        if self.station is not None:
+            self.station.close()
         await self.background.close(grace=0.0)
         for backend in self.backends.values():
             await backend.close()
         await self.admin.stop()
-        if self.memory is not None:
+        await self.desk.stop()
+        if self.memory is not None and self._writes_state:
             self.memory.save()
         if self.access_log is not None:
             self.access_log.close()
+
+    @property
+    def _writes_state(self) -> bool:
+        return self.station is None or self.station.writes_state
 
     def settle(self, until: float) -> None:
         """Book the charges outside attempts that fell due by `until`."""
@@ -286,28 +312,68 @@ class Gateway:
                 self.ledger.resized(name, *size, now=self.clock.now())
 
 
-def serve(settings: Settings, *, record: Path | None = None) -> int:
-    """Run until SIGTERM or SIGINT, then drain. Returns the exit status. `record`: where decisions go."""
+def serve(settings: Settings, *, record: Path | None = None, workers: int = 1) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit status. `record`: where decisions go.
+
+    workers:  processes that share the ports, the slots and the spill budgets; only one can record.
+              ConfigError for a backend whose slots cannot be shared
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if workers > 1:
+        return _serve_with(settings, workers)
+    return _run(settings, record, None)
+
+
+def _serve_with(settings: Settings, workers: int) -> int:
+    clock, listen = SystemClock(), settings.listen
+    shared = shared_by(settings, _looked_at(settings, clock))
+    with ExitStack() as undo:
+        try:
+            ports = {"http": undo.enter_context(Port(*listen.http))}
+            if listen.grpc is not None:
+                ports["grpc"] = undo.enter_context(Port(*listen.grpc))
+            admin = undo.enter_context(listening(*listen.admin))
+        except OSError as error:
+            log.error("cannot start: %s", error)
+            return 1
+        found = {name: Address(port.host, port.port) for name, port in ports.items()}
+        bound = settings.model_copy(update={"listen": listen.model_copy(update=found)})
+        plan = Plan(
+            workers=workers, shared=shared, work=partial(_run, bound, None), admin=admin, ports=ports,
+            drain_timeout=settings.drain_timeout, reopens=settings.access_log is not None,
+            config=effective(settings),
+        )  # fmt: skip
+        return run_workers(plan, clock)
+
+
+def _run(settings: Settings, record: Path | None, station: Station | None) -> int:
+    """One gateway on a loop of its own, in this process."""
+    if station is not None:
+        settings = part_of(settings, station.index, station.count)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, record))
+        return runner.run(_serve(settings, record, station))
 
 
-async def _serve(settings: Settings, record: Path | None) -> int:
+async def _serve(settings: Settings, record: Path | None, station: Station | None) -> int:
     chance = Random()  # noqa: S311 - it spreads load and names requests; it guards nothing
     stop = asyncio.Event()
     with ExitStack() as undo:
         try:
             recorder = None if record is None else recording.begun(record, chance)
-            gateway = Gateway(settings, clock=SystemClock(), chance=chance, recorder=recorder)
+            gateway = Gateway(
+                settings, clock=SystemClock(), chance=chance, recorder=recorder, station=station
+            )
             undo.enter_context(_signals(gateway, stop))
             await gateway.open()
         except OSError as error:
             log.error("cannot start: %s", error)
             return 1
-        log.info("serving on http://%s, admin on http://%s", gateway.http_address, gateway.admin_address)
-        if gateway.grpc_address is not None:
-            log.info("serving gRPC on %s", gateway.grpc_address)
+        if station is None:
+            log.info("serving on http://%s, admin on http://%s", gateway.http_address, gateway.admin_address)
+            if gateway.grpc_address is not None:
+                log.info("serving gRPC on %s", gateway.grpc_address)
+        else:
+            station.serving()
         # What was built at start lives as long as the process: it need not be looked at again.
         gc.collect()
         gc.freeze()
@@ -330,21 +396,38 @@ def _signals(gateway: Gateway, stop: asyncio.Event) -> Iterator[None]:
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
             undo.callback(loop.remove_signal_handler, number)
+        if gateway.station is not None:  # nobody would stop or restart a worker without its supervisor
+            loop.add_reader(gateway.station.leash, stop.set)
+            undo.callback(loop.remove_reader, gateway.station.leash)
         yield
 
 
-def _spending(settings: Settings) -> Spending:
-    routes = {
-        name: Budget(f"route {name}", limits, share_of_requests=limits.share_of_requests)
-        for name, options in settings.routes.items()
-        if (limits := options.spill_budget) is not None
-    }
-    backends = {
-        name: Budget(f"backend {name}", options.spill_budget)
-        for name, options in settings.backends.items()
-        if options.spill_budget is not None
-    }
-    return Spending(routes=routes, backends=backends)
+def _makers(
+    recorder: Recorder | None, station: Station | None, seams: Mapping[str, Any]
+) -> tuple[Callable[[Backend], Capacity], Callable[..., Pool]]:
+    """What capacities and pools are made with."""
+    if recorder is not None:
+        return recorder.capacity, recorder.pool
+    if station is not None:
+        return partial(_shared_capacity, station, seams), partial(Pool, **seams)
+    return partial(Capacity, **seams), partial(Pool, **seams)
+
+
+def _shared_capacity(station: Station, seams: Mapping[str, Any], backend: Backend) -> Capacity:
+    return Capacity(backend, slots=partial(station.slots, backend.name), **seams)
+
+
+def _looked_at(settings: Settings, clock: Clock) -> Iterator[Backend]:
+    """The backends of these settings, built and never opened."""
+    kit = Kit(clock=clock, chance=Random(), spawn=_spawn_nothing)  # noqa: S311 - nothing is drawn of it
+    registry = registries()[0]
+    for name, options in settings.backends.items():
+        yield registry.get(options.type)(name, options, kit)
+
+
+def _spawn_nothing(work: Any, /, *, name: str) -> None:
+    work.close()
+    raise RuntimeError(f"{name}: a backend that is only looked at starts nothing")
 
 
 def _retries(settings: Settings, now: float) -> RetryBudgets:

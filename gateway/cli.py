@@ -25,6 +25,7 @@ from gateway.explain import options as explaining
 from gateway.probe import options as probing
 from gateway.simulator import command as options
 from gateway.simulator import plan_command
+from gateway.workers.run import worker_count
 
 BAD_CONFIG = 2
 """Exit status for a configuration that cannot be used; also what a wrong option gives."""
@@ -42,6 +43,15 @@ command = typer.Typer(
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration file (YAML).")
+]
+Workers = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        help="Processes that share the ports, the slots of every replica and the spill budgets, with one "
+        "admin port for all; auto: one per core. One that dies is started again.",
+    ),
 ]
 
 
@@ -67,12 +77,19 @@ def _every_command(
 
 
 @command.command()
-def serve(config: ConfigFile, *, record: options.Record = None) -> None:
+def serve(config: ConfigFile, *, record: options.Record = None, workers: Workers = "1") -> None:
     """Run the gateway until SIGTERM or Ctrl-C, which drain it: calls in flight are finished first."""
+    try:
+        count = worker_count(workers)
+        if record is not None and count > 1:
+            raise ValueError("--record needs --workers 1: a recording is of the decisions of one process")
+    except ValueError as error:
+        typer.echo(f"overspill serve: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
     try:
         loaded = _load(config)
         _print(loaded.warnings, warning=True)
-        status = app.serve(loaded.settings, record=record)
+        status = app.serve(loaded.settings, record=record, workers=count)
     except ConfigProblems as error:
         _print(error.problems)
         raise typer.Exit(BAD_CONFIG) from None
@@ -165,6 +182,10 @@ def explain(
     state: explaining.StateFile = None,
     size: explaining.Size = None,
     priority: explaining.Priority = "default",
+    protocol: explaining.Protocol = None,
+    operation: explaining.Operation = None,
+    stream: explaining.Stream = False,
+    body: explaining.Body = 0,
     as_json: explaining.AsJson = False,
 ) -> None:
     """Say what would be decided about a call in a given state, and why every other way lost.
@@ -177,7 +198,8 @@ def explain(
     try:
         look(
             _load(config, resolve_secrets=False).settings, app.registries(),
-            route=route, state=state, wanted=Wanted(size=size, priority=priority), as_json=as_json,
+            route=route, state=state, protocol=protocol, as_json=as_json,
+            wanted=Wanted(size=size, priority=priority, operation=operation, stream=stream, body=body),
         )  # fmt: skip
     except ConfigProblems as error:
         _print(error.problems)

@@ -87,15 +87,18 @@ class GrpcServer:
         """RPCs that are being answered."""
         return self._inside
 
-    async def open(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address really bound (port 0 asks the system for one). Raises OSError."""
+    async def open(self, host: str, port: int, *, shared: bool = False) -> tuple[str, int]:
+        """Listen; returns the address really bound (port 0 asks the system for one). Raises OSError.
+
+        shared:  with other processes: the system deals out the connections (SO_REUSEPORT)
+        """
         self._stopping = asyncio.get_running_loop().create_future()
         self._server = self._grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", min(self._limits.body, _LARGEST_OPTION)),
                 ("grpc.max_send_message_length", -1),
                 # Otherwise a second gateway on the same port would silently take half of the connections.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 # Clients that keep their connections alive are not sent away for asking too often.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -243,14 +243,17 @@ class Ledger:
         none was held. A route is missing while nothing was served or the price of a backend it uses
         is unknown.
         """
-        idle = self.idle_usd(now)
         figures = {}
-        for name, route in self.routes.items():
-            usd = self._route_usd(route, idle)
-            figure = None if usd is None else pricing.per_thousand(usd, route.served)
+        for name, (usd, served) in self.cost_and_served(now).items():
+            figure = None if usd is None else pricing.per_thousand(usd, served)
             if figure is not None:
                 figures[name] = figure
         return figures
+
+    def cost_and_served(self, now: float) -> dict[str, tuple[float | None, int]]:
+        """For each route its dollars, its share of idle replicas included (None: not known), and served calls."""
+        idle = self.idle_usd(now)
+        return {name: (self._route_usd(route, idle), route.served) for name, route in self.routes.items()}
 
     def _route_usd(self, route: RouteTally, idle: Mapping[str, float]) -> float | None:
         name = route.facts.name

@@ -43,11 +43,19 @@ class Listener:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def open(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address really bound (port 0 asks the system for one)."""
+    async def open(self, host: str, port: int, *, shared: bool = False) -> tuple[str, int]:
+        """Listen; returns the address really bound (port 0 asks the system for one).
+
+        shared:  with other processes: the system deals out the connections (SO_REUSEPORT)
+        """
         self.loop = asyncio.get_running_loop()
         self._server = await self.loop.create_server(
-            lambda: Connection(self), host, port, backlog=2048, reuse_address=True
+            lambda: Connection(self),
+            host,
+            port,
+            backlog=2048,
+            reuse_address=True,
+            reuse_port=shared or None,
         )
         period = min(
             0.5, self.limits.head_timeout / 4, self.limits.body_timeout / 4, self.limits.idle_timeout / 4

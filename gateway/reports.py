@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.histogram import budget_edges, merged, quantile
+from gateway.histogram import Histogram, budget_edges, merged, quantile
 from gateway.ledger import Ledger
 from gateway.metrics import CapacityView, QueueView, is_ready
 from gateway.tallies import NONE, OTHER, RouteTally
@@ -39,6 +39,26 @@ def report_routes(
         entry.update(_counts(ledger, name))
         entries.append(entry)
     return entries
+
+
+def route_sums(ledger: Ledger, now: float) -> dict[str, dict[str, Any]]:
+    """What the quantiles and the cost of `report_routes` are made of, for each route: it can be added up."""
+    return {
+        name: {
+            "usd": usd,
+            "served": served,
+            "edges": list(whole.edges),
+            "counts": whole.counts,
+            "total": whole.total,
+        }
+        for name, (usd, served) in ledger.cost_and_served(now).items()
+        for whole in (_durations(ledger, ledger.routes[name]),)
+    }
+
+
+def quantiles(durations: Histogram) -> dict[str, float | None]:
+    """As `latency_s` of a route says them."""
+    return {word: quantile(durations, share) for word, share in _QUANTILES.items()}
 
 
 def report_backends(
@@ -90,9 +110,12 @@ def _budget(route: RouteTally) -> dict[str, Any] | None:
 
 def _latencies(ledger: Ledger, route: RouteTally) -> dict[str, float | None]:
     """Quantiles of the time to the last byte, over calls that some backend had."""
+    return quantiles(_durations(ledger, route))
+
+
+def _durations(ledger: Ledger, route: RouteTally) -> Histogram:
     lanes = [lane for lane in ledger.lanes.values() if lane.route is route and lane.backend != NONE]
-    whole = merged((lane.duration for lane in lanes), budget_edges(route.within))
-    return {word: quantile(whole, share) for word, share in _QUANTILES.items()}
+    return merged((lane.duration for lane in lanes), budget_edges(route.within))
 
 
 def _counts(ledger: Ledger, name: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from backends.base import SpillBudget
 from gateway.errors import Contended, NoCapacity, Shed
+from gateway.spill_share import LocalShare, ShareSource
 from gateway.vocab import Reason, Rent
 from gateway.windows import Window
 
@@ -96,7 +97,7 @@ class LocalSpend:
     def __init__(self, *, usd_per_hour: float | None = None, usd_per_day: float | None = None) -> None:
         limits = ((usd_per_hour, HOUR_S, HOUR_SLOTS), (usd_per_day, DAY_S, DAY_SLOTS))
         self._limits = [
-            (int(usd * _UNITS), Window(seconds, slots)) for usd, seconds, slots in limits if usd is not None
+            (whole_units(usd), Window(seconds, slots)) for usd, seconds, slots in limits if usd is not None
         ]
         self._reserved = 0
 
@@ -145,7 +146,7 @@ class Budget:
     """
 
     __slots__ = (
-        "_credit", "_rented", "_requests", "_share", "_short_at", "_source", "exhaustions", "name",
+        "_credit", "_share", "_short_at", "_source", "exhaustions", "name",
         "on_exhausted", "overrun", "refused",
     )  # fmt: skip
 
@@ -156,15 +157,16 @@ class Budget:
         *,
         share_of_requests: float | None = None,
         source: SpendSource | None = None,
+        share: ShareSource | None = None,
     ) -> None:
         self.name = name
         self.on_exhausted = options.on_exhausted
         self._source: SpendSource = source or LocalSpend(
             usd_per_hour=options.usd_per_hour, usd_per_day=options.usd_per_day
         )
-        self._share = share_of_requests
-        self._requests = Window(HOUR_S, HOUR_SLOTS)
-        self._rented = Window(HOUR_S, HOUR_SLOTS)
+        if share is None and share_of_requests is not None:
+            share = LocalShare(share_of_requests)
+        self._share = share
         self._credit = Window(CUT_OFF_S, 10)
         self._short_at = -inf
         self.refused = self.overrun = self.exhaustions = 0
@@ -192,15 +194,14 @@ class Budget:
 
     def _share_allows(self, now: float) -> bool:
         """One more call on a rented backend keeps them within the share, rounded up to whole calls."""
-        share = self._share
-        return share is None or self._rented.total(now) < share * self._requests.total(now)
+        return self._share is None or self._share.allows(now)
 
     # -- taking --------------------------------------------------------------------------------
 
     def requested(self, now: float) -> None:
         """A call has come. Only the share needs to be told."""
         if self._share is not None:
-            self._requests.add(1, now)
+            self._share.requested(now)
 
     def reserve(self, usd: float | None, now: float, *, force: bool = False) -> bool:
         """Set aside `usd` and one call. False, and counted as refused, when that is too much."""
@@ -215,17 +216,19 @@ class Budget:
         if not self._source.reserve(_units(usd or 0.0), now, force=force):
             self.refused += 1  # a shared source knew better
             return False
-        if self._share is not None:
-            self._rented.add(1, now)
+        if self._share is not None and not self._share.take(now, force=force):
+            self._source.release(_units(usd or 0.0))
+            self.refused += 1  # likewise
+            return False
         return True
 
     def close(self, reserved: float | None, at: float, spent: float | None, now: float) -> None:
         """The reservation that was made `at` ends. `spent` None: nothing was started, so it never was."""
-        self._source.release(_units(reserved or 0.0))
-        if spent is not None:
+        if spent is not None:  # before it is released, so that nobody sees a moment without either
             self._source.spend(_units(spent), now)
         elif self._share is not None:
-            self._rented.add(-1, at)
+            self._share.give_back(at)
+        self._source.release(_units(reserved or 0.0))
 
     def owe(self, usd: float, now: float) -> None:
         """`usd` were booked for an attempt whose charge is still to come."""
@@ -371,6 +374,11 @@ class Spending:
         for budget in (self.routes.get(route), self.backends.get(backend)):
             if budget is not None:
                 budget.spend(usd, now)
+
+
+def whole_units(usd: float) -> int:
+    """Trillionths of a dollar, rounded down: a limit."""
+    return int(usd * _UNITS)
 
 
 def _units(usd: float) -> int:

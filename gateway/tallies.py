@@ -32,6 +32,7 @@ class BackendFacts(NamedTuple):
     usd_per_replica_hour:  standing price of an owned replica; None when the file does not say
     slots_per_replica:     calls that one replica runs at once
     price_known:           False when what a call costs there cannot be known
+    share:                 part of the standing price that this process answers for, with others beside it
     """
 
     name: str
@@ -40,9 +41,10 @@ class BackendFacts(NamedTuple):
     replicas: int = 1
     slots_per_replica: int = 1
     price_known: bool = True
+    share: float = 1.0
 
     @classmethod
-    def of(cls, backend: Backend) -> Self:
+    def of(cls, backend: Backend, share: float = 1.0) -> Self:
         """The facts of a configured backend."""
         return cls(
             backend.name,
@@ -51,6 +53,7 @@ class BackendFacts(NamedTuple):
             len(backend.replicas),
             backend.options.max_in_flight,
             backend.price_known,
+            share,
         )
 
     @property
@@ -106,7 +109,7 @@ class Standing:
             self.rate = 0.0
             return
         hourly = facts.usd_per_replica_hour or 0.0
-        self.rate = pricing.standing_usd(hourly, facts.replicas, 1.0)
+        self.rate = pricing.standing_usd(hourly, facts.replicas, 1.0) * facts.share
         self.slot_usd = pricing.slot_second(hourly, facts.slots_per_replica)
 
     def standing(self, now: float) -> float:

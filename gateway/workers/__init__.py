@@ -1,0 +1,1 @@
+"""Several processes behind one port: a supervisor, what its workers share, and one admin port for all."""

@@ -1,0 +1,101 @@
+"""The counter at which one worker answers what the admin process asks: one JSON line in, one JSON text out.
+
+It stands on a Unix socket in a directory that only this user can enter. Everything is told in one answer, so
+that metrics, routes and backends of one look fit together. It only reads. Knows no HTTP.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from msgspec import json
+
+from gateway import __version__
+from gateway.admin import AdminState, judge
+from gateway.explain.live import Explaining
+from gateway.metrics import GatewayCollector, build_registry
+from gateway.reports import report_backends, report_routes, route_sums
+
+log = logging.getLogger("overspill.workers")
+
+LONGEST_LINE = 4 * 2**20
+_PATIENCE_S = 5.0
+
+
+def place_of(directory: Path, worker: int) -> Path:
+    """The socket of one worker."""
+    return directory / f"worker-{worker}"
+
+
+class Desk:
+    """Answers for one gateway."""
+
+    def __init__(self, state: AdminState, explaining: Explaining) -> None:
+        self._state = state
+        self._explaining = explaining
+        self._registry = build_registry(GatewayCollector(state, version=__version__))
+        self._server: asyncio.AbstractServer | None = None
+        self._place: Path | None = None
+
+    async def start(self, place: Path) -> None:
+        """Take questions at this socket, which a killed worker may have left behind. Raises OSError."""
+        place.unlink(missing_ok=True)  # noqa: ASYNC240 - in memory, or as good as
+        self._place = place
+        self._server = await asyncio.start_unix_server(self._serve, str(place), limit=LONGEST_LINE)
+
+    async def stop(self) -> None:
+        """Take none any more."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._place is not None:
+            self._place.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, TimeoutError, ValueError):  # who asked has gone, or is no colleague
+            async with asyncio.timeout(_PATIENCE_S):
+                question = json.decode(await reader.readline())
+                writer.write(json.encode(self._answer(question)))
+                await writer.drain()
+        writer.close()
+
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        if question["ask"] == "explain":
+            answer = self._explaining.answer(question["body"].encode())
+            return {"status": answer.status, "body": answer.body}
+        state = self._state
+        now = state.clock.now()
+        return {
+            "pid": os.getpid(),
+            "health": judge(state)._asdict(),
+            "metrics": [
+                {
+                    "name": family.name,
+                    "type": family.type,
+                    "help": family.documentation,
+                    "samples": [[sample.name, sample.labels, sample.value] for sample in family.samples],
+                }
+                for family in self._registry.collect()
+            ],
+            "routes": report_routes(state.ledger, state.capacities, state.pools, now),
+            "sums": route_sums(state.ledger, now),
+            "backends": report_backends(state.ledger, state.capacities, now),
+        }
+
+
+async def ask(place: Path, question: dict[str, Any]) -> dict[str, Any] | None:
+    """Ask the worker at this socket; None when it does not answer."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            reader, writer = await asyncio.open_unix_connection(str(place))
+            try:
+                writer.write(json.encode(question) + b"\n")
+                answer: dict[str, Any] = json.decode(await reader.read())
+                return answer
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return None

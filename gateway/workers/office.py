@@ -1,0 +1,133 @@
+"""The admin port of a gateway with several workers: asks all of them, and shows what they say as one.
+
+A process of its own, so that it answers while any worker starts, is busy or has died. It keeps what an ended
+worker said last. Knows no backend and no route.
+"""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import uvloop
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.admin import AdminPort, Health, expose
+from gateway.explain.live import Answer
+from gateway.workers.desk import ask, place_of
+from gateway.workers.merge import Report, fold, merge_backends, merge_health, merge_metrics, merge_routes
+from gateway.workers.shared_slots import Replicas
+
+
+class MergedViews:
+    """What the admin port shows (`gateway.admin.Views`)."""
+
+    explains = True
+
+    def __init__(self, directory: Path, replicas: Replicas, config: str) -> None:
+        self._places = [place_of(directory, worker) for worker in range(replicas.workers)]
+        self._replicas = replicas
+        self._config = config
+        self._last: list[Report | None] = [None] * replicas.workers
+        self._gone: list[Report] = []
+        self._one_at_a_time = asyncio.Lock()
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """All workers' metrics, and how many of them there are."""
+        alive, gone = await self._reports()
+        registry = CollectorRegistry()
+        registry.register(_Collected([*merge_metrics(alive, gone), *self._workers(len(alive))]))
+        return await expose(registry, accept)
+
+    async def health(self) -> Health:
+        """Ready as long as one worker is."""
+        return Health(*merge_health((await self._reports())[0]))
+
+    def config(self) -> str:
+        """The configuration that all workers were started with."""
+        return self._config
+
+    async def routes(self) -> list[dict[str, Any]]:
+        """All workers' calls."""
+        return merge_routes(*await self._reports())
+
+    async def backends(self) -> list[dict[str, Any]]:
+        """All workers' slots."""
+        return merge_backends(*await self._reports())
+
+    async def explain(self, body: bytes) -> Answer:
+        """Asked of one worker after the other: a past decision is known only to the one that made it."""
+        try:
+            question = {"ask": "explain", "body": body.decode()}
+        except UnicodeDecodeError:
+            return Answer(400, {"error": "the question is not UTF-8"})
+        answer = Answer(503, {"error": "no worker answers"})
+        for place in self._places:
+            told = await ask(place, question)
+            if told is not None:
+                answer = Answer(told["status"], told["body"])
+                if answer.status == 200:
+                    break
+        return answer
+
+    async def _reports(self) -> tuple[Sequence[Report], Sequence[Report]]:
+        """What those say that answer, and what those said that do not any more."""
+        async with self._one_at_a_time:  # or an old answer could be taken for that of a new worker
+            return self._noted(await asyncio.gather(*(ask(each, {"ask": "report"}) for each in self._places)))
+
+    def _noted(self, told: Sequence[Report | None]) -> tuple[Sequence[Report], Sequence[Report]]:
+        gone: list[Report] = []
+        for worker, report in enumerate(told):
+            last = self._last[worker]
+            if report is None:
+                gone += [] if last is None else [last]
+                continue
+            if last is not None and last["pid"] != report["pid"]:
+                self._gone = fold(self._gone, last)
+            self._last[worker] = report
+        return [report for report in told if report is not None], [*self._gone, *gone]
+
+    def _workers(self, answering: int) -> list[Metric]:
+        return [
+            GaugeMetricFamily("overspill_workers", "Worker processes that answer.", value=answering),
+            CounterMetricFamily(
+                "overspill_worker_restarts",
+                "Worker processes that were started in the place of one that had ended.",
+                value=self._replicas.restarts,
+            ),
+        ]
+
+
+class _Collected(Collector):
+    """Metrics that were collected already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        """As they are."""
+        return self._metrics
+
+
+def attend(views: MergedViews, listening: socket, leash: int) -> int:
+    """Serve the admin port until SIGTERM, or until the supervisor is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; this one ends last
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_attend(views, listening, leash))
+
+
+async def _attend(views: MergedViews, listening: socket, leash: int) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(leash, stop.set)
+    port = AdminPort(views)
+    await port.start("", 0, listening=listening)
+    await stop.wait()
+    loop.remove_reader(leash)
+    await port.stop()
+    return 0

@@ -1,0 +1,120 @@
+"""`overspill serve --workers N`: makes what the workers share, then has them and the admin port kept running.
+
+Who builds a gateway is an argument: nothing here knows one.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.clock import Clock
+from gateway.workers import office
+from gateway.workers.inventory import Shared
+from gateway.workers.ports import Port
+from gateway.workers.shared_slots import LINGER_S, Replicas
+from gateway.workers.shared_spending import Accounts
+from gateway.workers.station import Common, Station
+from gateway.workers.supervisor import Job, Supervisor
+
+log = logging.getLogger("overspill.workers")
+
+MOST_WORKERS = 64
+_AFTER_DRAIN_S = 15.0
+"""What a worker may take to end after its last call."""
+
+
+def worker_count(text: str) -> int:
+    """Of `--workers`: a number, or `auto` for one per core that this process may use. Raises ValueError."""
+    if text == "auto":
+        return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    if text.isdecimal() and 1 <= int(text) <= MOST_WORKERS:
+        return int(text)
+    raise ValueError(f"{text!r} is not a number of workers: write auto, or a number from 1 to {MOST_WORKERS}")
+
+
+class Plan(NamedTuple):
+    """What is to be run.
+
+    work:           what a worker does until it is told to stop; returns its exit status
+    ports:          those that all workers share, by what they speak
+    drain_timeout:  seconds that running calls have when it ends
+    reopens:        whether the workers do something at SIGHUP
+    config:         the configuration for people
+    """
+
+    workers: int
+    shared: Shared
+    work: Callable[[Station], int]
+    admin: socket.socket
+    ports: Mapping[str, Port]
+    drain_timeout: float
+    reopens: bool
+    config: str
+
+
+class _Watch:
+    """Returns what ended workers held (`supervisor.Watch`)."""
+
+    def __init__(self, common: Common, count: int, clock: Clock) -> None:
+        self._common = common
+        self._count = count
+        self._clock = clock
+        self._begun: set[int] = set()
+
+    def ended(self, job: int) -> None:
+        if job < self._count:
+            now = self._clock.now()
+            held = self._common.replicas.reap(job, now)
+            self._common.accounts.reap(job, now)
+            if held:
+                log.info("worker %d held %d slots; they are free again in %g s", job, held, LINGER_S)
+
+    def restarted(self, job: int) -> None:
+        if job < self._count:
+            self._common.replicas.restarts += 1
+
+    def started(self) -> bool:
+        return all(self._common.replicas.serving(worker) for worker in range(self._count))
+
+    def tend(self) -> bool:
+        return self._common.replicas.tend(self._clock.now())
+
+
+def run(plan: Plan, clock: Clock) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit status."""
+    directory = Path(tempfile.mkdtemp(prefix="overspill-"))
+    leash = os.pipe()
+    try:
+        replicas = Replicas(plan.shared.slots, plan.workers)
+        common = Common(replicas, Accounts(plan.shared.budgets, plan.workers), directory)
+        stations = [Station(index, common, leash[0]) for index in range(plan.workers)]
+        jobs = [Job(f"worker {each.index}", partial(plan.work, each)) for each in stations]
+        views = office.MergedViews(directory, replicas, plan.config)
+        attend = partial(office.attend, views, plan.admin, leash[0])
+        supervisor = Supervisor(
+            [*jobs, Job("the admin process", attend, last=True)],
+            _Watch(common, plan.workers, clock),
+            clock=clock,
+            patience=plan.drain_timeout + _AFTER_DRAIN_S,
+            hangup=plan.reopens,
+            leash=leash,
+        )
+        return supervisor.run(partial(_tell, plan))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _tell(plan: Plan) -> None:
+    host, port = plan.admin.getsockname()[:2]
+    log.info(
+        "serving on http://%s, admin on http://%s, with %d workers",
+        plan.ports["http"], f"[{host}]:{port}" if ":" in host else f"{host}:{port}", plan.workers,
+    )  # fmt: skip
+    if "grpc" in plan.ports:
+        log.info("serving gRPC on %s", plan.ports["grpc"])

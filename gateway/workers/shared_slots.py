@@ -1,0 +1,271 @@
+"""Slots that the workers of one machine share: a kernel semaphore per replica, and a table of who holds what.
+
+The semaphore (`eventfd` with EFD_SEMAPHORE) decides who gets a slot, so that never more are out than there
+are, whatever the workers believe. The table lies in shared memory, one cell for each replica and worker, only
+written by that worker: it says how many slots are free without a system call, and what a worker held when it
+was killed. A slot is counted after it was taken and uncounted before it is returned; a worker that dies in
+between leaves one slot too few, never one too many, and `settle` finds it.
+
+Knows no backend, no queue and no call.
+"""
+
+import os
+from asyncio import AbstractEventLoop, TimerHandle
+from collections import deque
+from collections.abc import Callable, Iterable
+from mmap import mmap
+
+LINGER_S = 1.0
+"""How long what a dead worker held is kept back: its replicas may still work on its calls for a while."""
+YIELD_S = 0.002
+"""How long a worker leaves a slot to one that holds fewer, before it takes it itself."""
+_WORD = 8
+_PER_WORKER = 3  # serving, steps, replica of the last step
+
+
+class Replicas:
+    """The shared state of all replicas of all backends. Made before the first worker is forked.
+
+    capacities:  slots of every replica, keyed by (backend name, replica index)
+    """
+
+    def __init__(self, capacities: dict[tuple[str, int], int], workers: int) -> None:
+        self.keys = {key: index for index, key in enumerate(capacities)}
+        self.capacities = list(capacities.values())
+        self.workers = workers
+        count = len(capacities)
+        self._row = workers + 1  # the last cell is the supervisor's: what it keeps back
+        cells = 1 + _PER_WORKER * workers + count * (self._row + workers)
+        self._cells = memoryview(mmap(-1, cells * _WORD)).cast("q")
+        flags = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
+        self.tokens = [os.eventfd(slots, flags) for slots in self.capacities]
+        self._suspects: set[int] = set()
+        self._lingering: deque[tuple[float, int, int]] = deque()
+
+    # -- the table -----------------------------------------------------------------------------
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were started in the place of one that had ended."""
+        return self._cells[0]
+
+    @restarts.setter
+    def restarts(self, count: int) -> None:
+        self._cells[0] = count
+
+    def serving(self, worker: int) -> bool:
+        """Does this worker's port take calls?"""
+        return bool(self.worker(worker)[0])
+
+    def worker(self, worker: int) -> memoryview:
+        """[serving, steps begun and ended, replica of the last step] of one worker; odd: in a step."""
+        start = 1 + _PER_WORKER * worker
+        return self._cells[start : start + _PER_WORKER]
+
+    def held(self, replica: int) -> memoryview:
+        """Slots of one replica that each worker holds, and those that the supervisor keeps back."""
+        start = 1 + _PER_WORKER * self.workers + replica * self._row
+        return self._cells[start : start + self._row]
+
+    def dry(self, replica: int) -> memoryview:
+        """For each worker: 1 while it waits to hear that a slot of that replica came free."""
+        start = 1 + (_PER_WORKER + replica) * self.workers + len(self.keys) * self._row
+        return self._cells[start : start + self.workers]
+
+    # -- what the supervisor does --------------------------------------------------------------
+
+    def reap(self, worker: int, now: float) -> int:
+        """A worker has ended: take what it held, tell how many slots that were. `tend` returns them."""
+        own = self.worker(worker)
+        if own[1] % 2:
+            self._suspects.add(own[2])
+        own[0] = own[1] = 0
+        returned = 0
+        for replica in range(len(self.tokens)):
+            self.dry(replica)[worker] = 0
+            held = self.held(replica)
+            if count := held[worker]:
+                held[self.workers] += count
+                held[worker] = 0
+                self._lingering.append((now + LINGER_S, replica, count))
+                returned += count
+        return returned
+
+    def tend(self, now: float) -> bool:
+        """Return what dead workers left. True: there is more to come, or to be found."""
+        lingering = self._lingering
+        while lingering and lingering[0][0] <= now:
+            _, replica, count = lingering.popleft()
+            self.held(replica)[self.workers] -= count
+            os.eventfd_write(self.tokens[replica], count)
+        self._settle()
+        return bool(lingering or self._suspects)
+
+    def _settle(self, tries: int = 100) -> None:
+        """Find the slot that a worker took or returned in the very moment in which it died.
+
+        Needs a moment in which no worker takes or returns any.
+        """
+        for replica in list(self._suspects):
+            for _ in range(tries):
+                missing = self._missing(replica)
+                if missing is not None:
+                    self._suspects.discard(replica)
+                    if missing > 0:
+                        os.eventfd_write(self.tokens[replica], missing)
+                    break
+
+    def _missing(self, replica: int) -> int | None:
+        """Slots that are neither there nor held; None when somebody moved one meanwhile."""
+        before = [self.worker(worker)[1] for worker in range(self.workers)]
+        if any(steps % 2 for steps in before):
+            return None
+        found = tokens_left(self.tokens[replica]) + sum(self.held(replica))
+        after = [self.worker(worker)[1] for worker in range(self.workers)]
+        return self.capacities[replica] - found if after == before else None
+
+
+class SharedSlots:
+    """The slots of one replica as one worker sees them (`gateway.slots.SlotSource`).
+
+    free:  what this worker believes. It may be too high, which the next `take` finds out; when it is 0
+           the semaphore is watched, so that the loop tells when that is over
+    """
+
+    __slots__ = (
+        "_callback", "_dry", "_held", "_loop", "_own", "_replica", "_timer", "_token", "_watching", "_worker",
+        "capacity", "free", "in_flight",
+    )  # fmt: skip
+
+    def __init__(self, replicas: Replicas, replica: int, worker: int, loop: AbstractEventLoop) -> None:
+        self.capacity = replicas.capacities[replica]
+        self._token = replicas.tokens[replica]
+        self._held = replicas.held(replica)
+        self._dry = replicas.dry(replica)
+        self._own = replicas.worker(worker)
+        self._replica = replica
+        self._worker = worker
+        self._loop = loop
+        self._callback: Callable[[], None] = _nothing
+        self._watching = False
+        self._timer: TimerHandle | None = None
+        self.free = self._left()
+        self.in_flight = 0
+        if not self.free:
+            self._watch()
+
+    def take(self) -> bool:
+        """Take one slot if there is one."""
+        own = self._own
+        own[2] = self._replica
+        own[1] += 1
+        try:
+            os.eventfd_read(self._token)
+        except BlockingIOError:
+            own[1] += 1
+            self.free = 0
+            self._watch()
+            return False
+        self._held[self._worker] += 1
+        own[1] += 1
+        self.in_flight += 1
+        self.free = self._left()
+        if not self.free:
+            self._watch()
+        return True
+
+    def give_back(self) -> None:
+        """Return one slot."""
+        if self.in_flight <= 0:
+            raise RuntimeError("a slot was given back that nobody had taken")
+        own = self._own
+        own[2] = self._replica
+        own[1] += 1
+        self._held[self._worker] -= 1
+        os.eventfd_write(self._token, 1)
+        own[1] += 1
+        self.in_flight -= 1
+        if self.free:
+            self.free = self._left() or 1
+        elif self._poorer():
+            self._pause()
+        else:
+            self.free = self._left()
+            if not self.free:
+                self._watch()
+
+    def on_free(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when a slot came free after there had been none."""
+        self._callback = callback
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _left(self) -> int:
+        """Slots that nobody has counted as theirs."""
+        left = self.capacity - sum(self._held)
+        return left if left > 0 else 0
+
+    def _poorer(self) -> bool:
+        """Does a worker wait that holds fewer slots? It would never get one from a worker with a queue."""
+        dry = self._dry
+        if sum(dry) <= dry[self._worker]:
+            return False
+        held = self._held
+        mine = held[self._worker]
+        return any(waits and held[other] < mine for other, waits in enumerate(dry) if other != self._worker)
+
+    def _pause(self) -> None:
+        """Let others have it first."""
+        self._unwatch()
+        if self._timer is None:
+            self._timer = self._loop.call_later(YIELD_S, self._resume)
+
+    def _resume(self) -> None:
+        self._timer = None
+        if not self.free:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._dry[self._worker] = 1
+        if not self._watching and self._timer is None:
+            self._watching = True
+            self._loop.add_reader(self._token, self._readable)
+
+    def _unwatch(self) -> None:
+        self._dry[self._worker] = 0
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self._token)
+
+    def _readable(self) -> None:
+        if not self.free:
+            self.free = self._left()
+            if not self.free:
+                return  # another worker was faster
+            self._dry[self._worker] = 0
+            self._callback()
+        if self.free:
+            self._unwatch()
+
+
+def tokens_left(token: int) -> int:
+    """What a semaphore of this process stands at, without taking any (proc(5), /proc/PID/fdinfo)."""
+    with open(f"/proc/self/fdinfo/{token}") as lines:
+        return _count(lines)
+
+
+def _count(lines: Iterable[str]) -> int:
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "eventfd-count":
+            return int(value, 16)
+    raise RuntimeError("the kernel does not tell what an eventfd stands at")
+
+
+def _nothing() -> None:
+    """Nobody waits."""

@@ -1,0 +1,70 @@
+"""What one worker is given when it is forked: its number, and its view of everything that it shares.
+
+Knows no route and no policy; who builds the gateway asks it for slots and budgets.
+"""
+
+from asyncio import AbstractEventLoop, get_running_loop
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.spending import SpendSource
+from gateway.spill_share import ShareSource
+from gateway.workers.desk import place_of
+from gateway.workers.shared_slots import Replicas, SharedSlots
+from gateway.workers.shared_spending import Accounts
+
+
+class Common(NamedTuple):
+    """What all workers share. Made before the first of them is forked.
+
+    directory:  where their Unix sockets are
+    """
+
+    replicas: Replicas
+    accounts: Accounts
+    directory: Path
+
+
+class Station:
+    """One worker's place among `count`.
+
+    leash:  becomes readable when the supervisor is gone
+    """
+
+    def __init__(self, index: int, common: Common, leash: int) -> None:
+        self.index = index
+        self.count = common.replicas.workers
+        self.leash = leash
+        self.desk = place_of(common.directory, index)
+        self._common = common
+        self._slots: list[SharedSlots] = []
+
+    @property
+    def writes_state(self) -> bool:
+        """Only one worker writes the file with what was learned."""
+        return self.index == 0
+
+    def slots(self, backend: str, replica: int) -> SharedSlots:
+        """The slots of a replica. To be asked for on the event loop that will use them."""
+        loop: AbstractEventLoop = get_running_loop()
+        replicas = self._common.replicas
+        source = SharedSlots(replicas, replicas.keys[backend, replica], self.index, loop)
+        self._slots.append(source)
+        return source
+
+    def spend(self, budget: str) -> SpendSource:
+        """The dollars of a budget, named as `route NAME` or `backend NAME`."""
+        return self._common.accounts[budget].spend(self.index)
+
+    def share(self, budget: str) -> ShareSource | None:
+        """Its share of calls, if it has one."""
+        return self._common.accounts[budget].share()
+
+    def serving(self) -> None:
+        """The port takes calls from now on."""
+        self._common.replicas.worker(self.index)[0] = 1
+
+    def close(self) -> None:
+        """Watch no slots any more."""
+        for source in self._slots:
+            source.close()

@@ -1,0 +1,213 @@
+"""Keeps processes running: forks them, restarts those that end, passes signals on, waits for them at the end.
+
+It has no event loop and no thread, so that a fork copies nothing that runs. It serves nothing itself: what
+could fail at that cannot take it along. Knows nothing of what its children do.
+"""
+
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway.clock import Clock
+
+log = logging.getLogger("overspill.workers")
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+"""Time before a process is started again: doubled for each time in a row, up to this."""
+STEADY_S = 10.0
+"""A process that ran for so long did not fail at its start."""
+_TICK_S = 0.05
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Watch(Protocol):
+    """Who is told what becomes of the children."""
+
+    def ended(self, job: int) -> None:
+        """The process of that job is gone."""
+        ...
+
+    def restarted(self, job: int) -> None:
+        """Another one was started in its place."""
+        ...
+
+    def started(self) -> bool:
+        """Has every job once begun to serve? From then on what ends is started again."""
+        ...
+
+    def tend(self) -> bool:
+        """Do what is to be done now and then. True: soon again."""
+        ...
+
+
+class Job:
+    """One process to be kept running.
+
+    run:     what it does, in the child; returns its exit status
+    last:    it is stopped when all others have ended
+    """
+
+    def __init__(self, name: str, run: Callable[[], int], *, last: bool = False) -> None:
+        self.name = name
+        self.run = run
+        self.last = last
+        self.pid: int | None = None
+        self.since = 0.0
+        self.due: float | None = None
+        self.pause = FIRST_PAUSE_S
+
+
+class Supervisor:
+    """Runs jobs until SIGTERM or SIGINT.
+
+    patience:  seconds that they have to end in, before they are killed
+    hangup:    whether SIGHUP is passed on to them; otherwise it does nothing. A reload of the configuration
+               belongs here: to be checked once, then taken over by all or none
+    leash:     (read, write) ends of a pipe whose write end only the supervisor keeps open
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        watch: Watch,
+        *,
+        clock: Clock,
+        patience: float,
+        hangup: bool,
+        leash: tuple[int, int],
+    ) -> None:
+        self._jobs = jobs
+        self._watch = watch
+        self._clock = clock
+        self._patience = patience
+        self._hangup = hangup
+        self._leash = leash
+        self._mask: set[int] = set()
+        self._up = False
+        self._stopping: float | None = None
+        self._status = 0
+
+    def run(self, up: Callable[[], None]) -> int:
+        """Start everything, call `up` when all serve, and stay until all have ended. Returns the status."""
+        self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
+        gc.freeze()  # what was built so far is never freed: the children share its pages
+        try:
+            for job in self._jobs:
+                self._start(job)
+            while any(job.pid is not None for job in self._jobs) or self._stopping is None:
+                if not self._up and self._stopping is None and self._watch.started():
+                    self._up = True
+                    up()
+                self._wait()
+                self._reap()
+                self._go_on()
+        finally:
+            for job in self._jobs:
+                self._signal(job, signal.SIGKILL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        return self._status
+
+    def _wait(self) -> None:
+        """Until a signal comes, or something is due."""
+        now = self._clock.now()
+        dues = [job.due for job in self._jobs if job.due is not None]
+        timeout = max(0.0, min(dues) - now) if dues else 3600.0
+        if self._watch.tend() or not self._up or self._stopping is not None:
+            timeout = min(timeout, _TICK_S)
+        told = signal.sigtimedwait(_SIGNALS, timeout)
+        if told is None:
+            return
+        if told.si_signo in (signal.SIGTERM, signal.SIGINT):
+            self._stop(0)
+        elif told.si_signo == signal.SIGHUP and self._hangup:
+            for job in self._jobs:
+                if not job.last:
+                    self._signal(job, signal.SIGHUP)
+
+    def _stop(self, status: int) -> None:
+        if self._stopping is None:
+            self._stopping = self._clock.now() + self._patience
+            self._status = status
+            for job in self._jobs:
+                job.due = None
+                if not job.last:
+                    self._signal(job, signal.SIGTERM)
+
+    def _reap(self) -> None:
+        for number, job in enumerate(self._jobs):
+            if job.pid is None:
+                continue
+            pid, how = os.waitpid(job.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            status = os.waitstatus_to_exitcode(how)
+            job.pid = None
+            self._watch.ended(number)
+            if self._stopping is not None:
+                if status:
+                    log.warning("%s ended with %s", job.name, _words(status))
+            elif not self._up and not job.last:
+                log.error("%s ended before it served, with %s", job.name, _words(status))
+                self._stop(max(1, status))
+            else:
+                self._postpone(job, status)
+
+    def _postpone(self, job: Job, status: int) -> None:
+        now = self._clock.now()
+        if now - job.since >= STEADY_S:
+            job.pause = FIRST_PAUSE_S
+        log.error("%s ended with %s; started again in %g s", job.name, _words(status), job.pause)
+        job.due = now + job.pause
+        job.pause = min(2 * job.pause, LONGEST_PAUSE_S)
+
+    def _go_on(self) -> None:
+        now = self._clock.now()
+        if self._stopping is None:
+            for number, job in enumerate(self._jobs):
+                if job.due is not None and now >= job.due:
+                    job.due = None
+                    self._start(job)
+                    self._watch.restarted(number)
+            return
+        if now >= self._stopping:
+            for job in self._jobs:
+                self._signal(job, signal.SIGKILL)
+        if not any(job.pid is not None for job in self._jobs if not job.last):
+            for job in self._jobs:
+                self._signal(job, signal.SIGTERM)
+
+    def _start(self, job: Job) -> None:
+        job.since = self._clock.now()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            job.pid = pid
+            log.info("%s is process %d", job.name, pid)
+            return
+        status = 1
+        try:
+            os.close(self._leash[1])
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it has a handler of its own
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            status = job.run()
+        except BaseException:
+            log.exception("%s failed", job.name)
+        finally:
+            logging.shutdown()
+            os._exit(status)  # nothing of the supervisor's is to be cleaned up twice
+
+    @staticmethod
+    def _signal(job: Job, number: int) -> None:
+        if job.pid is not None:
+            os.kill(job.pid, number)
+
+
+def _words(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name
