@@ -28,4 +28,10 @@ from backends import vertex_ai as vertex_ai
 from backends import watsonx as watsonx
 from backends.base import backends
 
+backends.retire(
+    "banana",
+    "Banana shut down its serverless platform on 31 March 2024; use `runpod` or `modal`, where the same "
+    "model can run behind the worker kit",
+)
+
 __all__ = ["backends"]

@@ -10,11 +10,12 @@ Wire facts: the service's API reference ("Invoke") and botocore's model of it:
 - `x-amzn-RequestId` is Lambda's own: a request that carries another id under that name is a 400.
 """
 
+import asyncio
 import contextlib
 from asyncio import timeout
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -34,14 +35,19 @@ from backends.elastic import (
 )
 from backends.envelope import encoded_size, overhead, to_event
 from backends.instances import Boot, Ticket, take_boot
+from backends.outlasting import outlasting
 from backends.pings import Pinged
 from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, BackendError, BackendFull
-from gateway.vocab import Call, Headers, Reply, Start, Usage
+from gateway.vocab import Call, Charge, Headers, Reply, Start, Usage, Work
 
 PAYLOAD_LIMIT = 6 * 2**20
 """Bytes of a synchronous invocation's request, and of its response."""
 
+T = TypeVar("T")
+
 _PROBE_S = 10.0
+_LONGEST_S = 900.0  # the longest time limit that a function can have
+_ANSWER_LIMIT = 64 * 2**20
 _BYTES = (b"content-type", b"application/octet-stream")  # what Lambda says of an answer without a head
 _NOT_JSON = b'{"error":"the body has to be a JSON document: it becomes the event of the function"}'
 
@@ -103,6 +109,11 @@ class AwsLambda(Elastic):
         """True when the file says what an invocation costs."""
         return self.options.price is not None
 
+    def price(self, billed_s: float) -> float | None:
+        """US dollars of an invocation that was measured here, where Lambda's own word did not arrive."""
+        usd = self._rent.usd_per_second
+        return None if usd is None else billed_s * usd + self._rent.usd_per_call
+
     def cannot_carry(self, call: Call) -> str | None:
         """Too large for an Invoke, or, with `envelope: raw`, no JSON document in and out."""
         size = call.body.length or 0
@@ -156,7 +167,9 @@ class AwsLambda(Elastic):
     async def _streamed_ping(self, payload: bytes, ticket: Ticket) -> Pinged:
         """A function that streams would answer a plain invocation with bytes that are not JSON."""
         async with contextlib.AsyncExitStack() as held:
-            invocation = Invocation(self.name, await self._opened(payload, held), self.credentials)
+            opened = await self._opened(payload)
+            held.push_async_callback(opened.leave)
+            invocation = Invocation(self.name, opened.it, self.credentials)
             held.push_async_callback(invocation.close)
             boot: Boot | None = None
             try:
@@ -193,14 +206,79 @@ class AwsLambda(Elastic):
         if self.options.response == "streamed":
             with self.attempt(call) as ticket:
                 async with contextlib.AsyncExitStack() as held:
-                    yield await self._streamed(await self._opened(payload, held), ticket, held)
+                    exchange = await self._outlasting(self._opened(payload), ticket, self._drained)
+                    held.push_async_callback(exchange.leave)
+                    yield await self._streamed(exchange.it, ticket, held)
             return
         with self.attempt(call) as ticket:
-            answer = await self._invoke(payload)
+            answer = await self._outlasting(self._invoke(payload), ticket, self._unclaimed)
             if answer.status != 200:
                 raise self._refusal(answer)
             reply = self._answer(answer, ticket)
         yield reply
+
+    async def _outlasting(
+        self, work: Coroutine[Any, Any, T], ticket: Ticket, unclaimed: Callable[[T, Ticket], None]
+    ) -> T:
+        """`work`; if the call goes away meanwhile, it is waited for all the same, because it is billed."""
+
+        def afterwards(ended: T | BackendError) -> None:
+            if isinstance(ended, BackendError):
+                self._charge(ended, ended.usage, ticket)
+            else:
+                unclaimed(ended, ticket)
+
+        try:
+            return await outlasting(
+                work, spawn=self.kit.spawn, name=f"{self.name}: invocation", limit_s=_LONGEST_S,
+                afterwards=afterwards,
+            )  # fmt: skip
+        except asyncio.CancelledError:
+            ticket.adopted = True
+            raise
+
+    def _unclaimed(self, answer: Answer, ticket: Ticket) -> None:
+        """An invocation whose call had gone is over."""
+        try:
+            if answer.status != 200:
+                raise self._refusal(answer)
+            self._charge(None, self._answer(answer, ticket).usage, ticket)
+        except BackendError as error:
+            self._charge(error, error.usage, ticket)
+
+    def _drained(self, opened: "_Opened", ticket: Ticket) -> None:
+        self.kit.spawn(self._drain(opened, ticket), name=f"{self.name}: invocation")
+
+    async def _drain(self, opened: "_Opened", ticket: Ticket) -> None:
+        """A streamed invocation whose call had gone before it began to answer: its end says what it used."""
+        invocation = Invocation(self.name, opened.it, self.credentials)
+        boot: Boot | None = None
+        try:
+            async with timeout(_LONGEST_S):
+                head = await invocation.head()
+                if head.prelude is not None:
+                    boot = take_boot(self.unpack(head.prelude)[1])[1]
+                if not head.whole:
+                    self._met(boot, self._judge(None, boot, ticket)[0], ticket)
+                async for _ in invocation.body():
+                    pass
+        except (BackendError, TimeoutError):
+            pass  # an error has an end, too
+        finally:
+            await invocation.close()
+            await opened.leave()
+            report = invocation.report
+            self._charge(None, None if report is None else self._judge(report, boot, ticket)[1], ticket)
+
+    def _charge(self, error: BackendError | None, usage: Usage | None, ticket: Ticket) -> None:
+        if error is not None and error.work is Work.NOT_STARTED:
+            self.table.undo(ticket)
+        elif usage is None:
+            self.lost(ticket)
+        else:
+            if not ticket.closed:
+                self._end(ticket, usage)
+            self.table.owe(Charge(ticket.route, ticket.kind, usage.usd or 0.0))
 
     async def _invoke(self, payload: bytes) -> Answer:
         """The signed exchange; once more, with fresh credentials, if AWS says that these have expired."""
@@ -212,17 +290,26 @@ class AwsLambda(Elastic):
 
     async def _signed(self, payload: bytes, invocation: str) -> Answer:
         headers = await self._fields(self._url, payload, invocation)
-        return await self.client.exchange("POST", self._url, headers=headers, body=payload)
+        async with self.client.open("POST", self._url, headers=headers, body=payload) as exchange:
+            try:
+                body = await exchange.read(_ANSWER_LIMIT)
+            except BackendBroke as error:
+                # What it used stands in the head, which is here.
+                report = read_log_result(dict(exchange.headers).get(b"x-amz-log-result", b""))
+                error.usage = None if report is None else self._reported(report, "")
+                raise
+            return Answer(exchange.status, exchange.headers, body)
 
-    async def _opened(self, payload: bytes, held: contextlib.AsyncExitStack) -> Exchange:
-        """A streamed invocation that Lambda has taken; `held` owns it. Retried as `_invoke` does."""
+    async def _opened(self, payload: bytes) -> "_Opened":
+        """A streamed invocation that Lambda has taken. Retried as `_invoke` does."""
         url = self._stream_url
+        held = contextlib.AsyncExitStack()
         for again in (True, False):
             headers = await self._fields(url, payload, "RequestResponse")
             opening = self.client.open("POST", url, headers=headers, body=payload)
             exchange = await held.enter_async_context(opening)
             if exchange.status == 200:
-                return exchange
+                return _Opened(exchange, held.aclose)
             refused = Answer(exchange.status, exchange.headers, await exchange.read(PAYLOAD_LIMIT))
             await held.aclose()
             if not (again and refused.status in (400, 403) and error_type(refused) in EXPIRED):
@@ -299,6 +386,7 @@ class AwsLambda(Elastic):
         """`reply` with its body on the way; what it used follows with the end."""
         start, usage = self._judge(None, boot, ticket)
         reply.start = start
+        self._met(boot, start, ticket)
 
         async def relayed() -> AsyncIterator[bytes]:
             try:
@@ -320,7 +408,18 @@ class AwsLambda(Elastic):
 
     def _end(self, ticket: Ticket, usage: Usage) -> None:
         now = self.kit.clock.now()
-        self.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s)
+        # The REPORT line of an environment's first invocation is what tells of its start.
+        told = not usage.reported or bool(usage.boot_s)
+        self.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s, counted=told)
+
+    def _met(self, boot: Boot | None, start: Start, ticket: Ticket) -> None:
+        """The head has said who answers, though the rest, and the REPORT line with it, may not arrive.
+
+        One that says that it was up before is no start of this invocation's.
+        """
+        if boot is not None:
+            cold = start is Start.COLD
+            self.table.meet(ticket, self.kit.clock.now(), boot.id, cold=cold, counted=cold)
 
     def _output(self, answer: Answer, function_error: bytes | None) -> tuple[int, Headers, bytes]:
         if function_error is not None:
@@ -349,10 +448,14 @@ class AwsLambda(Elastic):
             start = Start.UNKNOWN
         if start is Start.WARM:
             boot_s = 0.0
-        billed_s = report.billed_s if report else None
-        memory_gb = report.memory_gb if report else None
+        if report is None:
+            return start, Usage(None, boot_s, None, instance)
+        return start, self._reported(report, instance)
+
+    def _reported(self, report: Report, instance: str) -> Usage:
         usd = invocation_usd(report, self.options.price, self.options.memory)
-        return start, Usage(billed_s, boot_s, usd, instance, billed_s is not None, memory_gb=memory_gb)
+        told, boot_s = report.billed_s is not None, report.boot_s or 0.0
+        return Usage(report.billed_s, boot_s, usd, instance, told, memory_gb=report.memory_gb)
 
     async def probe(self, replica: int) -> bool | None:
         """A DryRun: Lambda checks the signature, the permission and the function, and runs nothing.
@@ -371,6 +474,13 @@ class AwsLambda(Elastic):
         if answer.status in (200, 204):
             return True
         return False if answer.status in (401, 403, 404) else None
+
+
+class _Opened(NamedTuple):
+    """A streamed invocation, and how to be rid of it."""
+
+    it: Exchange
+    leave: Callable[[], Awaitable[None]]
 
 
 def _is_json(body: bytes) -> bool:

@@ -252,6 +252,18 @@ class Backend(ABC):
         """Elastic instances by inferred state: opening, busy, idle. Empty where it does not apply."""
         return {}
 
+    @property
+    def instances_started(self) -> int | None:
+        """Elastic instances that are known to have started. None where it does not apply."""
+        return None
+
+    @property
+    def instances_presumed(self) -> tuple[int, float] | None:
+        """Elastic instances that were billed though nobody was ever told of them, and what was booked for
+        them in US dollars. None where it does not apply.
+        """
+        return None
+
 
 backends: Registry[Backend] = Registry("backend")
 """Every kind of backend by its `type` in the file."""

@@ -77,3 +77,13 @@ class Standing(Elastic):
     def instances(self, now: float) -> Mapping[str, int]:
         """None is inferred."""
         return {}
+
+    @property
+    def instances_started(self) -> None:
+        """Nor is its start."""
+        return
+
+    @property
+    def instances_presumed(self) -> None:
+        """Nor presumed."""
+        return

@@ -134,6 +134,11 @@ class Elastic(Backend):
         """Those that a call or a ping has met or waited for, each once."""
         return self.table.started
 
+    @property
+    def instances_presumed(self) -> tuple[int, float] | None:
+        """Those that nobody has met, and what was booked for them."""
+        return self.table.presumed, self.table.presumed_usd
+
     @contextlib.contextmanager
     def attempt(self, call: Call) -> Iterator[Ticket]:
         """A ticket of the instance table that is closed on every way out.
@@ -148,7 +153,10 @@ class Elastic(Backend):
             if error.work is Work.NOT_STARTED:
                 self.table.undo(ticket)
             elif error.usage is None and self.table.too_early(ticket, self.kit.clock.now()):
-                self.table.undo(ticket)  # refused at the door: nothing can have come up for it by then
+                # Refused at the door: nothing can have come up for it by then.
+                elapsed = self.kit.clock.now() - ticket.began
+                self.table.undo(ticket)
+                error.usage = self.usage(Span(0.0, elapsed), None, "", reported=False)
             elif not ticket.closed:
                 told = None if error.usage is None else error.usage.boot_s
                 span = self.table.end(ticket, self.kit.clock.now(), boot_s=told)

@@ -29,13 +29,11 @@ a call has used the instance, so do those in which it idles, of the kind that th
 import math
 from typing import NamedTuple
 
+from backends.boot import BOOT_AGE, BOOT_ID, Boot, take_boot
 from backends.instance import CALLS_KIND, Instance, State, Ticket
-from gateway.vocab import Charge, Headers
+from gateway.vocab import Charge
 
 __all__ = ["BOOT_AGE", "BOOT_ID", "HEDGE_KIND", "Boot", "Instances", "Span", "State", "Ticket", "take_boot"]
-
-BOOT_ID = b"x-overspill-boot-id"
-BOOT_AGE = b"x-overspill-boot-age"
 
 REMEMBERED = 256
 """Instances that are gone by this table's clock and would be known again if they answered."""
@@ -48,28 +46,6 @@ _OVERTAKEN_S = 0.25
 
 HEDGE_KIND = "hedge"
 """The same for an attempt that lost against another one of the same call."""
-
-
-class Boot(NamedTuple):
-    """What a worker said about itself: the id of its process and the process's age in seconds."""
-
-    id: str
-    age: float | None
-
-
-def take_boot(headers: Headers) -> tuple[Headers, Boot | None]:
-    """The fields without the worker kit's two, and what those two said; None if they were not there."""
-    found = {name: value for name, value in headers if name in (BOOT_ID, BOOT_AGE)}
-    rest = [field for field in headers if field[0] not in (BOOT_ID, BOOT_AGE)] if found else headers
-    if BOOT_ID not in found:
-        return rest, None
-    try:
-        age: float | None = float(found.get(BOOT_AGE, b""))
-    except ValueError:
-        age = None
-    if age is not None and not 0 <= age < math.inf:
-        age = None
-    return rest, Boot(found[BOOT_ID].decode("latin-1"), age)
 
 
 class Span(NamedTuple):
@@ -105,6 +81,11 @@ class Instances:
     ) -> None:
         self.started = 0
         """Instances whose start was seen: by a call or a ping that waited for it, or that met a new one."""
+        self.presumed = 0
+        """Instances that are gone and were billed, though nobody ever heard of them: they are taken to have
+        come up for calls that left, failed, or were answered by others."""
+        self.presumed_usd = 0.0
+        """What was booked for those, in US dollars."""
         self._boot_s = boot_s
         self._idle_after = idle_after
         self._price = usd_per_second
@@ -146,11 +127,20 @@ class Instances:
         self._expire(now)
         return instance_id in self._by_id
 
-    def meet(self, ticket: Ticket, now: float, instance_id: str, *, cold: bool) -> None:
-        """Before the call has ended it is known which instance serves it; `cold`: it waited for its start."""
+    def meet(self, ticket: Ticket, now: float, instance_id: str, *, cold: bool, counted: bool = True) -> None:
+        """Before the call has ended it is known which instance serves it; `cold`: it waited for its start.
+
+        `counted`: False where the start of an unknown instance was, by what the provider tells, another's.
+        """
         if not ticket.closed:
-            self._served_by(ticket, instance_id, now, cold=cold)
+            self._served_by(ticket, instance_id, now, cold=cold, counted=counted)
             ticket.met = True
+
+    def saw_start(self, ticket: Ticket, now: float, instance_id: str) -> None:
+        """An instance has started for the call, says the provider, though nothing else is known of it."""
+        if instance_id:
+            self.meet(ticket, now, instance_id, cold=True)
+        self._count(ticket.instance)
 
     def end(
         self,
@@ -184,7 +174,11 @@ class Instances:
             busy = max(0.0, now - ticket.began - boot) if busy_s is None else busy_s
             if self._boot_s is not None and not boot:
                 # It started for somebody else: what it lived before is nobody's use.
-                lived = max(now - instance.began, busy + (age_s or 0.0))
+                lived = max(now - instance.began, busy)
+                if age_s is not None:
+                    # The call may have waited for it: not longer than its age and the call together.
+                    known = instance.began < ticket.began
+                    lived = max(age_s, min(lived, busy + age_s)) if known else busy + age_s
                 self._bill(instance, max(0.0, lived - busy), to_call=False)
         else:
             free_since = instance.last_end
@@ -264,9 +258,12 @@ class Instances:
         if ticket.closed:
             return
         ticket.closed = True
-        if ticket.instance.last_end is None:
+        new = ticket.instance.last_end is None
+        if new:
             self._charge(ticket.route, ticket.kind, max(0.0, now - ticket.began))
         self._leave(ticket.instance, "undo")
+        if new and ticket.instance.state is State.GONE:
+            ticket.instance.last_end = now  # should it be heard of again, it is paid for up to here
 
     def owe(self, charge: Charge) -> None:
         """Money that the provider told of itself, for what was no call."""
@@ -399,6 +396,9 @@ class Instances:
         self._alive.remove(instance)
         if instance.id:
             del self._by_id[instance.id]
+            self._gone[instance.id] = instance
+            if len(self._gone) > REMEMBERED:
+                del self._gone[next(iter(self._gone))]
 
     def _expire(self, now: float) -> None:
         for instance in list(self._alive):
@@ -417,12 +417,11 @@ class Instances:
                     multiples = math.ceil((instance.billed_s + tail) / self._round_up_to - 1e-9)
                     tail = max(0.0, multiples * self._round_up_to - instance.billed_s)
                 self._bill(instance, tail, to_call=False)
+                instance.last_end = since + tail
                 self._forget(instance)
-                if instance.id:
-                    instance.last_end = since + tail
-                    self._gone[instance.id] = instance
-                    if len(self._gone) > REMEMBERED:
-                        del self._gone[next(iter(self._gone))]
+                if not instance.counted and self._price is not None:
+                    self.presumed += 1
+                    self.presumed_usd += instance.billed_s * self._price
 
     def _bill(self, instance: Instance, seconds: float, *, to_call: bool) -> None:
         instance.billed_s += seconds

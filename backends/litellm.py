@@ -280,6 +280,8 @@ def _quiet(litellm: Any) -> None:
         setattr(litellm, callbacks, [])
     for logger in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(logger).disabled = True  # what it says may quote a request
+    for logger in ("httpcore", "httpx", "openai"):
+        logging.getLogger(logger).setLevel(logging.WARNING)  # and so may these, below that
 
 
 async def _closed(stream: Any) -> None:

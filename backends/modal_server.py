@@ -43,6 +43,7 @@ class ModalServer(WebEndpoint):
     """One server."""
 
     Options: ClassVar[type[BackendOptions]] = ModalServerOptions
+    STARTS_FOR_WAITING: ClassVar[bool] = True
     options: ModalServerOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:

@@ -171,14 +171,20 @@ class Pings:
             # It came up while an earlier ping ran elsewhere: only the worker knows how long it is up.
             boot_s = min(pinged.age, now - ticket.began)
             busy_s = min(now - asked, now - ticket.began - boot_s) if busy_s is None else busy_s
-        span = self._table.end(ticket, now, instance_id=pinged.instance, boot_s=boot_s, busy_s=busy_s)
+        # Where the provider reports each start, one that it did not report is another's.
+        told = pinged.usage is None or not pinged.usage.reported or bool(pinged.usage.boot_s)
+        span = self._table.end(
+            ticket, now, instance_id=pinged.instance, boot_s=boot_s, busy_s=busy_s, counted=told
+        )
         usage = pinged.usage or self._usage(span, pinged._replace(boot_s=boot_s))
         self._owe(ticket, usage)
         return usage, new
 
     @contextlib.contextmanager
     def _ticket(self, route: str, kind: str, *, fresh: bool = False) -> Iterator[Ticket]:
-        """A ping's ticket, closed on every way out. Of one that failed no instance is left in the table."""
+        """A ping's ticket, closed on every way out. Of one that failed no instance is left in the table,
+        unless one was told of.
+        """
         ticket = self._table.begin(self._clock.now(), route, kind, fresh=fresh)
         try:
             yield ticket
@@ -187,7 +193,12 @@ class Pings:
                 self._table.undo(ticket)
             elif error.usage is not None:
                 self._owe(ticket, error.usage)
-                self._table.undo(ticket)
+                if error.usage.boot_s:
+                    self._table.saw_start(ticket, self._clock.now(), error.usage.instance)
+                if error.usage.usd:
+                    self._table.undo(ticket)
+            elif ticket.met:
+                self._table.lose(ticket, self._clock.now())  # which one it was is known: it is up, and idles
             self._table.drop(ticket, self._clock.now())
             raise
         finally:

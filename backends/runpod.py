@@ -33,7 +33,7 @@ from backends.runpod_control import ControlOptions, RunPodControl, control_secre
 from backends.runpod_job import Job, RunPodApi
 from gateway.errors import BackendBroke, BackendError, BackendFull
 from gateway.options import Duration, Options, SecretRef
-from gateway.vocab import Call, Headers, Rent, Reply, Start
+from gateway.vocab import Call, Charge, Headers, Rent, Reply, Start, Usage
 
 RUNSYNC_LIMIT = 20_000_000
 """Bytes of a `runsync` request (documented as 20 MB)."""
@@ -102,6 +102,7 @@ class RunPod(Elastic):
     """One endpoint."""
 
     Options: ClassVar[type[BackendOptions]] = RunPodOptions
+    STARTS_FOR_WAITING: ClassVar[bool] = True
     options: RunPodOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
@@ -177,12 +178,20 @@ class RunPod(Elastic):
         document = msgspec.json.encode(self._job(to_event(call, b"")))
         wait = max(self.options.wait, min(self.options.cold_start.expect, LONGEST_PING_S))
         job = await JobRun(self._api, self.table, ticket).result(document, wait)
-        status, headers, _ = self._output(job)
-        if status >= 500:
-            raise BackendBroke(f"{self.name}: a worker answered a ping with {status}")
-        boot = take_boot(headers)[1]
+        boot: Boot | None = None
+        fault: BackendBroke | None = None
+        try:
+            status, headers, _ = self._output(job)
+            boot = take_boot(headers)[1]
+            if status >= 500:
+                fault = BackendBroke(f"{self.name}: a worker answered a ping with {status}")
+        except BackendBroke as error:
+            fault = error
         now = self.kit.clock.now()
         start, boot_s, instance = self._judge(job, boot, now, now - ticket.began)
+        if fault is not None:
+            fault.usage = Usage(None, boot_s, None, instance)
+            raise fault
         return Pinged(instance, start, boot_s, boot.age if boot else None, job.execution_s)
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
@@ -197,7 +206,8 @@ class RunPod(Elastic):
             yield Reply(400, [(b"content-type", b"application/json")], _NOT_JSON)
             return
         with self.attempt(call) as ticket:
-            job = await JobRun(self._api, self.table, ticket).result(document, self.options.wait)
+            run = JobRun(self._api, self.table, ticket, ended=lambda job: self._unclaimed(job, ticket))
+            job = await run.result(document, self.options.wait)
             reply = self._answer(job, ticket)
         yield reply
 
@@ -238,6 +248,15 @@ class RunPod(Elastic):
             fault.usage = usage
             raise fault
         return Reply(*answer, start=start, usage=usage)
+
+    def _unclaimed(self, job: Job, ticket: Ticket) -> None:
+        """A job that ended when its call was gone: what it used is a charge."""
+        try:
+            usage = self._answer(job, ticket).usage
+        except BackendBroke as error:
+            usage = error.usage
+        if usage is not None and usage.usd:
+            self.table.owe(Charge(ticket.route, ticket.kind, usage.usd))
 
     def _output(self, job: Job) -> tuple[int, Headers, bytes]:
         if job.status != "COMPLETED":

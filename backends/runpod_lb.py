@@ -75,6 +75,7 @@ class RunPodLb(WebEndpoint):
     """One endpoint."""
 
     Options: ClassVar[type[BackendOptions]] = RunPodLbOptions
+    STARTS_FOR_WAITING: ClassVar[bool] = True
     options: RunPodLbOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
@@ -144,7 +145,9 @@ class RunPodLb(WebEndpoint):
         an answer that came far sooner than a worker boots; anything else is not known.
         """
         worker = next((value.decode("latin-1") for name, value in headers if name == _WORKER_ID), "")
-        headers, told = super().told([field for field in headers if field[0] != _WORKER_ID], ticket)
+        # One name for one worker: answers that the kit had no part in carry RunPod's alone.
+        rest = [field for field in headers if field[0] != _WORKER_ID]
+        headers, told = self.told_by_kit(rest, ticket, worker)
         if told.instance:
             return headers, told
         now = self.kit.clock.now()

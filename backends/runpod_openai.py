@@ -68,6 +68,7 @@ class RunPodOpenAi(WebEndpoint):
     """One endpoint."""
 
     Options: ClassVar[type[BackendOptions]] = RunPodOpenAiOptions
+    STARTS_FOR_WAITING: ClassVar[bool] = True
     options: RunPodOpenAiOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:

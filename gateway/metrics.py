@@ -305,6 +305,27 @@ class GatewayCollector(Collector):
             for replica in each.view(now)["replicas"]
             if (load := replica["load"]) is not None
         ]
+        yield _counted(
+            "instances_started", "Rented instances whose start was seen, by any call or ping.", ["backend"],
+            {
+                (each.backend.name,): started
+                for each in capacities
+                if (started := each.backend.instances_started) is not None
+            },
+        )  # fmt: skip
+        presumed = [
+            (each.backend.name, said)
+            for each in capacities
+            if (said := each.backend.instances_presumed) is not None
+        ]
+        yield _counted(
+            "instances_presumed", "Rented instances that were booked and never heard of.", ["backend"],
+            {(name,): number for name, (number, _) in presumed},
+        )  # fmt: skip
+        yield _counted(
+            "presumed_usd", "US dollars that were booked for those.", ["backend"],
+            {(name,): usd for name, (_, usd) in presumed},
+        )  # fmt: skip
         yield _gauged(
             "replica_load", "Calls on a replica: the gateway's own and those that other clients have there.",
             ["backend", "replica"], {labels: own + load["elsewhere"] for labels, own, load in told},

@@ -26,7 +26,7 @@ from gateway.exchange import Conversation
 from gateway.ledger import Ledger
 from gateway.protocols.base import Answer, Protocols
 from gateway.record import Record
-from gateway.relay import Relay
+from gateway.relay import Relay, passed_on
 from gateway.routes import RouteTable
 from gateway.vocab import Call, Headers, Outcome
 
@@ -123,7 +123,7 @@ class Pipeline:
         exchange.keep_alive = exchange.keep_alive and not error.close
         answer = error.answer if isinstance(error, BackendError) else None
         if answer is not None and answer.body is not None:
-            status, headers, body = answer.status, answer.headers, answer.body
+            status, headers, body = answer.status, passed_on(answer.headers), answer.body
         else:
             status, headers, body = self._protocols.error(exchange.target, error)
         if status in {429, 503, 504} and not any(name == b"retry-after" for name, _ in headers):

@@ -42,9 +42,7 @@ class Relay:
         record.start = reply.start
         record.status = status = reply.status
         record.usage = reply.usage
-        headers = reply.headers
-        if not _NOT_PASSED_ON.isdisjoint([name for name, _ in headers]):
-            headers = [field for field in headers if field[0] not in _NOT_PASSED_ON]
+        headers = passed_on(reply.headers)
         extra = self.stamp(record, usd)
         record.outcome = _outcome(status)
         if reply.body is not None:
@@ -105,6 +103,13 @@ class Relay:
             record.bytes_out = exchange.bytes_out
         if record.first_byte_at is None:
             record.first_byte_at = clock.now()
+
+
+def passed_on(headers: Headers) -> Headers:
+    """A backend's fields without those that the gateway writes itself."""
+    if _NOT_PASSED_ON.isdisjoint([name for name, _ in headers]):
+        return headers
+    return [field for field in headers if field[0] not in _NOT_PASSED_ON]
 
 
 def _outcome(status: int) -> Outcome:

@@ -40,9 +40,9 @@ Samples = Mapping[tuple[str, ...], float]
 PAUSES_S = (0.05, 0.2, IDLE_S + 0.15, 2 * IDLE_S)
 """Between two bursts: instances idle, some go, all go."""
 BURST = (4, 24)
-TROUBLE = 0.05
+TROUBLE = 0.035
 """Share of requests beside which something is made to go wrong at the endpoint."""
-LEAVING = 0.03
+LEAVING = 0.015
 """Share of clients that hang up without waiting for the answer."""
 SETTLED_S = 2 * IDLE_S + 1.2
 """After the last request: every instance is gone by then, and billed."""
@@ -175,7 +175,7 @@ class Clients:
             each.emulator.fail_next(1, kind, after_s=0.01, status=chance.choice((500, 502)))
             books.troubles[kind] += 1
         kinds = ("fail", "break") if breaks(each.name) else ("fail",)
-        do = chance.choice(kinds) if chance.random() < 0.02 else "work"
+        do = chance.choice(kinds) if chance.random() < 0.01 else "work"
         if do != "work":
             books.troubles[do] += 1
         asked = {"id": name, "work_s": chance.uniform(*WORK_S), "do": do}

@@ -13,20 +13,23 @@ import math
 import re
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from backends.emulators import event_stream
+from backends.emulators.aws_refusals import Refusal, refused, throttled
 from backends.emulators.fleet import Slot
 from backends.emulators.instance import BootFailed, FleetFull, FleetOptions, Handler, InstanceDied, RanOut
 from backends.emulators.running import Running, Sink, written
-from backends.emulators.server import EmulatorServer
+from backends.emulators.server import IN_BODY, IN_HEAD, EmulatorServer
 from backends.emulators.sigv4 import BadSignature, Keys, SignedRequest, verify
 from backends.emulators.tariff import PerInvocation
 
+PRELUDE_END = bytes(8)
+"""Between the JSON object that a function which answers HTTP writes first, and the body."""
 _LOG_TAIL = 4096
 TIMER_S = 0.005
 """Timers may ring a little early: a run that was cut off may have lasted so much less than its limit."""
@@ -34,20 +37,6 @@ SYNC_LIMIT = 6 * 1024 * 1024
 """Bytes of a request, and of an answer that is not streamed."""
 _EVENT_LIMIT = 1024 * 1024
 _ARN = re.compile(r"(?:arn:aws:lambda:[a-z0-9-]+:)?(?:\d{12}:)?(?:function:)?([A-Za-z0-9_-]+)(?::([^:]+))?")
-_STATUSES = {
-    "ProvisionedConcurrencyConfigNotFoundException": 404,
-    "InvalidRequestContentException": 400,
-    "InvalidParameterValueException": 400,
-    "MissingAuthenticationTokenException": 403,
-    "IncompleteSignatureException": 403,
-    "AccessDeniedException": 403,
-    "UnrecognizedClientException": 403,
-    "InvalidSignatureException": 403,
-    "ResourceNotFoundException": 404,
-    "RequestTooLargeException": 413,
-    "TooManyRequestsException": 429,
-    "ServiceException": 500,
-}
 
 
 class LambdaOptions(NamedTuple):
@@ -83,15 +72,6 @@ class Context:
         self.invoked_function_arn = _arn(options)
 
 
-class Refusal(Exception):
-    """An error of the service itself, by its type name."""
-
-    def __init__(self, kind: str, text: str, **more: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.more = more
-
-
 class Asked(NamedTuple):
     """What an environment is given; a function that streams writes to the sink."""
 
@@ -107,6 +87,9 @@ class Result(NamedTuple):
     error: str | None
     log: str
     version: str
+    instance: str = ""
+    cold: bool = False
+    """Whether the environment was started for it: its log says so then, and only then."""
 
     @property
     def tail(self) -> str:
@@ -174,10 +157,22 @@ class LambdaEmulator(EmulatorServer):
             headers={"Content-Type": "application/vnd.amazon.eventstream", "x-amzn-RequestId": request_id}
         )
         stream.enable_chunked_encoding()
-        await stream.prepare(request)
+        if not self._gone(request):
+            await stream.prepare(request)
+        broken = self.cues.take("cut") is not None
+        heard = b""
         async for piece in running.pieces():
-            await stream.write(event_stream.payload_chunk(piece))
+            if not self._gone(request):
+                await stream.write(event_stream.payload_chunk(piece))
+                heard += b"" if PRELUDE_END in heard else piece
+            headed = PRELUDE_END in heard or not heard.startswith(b"{")
+            if broken and headed and request.transport is not None:
+                request.transport.close()
         result = await running.task
+        if PRELUDE_END in heard or (stream.prepared and result.cold and not broken):
+            self.fleet.met(result.instance)
+        if broken or self._gone(request):
+            return stream
         complete: dict[str, str] = {}
         if result.error is not None:
             complete = {"ErrorCode": result.error, "ErrorDetails": result.payload.decode()}
@@ -261,17 +256,18 @@ class LambdaEmulator(EmulatorServer):
 
     def _throttle_on_cue(self) -> None:
         if self.cues.take("throttle"):
-            raise _throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
+            raise throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
         if self.cues.take("rate"):
-            raise _throttled("CallerRateLimitExceeded")
+            raise throttled("CallerRateLimitExceeded")
 
     async def _run(self, event: Any, context: Context, sink: Sink | None = None) -> Result:
         try:
             async with self.fleet.slot(wait=False) as slot:
                 payload, error = await self._in_slot(slot, Asked(event, context, sink))
-                return Result(payload, error, self._log(slot, context, error), context.function_version)
+                log, version = self._log(slot, context, error), context.function_version
+                return Result(payload, error, log, version, slot.instance.id, slot.cold)
         except FleetFull:
-            raise _throttled("ReservedFunctionConcurrentInvocationLimitExceeded") from None
+            raise throttled("ReservedFunctionConcurrentInvocationLimitExceeded") from None
         except BootFailed as failed:
             self.fleet.charge(failed.boot_s, 0.0)
             text = f"RequestId: {context.aws_request_id} Error: Runtime exited with error: exit status 1"
@@ -341,7 +337,11 @@ class LambdaEmulator(EmulatorServer):
             headers["X-Amz-Function-Error"] = result.error
         if request.headers.get("x-amz-log-type") == "Tail":
             headers["X-Amz-Log-Result"] = result.tail
-        return web.Response(status=200, headers=headers, body=result.payload)
+        response = web.Response(status=200, headers=headers, body=result.payload)
+        if result.cold or result.error is None:
+            # A log tail tells of a start; else only the function can have said who it is.
+            response[IN_HEAD if result.cold else IN_BODY] = result.instance
+        return response
 
 
 def _of_one_argument(handler: Callable[[Any, Any], Any]) -> Handler:
@@ -352,19 +352,6 @@ def _of_one_argument(handler: Callable[[Any, Any], Any]) -> Handler:
 
         return waiting
     return lambda asked: written(handler(asked.event, asked.context), asked.sink)
-
-
-def _throttled(reason: str) -> Refusal:
-    return Refusal("TooManyRequestsException", "Rate Exceeded.", Reason=reason)
-
-
-def refused(refusal: Refusal) -> web.Response:
-    message = "Message" if refusal.kind == "ResourceNotFoundException" else "message"
-    document: Mapping[str, str] = {**refusal.more, "Type": "User", message: str(refusal)}
-    headers = {"x-amzn-ErrorType": refusal.kind, "Content-Type": "application/json"}
-    if refusal.kind == "TooManyRequestsException":
-        headers["Retry-After"] = "1"
-    return web.Response(status=_STATUSES[refusal.kind], headers=headers, body=_json(document))
 
 
 def _function_error(error: Exception, context: Context) -> bytes:

@@ -13,17 +13,17 @@ from typing import Any, Literal
 from aiohttp import web
 
 from backends.emulators.aws_lambda import (
+    PRELUDE_END,
     SYNC_LIMIT,
     Context,
     LambdaEmulator,
-    Refusal,
     Result,
-    refused,
 )
+from backends.emulators.aws_refusals import Refusal, refused
 from backends.emulators.running import Running
+from backends.emulators.server import IN_HEAD
 from backends.emulators.sigv4 import BadSignature, SignedRequest, verify
 
-PRELUDE_END = bytes(8)
 _PIECE = 64 * 1024
 _TEXT = ("text/", "application/json", "application/javascript", "application/xml")
 _NOT_RELAYED = frozenset({"connection", "content-length", "transfer-encoding", "date", "server"})
@@ -65,10 +65,15 @@ class LambdaUrlEmulator(LambdaEmulator):
             running = Running(lambda sink: self._run(event, context, sink), self.spawn)
             await running.begun()
             if not running.streamed:
-                return _answer(await running.task)
-            if self.mode == "BUFFERED":
-                return _whole([piece async for piece in running.pieces()])
-            return await _relay(request, running)
+                response = _answer(result := await running.task)
+            elif self.mode == "BUFFERED":
+                response = _whole([piece async for piece in running.pieces()])
+                result = await running.task
+            else:
+                return await self._relay(request, running)
+            if result.error is None:
+                response[IN_HEAD] = result.instance
+            return response
         except Refusal as refusal:
             response = refused(refusal)
             response.headers["x-amzn-RequestId"] = request_id
@@ -86,6 +91,39 @@ class LambdaUrlEmulator(LambdaEmulator):
         except BadSignature as error:
             kind = "AccessDeniedException" if error.kind.startswith("MissingAuth") else error.kind
             raise Refusal(kind, "Forbidden") from None
+
+    async def _relay(self, request: web.Request, running: Running[Result]) -> web.StreamResponse:
+        """The head as soon as it is whole, then whatever comes; cut off where the function failed."""
+        held = b""
+        response: web.StreamResponse | None = None
+        broken = False
+        async for piece in running.pieces():
+            held += piece
+            if response is None and PRELUDE_END in held:
+                head, _, held = held.partition(PRELUDE_END)
+                document = json.loads(head)
+                status, fields = int(document.get("statusCode", 200)), _fields(document)
+                response = web.StreamResponse(status=status, headers=fields)
+                response.enable_chunked_encoding()
+                if self._gone(request):
+                    break
+                await response.prepare(request)
+                broken = self.cues.take("cut") is not None
+            if response is not None and held and not self._gone(request):
+                await response.write(held)
+                held = b""
+            if broken and request.transport is not None:
+                request.transport.close()
+        result = await running.task
+        if response is None:
+            return web.Response(status=502, text="Internal Server Error")
+        if response.prepared:
+            self.fleet.met(result.instance)
+        if (broken or result.error is not None) and request.transport is not None:
+            request.transport.close()
+        if not self._gone(request):
+            await response.write_eof()
+        return response
 
 
 def streamed(handler: Callable[[Any, Any], Mapping[str, Any]]) -> Callable[[Any, Any], Iterator[bytes]]:
@@ -143,33 +181,6 @@ def _whole(pieces: list[bytes]) -> web.Response:
     head, _, body = b"".join(pieces).partition(PRELUDE_END)
     document = json.loads(head)
     return web.Response(status=int(document.get("statusCode", 200)), headers=_fields(document), body=body)
-
-
-async def _relay(request: web.Request, running: Running[Result]) -> web.StreamResponse:
-    """The head as soon as it is whole, then whatever comes; cut off where the function failed."""
-    held = b""
-    response: web.StreamResponse | None = None
-    async for piece in running.pieces():
-        held += piece
-        if response is None and PRELUDE_END in held:
-            head, _, held = held.partition(PRELUDE_END)
-            document = json.loads(head)
-            response = web.StreamResponse(
-                status=int(document.get("statusCode", 200)), headers=_fields(document)
-            )
-            response.enable_chunked_encoding()
-            await response.prepare(request)
-        if response is not None and held:
-            await response.write(held)
-            held = b""
-    result = await running.task
-    if response is None:
-        return web.Response(status=502, text="Internal Server Error")
-    if result.error is not None and request.transport is not None:
-        request.transport.close()
-        return response
-    await response.write_eof()
-    return response
 
 
 def _fields(document: Mapping[str, Any]) -> list[tuple[str, str]]:

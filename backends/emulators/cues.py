@@ -17,12 +17,16 @@ stall   the request hangs until `release`
 boot    the next instance dies at the end of its start-up
 """
 
-FRONT_CUES = frozenset({"throttle", "status", "drop"})
-"""What every front door understands, before a request reaches the fleet:
+FRONT_CUES = frozenset({"throttle", "status", "drop", "cut"})
+"""What every front door understands. Before a request reaches the fleet:
 
 throttle  the provider's own 429
 status    the HTTP status `status`
 drop      the connection is cut without an answer
+
+and after it has run there:
+
+cut       the connection is cut in the middle of the answer's body
 """
 
 

@@ -112,6 +112,9 @@ class ServerlessFleet:
         self._requests = 0
         self._cold_starts = 0
         self._gone = 0
+        self._met: set[str] = set()
+        self.unmet_s = 0.0
+        """Billed seconds of those that are gone without any client having been told of them."""
 
     async def close(self) -> None:
         """Cancel every start-up and forget the queue."""
@@ -145,6 +148,17 @@ class ServerlessFleet:
         seconds = self._past_s + sum(self._tariff.life_s(now - each.began) for each in self.instances)
         usd = self._tariff.usd(seconds, self._requests)
         return Bill(seconds, self._tariff.gb_seconds(seconds), self._requests, self._cold_starts, usd)
+
+    def met(self, instance: str) -> None:
+        """A client was told of this instance: that it exists, or that it has just been started."""
+        self._met.add(instance)
+
+    @property
+    def unmet(self) -> int:
+        """Cold starts of which no client was ever told: of a start-up that failed, of an instance that found
+        nothing to do, of one whose every client had left or got no whole answer.
+        """
+        return self._cold_starts - len(self._met)
 
     def count(self, phase: Phase) -> int:
         """Instances in this phase now."""
@@ -332,7 +346,10 @@ class ServerlessFleet:
         instance.ended = ended
         self.instances.remove(instance)
         self._gone += 1
-        self._past_s += self._tariff.life_s(ended - instance.began)
+        life_s = self._tariff.life_s(ended - instance.began)
+        self._past_s += life_s
+        if instance.id not in self._met:
+            self.unmet_s += life_s
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

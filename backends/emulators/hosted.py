@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from backends.emulators.instance import FleetFull, FleetOptions, InstanceDied, RanOut
-from backends.emulators.server import EmulatorServer
+from backends.emulators.server import IN_HEAD, EmulatorServer
 from backends.emulators.tariff import Tariff
 
 Message = MutableMapping[str, Any]
@@ -137,10 +137,20 @@ class HostedEmulator(EmulatorServer):
         headers = [(name, value) for name, value in call.headers if name not in _NOT_RELAYED]
         headers += fields
         if call.complete:
-            return web.Response(status=call.status, headers=headers, body=b"".join(call.pieces))
+            response: web.StreamResponse = web.Response(
+                status=call.status, headers=headers, body=b"".join(call.pieces)
+            )
+            response[IN_HEAD] = call.instance
+            return response
         response = web.StreamResponse(status=call.status, headers=headers)
         response.enable_chunked_encoding()
         await response.prepare(request)
+        if request.transport is not None and not request.transport.is_closing():
+            self.fleet.met(call.instance)
+        if call.status == 200 and self.cues.take("cut") and request.transport is not None:
+            await response.write(call.pieces[0][:1])
+            request.transport.close()
+            return response
         sent = 0
         while await call.more_than(sent):
             await response.write(call.pieces[sent])

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from backends.emulators.instance import FleetOptions, InstanceDied, MakeHandler, Phase, RanOut
 from backends.emulators.runpod_control import EmulatedControl
-from backends.emulators.server import EmulatorServer, RateLimit
+from backends.emulators.server import IN_BODY, EmulatorServer, RateLimit
 from backends.emulators.tariff import PerLife
 
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
@@ -209,7 +209,14 @@ class RunPodEmulator(EmulatorServer):
             await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
             waiter.cancel()
             timer.cancel()
-        return web.json_response(job.report())
+        return self._told(job)
+
+    def _told(self, job: Job) -> web.Response:
+        """The job's document, which names its worker once it has one."""
+        response = web.json_response(job.report())
+        if job.status in FINAL and job.worker:
+            response[IN_BODY] = job.worker
+        return response
 
     async def _pause(self, seconds: float) -> None:
         await self.sleep(seconds)
@@ -292,7 +299,7 @@ class RunPodEmulator(EmulatorServer):
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)
-        return web.json_response(job.report()) if job else _error(404, "job not found")
+        return self._told(job) if job else _error(404, "job not found")
 
     async def _status_sync(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)

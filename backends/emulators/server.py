@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
@@ -22,6 +22,11 @@ from backends.emulators.tariff import Bill, Tariff
 from gateway.clock import Clock, SystemClock
 
 Sleep = Callable[[float], Awaitable[None]]
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+IN_HEAD: Final = web.ResponseKey("instance_in_head", str)
+IN_BODY: Final = web.ResponseKey("instance_in_body", str)
+"""Keys of an answer under which a provider notes the instance that it tells of, and where it does so."""
 
 
 class RateLimit:
@@ -110,7 +115,7 @@ class EmulatorServer(ABC):
 
     async def start(self) -> None:
         """Listen."""
-        application = web.Application(client_max_size=1 << 30)
+        application = web.Application(client_max_size=1 << 30, middlewares=[self._deliver])
         application.router.add_routes(self._admin_routes())
         application.router.add_routes(self.routes())
         self._runner = web.AppRunner(
@@ -176,6 +181,34 @@ class EmulatorServer(ABC):
         if (cue := self.cues.take("status")) is not None:
             return web.Response(status=cue.status, text="on demand")
         return None
+
+    @web.middleware
+    async def _deliver(self, request: web.Request, handler: Answering) -> web.StreamResponse:
+        """The answer as it goes out, or cut off on cue. Noted is which instance its client hears of."""
+        response = await handler(request)
+        transport = request.transport
+        if not isinstance(response, web.Response) or transport is None or transport.is_closing():
+            return response
+        body = response.body if isinstance(response.body, bytes) else b""
+        cut = response.status == 200 and len(body) > 1 and self._cuts(request)
+        name = response.get(IN_HEAD) or (None if cut else response.get(IN_BODY))
+        if name is not None:
+            self.fleet.met(name)
+        if not cut:
+            return response
+        broken = web.StreamResponse(status=200, headers=response.headers)
+        broken.content_length = len(body)
+        await broken.prepare(request)
+        await broken.write(body[: len(body) // 2])
+        transport.close()
+        return broken
+
+    @staticmethod
+    def _gone(request: web.Request) -> bool:
+        return request.transport is None or request.transport.is_closing()
+
+    def _cuts(self, request: web.Request) -> bool:
+        return not request.path.startswith("/__emulator/") and self.cues.take("cut") is not None
 
     def _admin_routes(self) -> list[web.RouteDef]:
         return [

@@ -14,8 +14,8 @@ import pytest
 from backends.aws_lambda import AwsLambda
 from backends.aws_lambda_url import AwsLambdaUrl
 from backends.base import Backend
-from backends.emulators.aws_lambda import LambdaEmulator, LambdaOptions
-from backends.emulators.aws_lambda_url import PRELUDE_END, LambdaUrlEmulator, streamed
+from backends.emulators.aws_lambda import PRELUDE_END, LambdaEmulator, LambdaOptions
+from backends.emulators.aws_lambda_url import LambdaUrlEmulator, streamed
 from backends.emulators.instance import BootTimes, FleetOptions
 from backends.emulators.modal import ModalServerEmulator
 from backends.emulators.runpod_lb import RunPodLbEmulator, RunPodLbOptions

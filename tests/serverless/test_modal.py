@@ -345,9 +345,11 @@ async def test_a_stream_that_breaks_off_is_truncated_and_still_accounted_for() -
 async def test_measured_seconds_are_the_usage_start_up_included() -> None:
     clock = FakeClock()
 
+    names = iter(("b1", "b2"))
+
     async def slow(request: Received, wire: Wire) -> None:
         clock.advance(6.5)
-        await wire.answer(200, b"ok", boot("b1", 6.0))
+        await wire.answer(200, b"ok", boot(next(names), 6.0))
 
     async with function(slow, clock, price={"usd_per_second": 0.1}) as (backend, _):
         for _ in range(2):

@@ -8,8 +8,6 @@ more than that.
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from loadtests.books import row, whole
 from loadtests.books_run import run
 
@@ -21,10 +19,14 @@ async def test_starts_answers_and_log_lines_are_the_providers() -> None:
     books = await run(ENDPOINTS, 600, seed=3)
     assert whole(books) == []
     rows = [row(books, each) for each in books.endpoints]
-    assert {each.name: (each.served, each.started, each.unknown) for each in rows} == {
-        each.name: (each.answered, each.told, 0) for each in rows
+    assert {each.name: (each.served, each.unknown) for each in rows} == {
+        each.name: (each.answered, 0) for each in rows
     }
+    # A connection that breaks and the word of a start may cross on the wire: one of them is nobody's error.
+    assert [each.name for each in rows if abs(each.started - each.told) > 1] == []
     for each in rows:
         allowed = 0.1 if each.tolerance < 0.1 else each.tolerance
-        assert each.booked == pytest.approx(each.billed, abs=allowed * each.billed + each.untold_usd)
+        off = allowed * each.billed
+        assert each.booked - each.presumed_usd < each.billed + off
+        assert each.booked > each.billed - each.untold_usd - off
         assert each.started > 0

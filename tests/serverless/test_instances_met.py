@@ -1,0 +1,144 @@
+"""The instance table where the provider starts instances for waiting calls, and others answer them."""
+
+import math
+
+import pytest
+
+from backends.instances import Instances
+
+
+def table(*, boot_s: float | None = 8.0) -> Instances:
+    return Instances(idle_after=5.0, usd_per_second=1.0, boot_s=boot_s)
+
+
+def owed(instances: Instances) -> float:
+    return sum(charge.usd for charge in instances.settle(math.inf))
+
+
+def test_what_a_call_made_start_comes_up_without_it_and_is_paid_for() -> None:
+    instances = table()
+    instances.leave(instances.begin(0.0, "a"), 1.0)
+    assert instances.counts(7.9) == {"opening": 1, "busy": 0, "idle": 0}
+    assert instances.counts(8.0) == {"opening": 0, "busy": 0, "idle": 1}
+    assert owed(instances) == pytest.approx(13.0)
+    assert (instances.started, instances.presumed) == (0, 1)
+    assert instances.presumed_usd == pytest.approx(13.0)
+
+
+def test_where_nothing_starts_for_waiting_calls_one_that_left_leaves_nothing() -> None:
+    instances = table(boot_s=None)
+    instances.leave(instances.begin(0.0, "a"), 1.0)
+    assert not any(instances.counts(1.0).values())
+    assert owed(instances) == 0.0
+    assert instances.presumed == 0
+
+
+def test_the_next_call_takes_over_what_comes_up_without_its_call() -> None:
+    instances = table()
+    instances.leave(instances.begin(0.0, "a"), 1.0)
+    ticket = instances.begin(2.0, "a")
+    assert instances.counts(2.0) == {"opening": 1, "busy": 0, "idle": 0}
+    instances.end(ticket, 10.0, instance_id="one", age_s=9.0)
+    owed(instances)
+    assert (instances.started, instances.presumed) == (1, 0)
+
+
+def test_an_instance_that_was_met_is_counted_once_however_the_call_ends() -> None:
+    instances = table()
+    ticket = instances.begin(0.0, "a")
+    instances.meet(ticket, 9.0, "one", cold=True)
+    assert instances.started == 1
+    instances.lose(ticket, 10.0)
+    again = instances.begin(11.0, "a")
+    instances.end(again, 12.0, instance_id="one")
+    owed(instances)
+    assert (instances.started, instances.presumed) == (1, 0)
+
+
+def test_a_start_that_was_anothers_is_not_counted() -> None:
+    instances = table(boot_s=None)
+    ticket = instances.begin(0.0, "a")
+    instances.meet(ticket, 9.0, "one", cold=False, counted=False)
+    instances.end(ticket, 10.0, instance_id="one", counted=False)
+    assert instances.started == 0
+    assert instances.knows("one", 10.0)
+
+
+def test_a_call_that_had_left_is_not_met() -> None:
+    instances = table()
+    ticket = instances.begin(0.0, "a")
+    instances.leave(ticket, 1.0)
+    instances.meet(ticket, 9.0, "one", cold=True)
+    assert instances.started == 0
+    assert not instances.knows("one", 9.0)
+
+
+def test_two_calls_change_places_where_the_one_that_should_wait_was_answered() -> None:
+    instances = table()
+    instances.end(instances.begin(0.0, "a"), 9.0, instance_id="one", boot_s=8.0)
+    warm, waiting = instances.begin(10.0, "a"), instances.begin(10.0, "a")
+    opening = waiting.instance
+    instances.meet(waiting, 10.5, "one", cold=False)
+    assert waiting.instance.id == "one"
+    assert warm.instance is opening
+    instances.end(waiting, 11.0, instance_id="one")
+    assert instances.end(warm, 19.0, instance_id="two", boot_s=8.0).billed_s == pytest.approx(9.0)
+    assert instances.started == 2
+
+
+def test_one_that_was_met_does_not_change_places() -> None:
+    instances = table()
+    instances.end(instances.begin(0.0, "a"), 9.0, instance_id="one", boot_s=8.0)
+    warm, waiting = instances.begin(10.0, "a"), instances.begin(10.0, "a")
+    instances.meet(warm, 10.2, "one", cold=False)
+    instances.meet(waiting, 10.5, "one", cold=False)
+    assert warm.instance is waiting.instance
+
+
+def test_a_call_that_saw_a_start_takes_the_place_of_the_one_for_which_it_was_presumed() -> None:
+    instances = table()
+    instances.end(instances.begin(0.0, "a"), 9.0)  # no name was told
+    quick, slow = instances.begin(10.0, "a"), instances.begin(10.0, "a")
+    idle, opening = quick.instance, slow.instance
+    instances.end(quick, 19.0, instance_id="two", boot_s=8.0)
+    assert quick.instance is opening
+    assert slow.instance is idle
+    instances.end(slow, 19.5, instance_id="one")
+    assert instances.counts(19.5) == {"opening": 0, "busy": 0, "idle": 2}
+    assert instances.started == 2
+
+
+def test_a_start_without_a_name_is_counted_and_leaves_no_instance() -> None:
+    instances = table(boot_s=None)
+    ping = instances.begin(0.0, "a", "prewarm", fresh=True)
+    instances.saw_start(ping, 9.0, "")
+    instances.drop(ping, 9.0)
+    assert not any(instances.counts(9.0).values())
+    assert instances.started == 1
+
+
+def test_one_whose_start_was_told_is_known_when_it_answers_after_all() -> None:
+    instances = table()
+    ping = instances.begin(0.0, "a", "prewarm", fresh=True)
+    instances.saw_start(ping, 9.0, "one")
+    instances.drop(ping, 9.0)
+    assert not any(instances.counts(9.0).values())
+    call = instances.begin(10.0, "a")
+    assert instances.end(call, 12.0, instance_id="one").billed_s == pytest.approx(2.0)
+    assert instances.started == 1
+
+
+def test_the_age_says_how_long_a_nameless_one_was_up_before_the_call() -> None:
+    instances = table()
+    call = instances.begin(0.0, "a")
+    instances.meet(call, 1.0, "one", cold=False)
+    assert instances.end(call, 1.0, instance_id="one", age_s=20.0).billed_s == pytest.approx(1.0)
+    assert owed(instances) == pytest.approx(20.0 + 5.0)
+
+
+def test_a_failed_call_whose_instance_nobody_named_is_told_as_presumed() -> None:
+    instances = table()
+    instances.end(instances.begin(0.0, "a"), 9.0)
+    assert owed(instances) == pytest.approx(5.0)
+    assert instances.presumed == 1
+    assert instances.presumed_usd == pytest.approx(14.0)
