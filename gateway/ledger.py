@@ -251,7 +251,7 @@ class Ledger:
         return figures
 
     def cost_and_served(self, now: float) -> dict[str, tuple[float | None, int]]:
-        """For each route its dollars, its share of idle replicas included (None: not known), and served calls."""
+        """For each route its dollars, idle replicas included (None: not known), and served calls."""
         idle = self.idle_usd(now)
         return {name: (self._route_usd(route, idle), route.served) for name, route in self.routes.items()}
 

@@ -185,7 +185,10 @@ class CheapestInBudget(Policy):
             if lacking <= 0.0 or may_be_late(pool, wasted, lacking, now):
                 return _hold(request, pool, now, start, 0.0)
         if opens:
-            return Hold(min(max(start, _soonest(pool, now)), request.deadline), opens)
+            until = _soonest(pool, now)
+            if start > until:
+                until = start
+            return Hold(until if until < request.deadline else request.deadline, opens)
         # A backend that only a call can make boot: the call goes there itself.
         place = _bound(request, pool, now)
         if place is not None:

@@ -31,6 +31,7 @@ class Simulated(Backend):
 
     place = -1
     """Its number among the backends of a run."""
+
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """Never: nothing is sent in a simulation. RuntimeError."""
         raise RuntimeError(f"{self.name} is simulated: it serves on virtual time only")
