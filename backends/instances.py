@@ -222,6 +222,8 @@ class Instances:
         self._expire(now)
         if not ticket.closed:
             ticket.closed = True
+            if ticket.instance.users == 1:  # whoever made it start last pays for what comes of it
+                ticket.instance.route, ticket.instance.kind = ticket.route, ticket.kind
             self._leave(ticket.instance, "left")
 
     def lose(self, ticket: Ticket, now: float, *, busy_s: float | None = None) -> Span | None:

@@ -84,7 +84,7 @@ async def test_the_first_s_bytes_arrive_and_the_second_connection_is_closed() ->
             await eventually(dropped(gateway, "other"), "its slot is back")
             assert gateway.ledger.routes["one"].hedges == {"won": 0, "lost": 1}
             assert set(kinds(gateway, "first")) == {"fleet"}
-            await asyncio.sleep(0.3)  # the instance idles, and is gone
+            await asyncio.sleep(1.4)  # what was made to start comes up, idles, and is gone
             gateway.settle(gateway.clock.now())
             charged = kinds(gateway, "other")
             assert set(charged) == {"hedge"}
@@ -96,6 +96,7 @@ async def test_a_first_that_was_rented_and_lost_is_charged_as_a_hedge_too() -> N
         async with running(CONFIG.format(first=RENTED.format(never), other=OWNED.format(fast))) as gateway:
             assert await ask(gateway) == (b'"other"', "other", "hedge")
             await eventually(lambda: never.ended == ["reset"], "the loser's connection is closed")
+            await asyncio.sleep(1.4)  # what was made to start comes up, idles, and is gone
             gateway.settle(gateway.clock.now())
             assert set(kinds(gateway, "first")) == {"hedge"}
             assert kinds(gateway, "first")["hedge"] == pytest.approx(0.05 * 0.01, rel=1.0)
