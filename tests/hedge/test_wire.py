@@ -99,7 +99,7 @@ async def test_a_first_that_was_rented_and_lost_is_charged_as_a_hedge_too() -> N
             await asyncio.sleep(1.4)  # what was made to start comes up, idles, and is gone
             gateway.settle(gateway.clock.now())
             assert set(kinds(gateway, "first")) == {"hedge"}
-            assert kinds(gateway, "first")["hedge"] == pytest.approx(0.05 * 0.01, rel=1.0)
+            assert kinds(gateway, "first")["hedge"] == pytest.approx((1.0 + 0.2) * 0.01, rel=0.1)
 
 
 async def test_one_connection_carries_on_after_hedges() -> None:
