@@ -182,6 +182,13 @@ class Backend(ABC):
         return False
 
     @property
+    def binds_late(self) -> bool:
+        """Whether a call waits in the provider's own queue for whichever instance is up or free first, so
+        that it is not married to the start-up that it made begin.
+        """
+        return False
+
+    @property
     def rent(self) -> Rent | None:
         """What its instances cost and how they live. None for an owned backend."""
         return None

@@ -9,9 +9,9 @@ import email.utils
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backends.base import Backend, BackendOptions, Kit
 from backends.client import HttpClient, unsent
@@ -57,9 +57,19 @@ class ElasticOptions(BackendOptions):
 
     connect_timeout: Duration = 5.0
     """Longest wait for a connection to the provider."""
-    late_binding: Literal["ping", "none"] = "ping"
+    QUEUES: ClassVar[bool] = False
+    """Whether the provider keeps calls in a queue of its own, for whichever instance is up or free first."""
+
+    late_binding: Literal["ping", "provider", "none"] = "ping"
     """`ping`: an instance may be made to boot while calls wait, which then run on whatever is free first.
-    `none`: only a call makes one boot, and waits for it."""
+    `provider`: the same happens in the provider's own queue, which a call joins. `none`: only a call makes
+    one boot, and waits for it."""
+
+    @model_validator(mode="after")
+    def _has_a_queue(self) -> Self:
+        if self.late_binding == "provider" and not self.QUEUES:
+            raise ValueError("late_binding: provider is for providers with a queue; here it is ping or none")
+        return self
 
 
 class Elastic(Backend):
@@ -112,6 +122,11 @@ class Elastic(Backend):
     def can_open(self) -> bool:
         """True unless the file says otherwise."""
         return self.options.late_binding == "ping"
+
+    @property
+    def binds_late(self) -> bool:
+        """Where the file says so, of a kind whose provider has a queue."""
+        return self.options.late_binding == "provider"
 
     async def open(self) -> None:
         """Check that every secret is there. Raises ConfigError, naming the reference."""

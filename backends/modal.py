@@ -33,6 +33,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 class ModalOptions(WebOptions):
     """A web function of Modal."""
 
+    QUEUES: ClassVar[bool] = True
     type: Literal["modal"]
     """Kind of backend."""
     url: HttpUrl

@@ -69,6 +69,7 @@ class JobPolicy(Options):
 class RunPodOptions(ElasticOptions):
     """A serverless endpoint of RunPod, through its queue API."""
 
+    QUEUES: ClassVar[bool] = True
     type: Literal["runpod"]
     """Kind of backend."""
     endpoint_id: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -166,6 +167,12 @@ class RunPod(Elastic):
         return super().can_open and (self.options.envelope == "event" or self._manages)
 
     @property
+    def binds_late(self) -> bool:
+        """Where nobody can ping a handler, its jobs wait in RunPod's queue for any of its workers."""
+        asked = self.options.late_binding
+        return asked == "provider" or (asked == "ping" and not self.can_open)
+
+    @property
     def _manages(self) -> bool:
         return self._control is not None and self._control.manages
 
@@ -243,6 +250,8 @@ class RunPod(Elastic):
         span = self.table.end(ticket, now, instance_id=instance, boot_s=boot_s, busy_s=job.execution_s)
         # RunPod bills a worker from its start on; rounding to whole seconds is settled with its end.
         usage = self.usage(span, boot_s, instance, reported=job.execution_ms is not None)
+        if start is Start.WARM:
+            usage = usage._replace(queued_s=job.delay_s)
         if answer is None:
             assert fault is not None
             fault.usage = usage

@@ -1,34 +1,25 @@
-"""The slots of one backend, shared by every pool that lists it: which replica, and may it be used.
+"""The slots of one backend, shared by every pool that lists it: taking one, and who gets it when it is free.
 
-One `Capacity` per backend. It keeps for each replica its slots, its breaker, its readiness and its
-latency, and for a rented backend which slots are warm. It picks the replica for the next call, and
-when a slot comes free it offers it to the pools that have calls waiting, what is due first first.
+One `Capacity` per backend, on top of its replicas (`replica_set.py`). It takes a slot of the replica that is
+picked for the next call, knows of a rented backend which slots are warm, and offers one that comes free to
+the pools that have calls waiting, what is due first first.
 
-Everything is kept up to date event by event (a slot taken, a verdict, a probe, a breaker's timer),
-so that choosing costs the same for one replica and for a thousand. Nothing here awaits. Knows the
-backend contract; never a policy, a route or a call's content.
+Nothing here awaits. Knows the backend contract; never a policy, a route or a call's content.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Any, Protocol
 
-from backends.base import Backend, Load
-from gateway.breaker import Breaker, State
+from backends.base import Backend
 from gateway.clock import Clock, TimerHost
-from gateway.new_replica import limited, new_replica
-from gateway.replica import LATENCY_STALE_S, ReplicaState
+from gateway.provider_queue import ProviderQueue
+from gateway.replica_set import Replicas, ReplicaSet
 from gateway.slot import QUESTION, Kept, Slot
 from gateway.slots import SlotSource
 from gateway.vocab import Reason, Verdict
 from gateway.warmth import Warmth
-
-PROBE_FAILURES = 2
-"""Failed probes in a row that make a replica unready: one lost packet does not."""
-
-Replicas = Collection[tuple[str, int]]
-"""Places as (backend name, replica index)."""
 
 
 class Subscriber(Protocol):
@@ -48,8 +39,8 @@ class Subscriber(Protocol):
         ...
 
 
-class Capacity:
-    """All replicas of one backend.
+class Capacity(ReplicaSet):
+    """All slots of one backend.
 
     slots:    makes the slot source of replica number N
     watched:  latencies and failures are followed; not where neither can differ, as in a simulation
@@ -65,34 +56,22 @@ class Capacity:
         slots: Callable[[int], SlotSource] | None = None,
         watched: bool = True,
     ) -> None:
-        self.backend = backend
-        self.name = backend.name
+        super().__init__(backend, clock=clock, chance=chance, timers=timers, slots=slots)
         self.carries_all = type(backend).cannot_carry is Backend.cannot_carry
         """No call could ever be unfit for it: a question that need not be asked."""
-        self._clock = clock
-        self._chance = chance
-        self._timers = timers
         self._watched = watched
         self._subscribers: list[Subscriber] = []
-        self._open: list[ReplicaState] = []  # those with room, in no order
-        self._usable = 0
         self.in_flight = 0
         """Slots taken, on all replicas."""
-        self.free_slots = 0
-        self.blocked: Reason | None = None
-        """None when some replica can take calls, else why none can."""
         self.held_s: float | None = None
         """Moving average of how long a successful call keeps its slot; None before the first."""
         self._can_open = backend.can_open
         rent = backend.rent
         self.warmth = None if backend.owned else Warmth(rent.idle_s if rent is not None else 0.0)
         """Which slots of a rented backend are warm; None for an owned one, all of whose slots are."""
-        self.replicas: list[ReplicaState] = []
-        self._slots = slots
-        for index in range(len(backend.replicas)):
-            self._add(index, ready=None)
-        if not self.replicas:
-            self._name_block()
+        self.provider_queue = _provider_queue(backend, self.warmth)
+        """The provider's own, where calls wait there for what is free first; None where they do not."""
+        self._find()
         backend.attach(self)
 
     # -- what pools and people may ask ---------------------------------------------------------
@@ -115,6 +94,12 @@ class Capacity:
         return self.free_slots - self.warm if warmth.idle else self.free_slots
 
     @property
+    def queued(self) -> int | None:
+        """Calls that wait at the provider; None where it has no queue that is looked at."""
+        queue = self.provider_queue
+        return None if queue is None else queue.calls
+
+    @property
     def claimants(self) -> int:
         """Pools with calls waiting for slots here; at least 1."""
         return len(self._subscribers) or 1
@@ -129,27 +114,6 @@ class Capacity:
         if not excluded:
             return self.free_slots
         return sum(replica.room for replica in self._open if (self.name, replica.index) not in excluded)
-
-    def exhausted(self, excluded: Replicas) -> bool:
-        """True when every replica is excluded."""
-        return all((self.name, each.index) in excluded for each in self.replicas if not each.retired)
-
-    def ready(self, replica: int) -> bool | None:
-        """What probes say: None when they have said nothing yet."""
-        return self.replicas[replica].ready
-
-    def breaker_state(self, replica: int) -> State:
-        """Where that replica's breaker stands."""
-        return self.replicas[replica].breaker.state(self._clock.now())
-
-    def retry_in(self, now: float) -> float | None:
-        """Seconds until the first open breaker lets a trial through; None when no breaker is open."""
-        waits = [
-            max(0.0, replica.breaker.retry_at - now)
-            for replica in self.replicas
-            if replica.ready is not False and replica.breaker.state(now) is State.OPEN
-        ]
-        return min(waits, default=None)
 
     def view(self, now: float) -> dict[str, Any]:
         """The state of every replica, for people: plain values only."""
@@ -197,6 +161,8 @@ class Capacity:
                 slot = Slot(self, replica, ticket, now, reason, queued_s, self.backend)
                 if self.warmth is not None:
                     slot.age = self.warmth.take(now)
+                    if slot.age is None and self.provider_queue is not None:
+                        self._sent(self.provider_queue, slot, now)
                 return slot
             # A shared source whose last slot went to someone else: it knows by now.
             self._update(replica, now)
@@ -251,27 +217,6 @@ class Capacity:
             return None
         return Slot(self, replica, QUESTION, now, Reason.WARM, 0.0, self.backend)
 
-    def _pick(self, among: list[ReplicaState], excluded: Replicas, now: float) -> ReplicaState | None:
-        """The better of two drawn at random: near-best load, without every caller seeing the same best."""
-        if excluded:
-            among = [replica for replica in among if (self.name, replica.index) not in excluded]
-        count = len(among)
-        if count <= 1:
-            return among[0] if among else None
-        first = int(self._chance.random() * count)
-        second = 1 - first
-        if count > 2:
-            second = int(self._chance.random() * (count - 1))
-            second += second >= first
-        a, b = among[first], among[second]
-        load_a, load_b = a.slots.in_flight + 1, b.slots.in_flight + 1
-        if a.latency is None or b.latency is None:
-            # An unknown replica counts as fast as its rival: it gets its share, never the whole herd.
-            return a if load_a <= load_b else b
-        if now - min(a.latency_at, b.latency_at) > LATENCY_STALE_S:
-            return a if load_a <= load_b else b
-        return a if load_a * a.latency <= load_b * b.latency else b
-
     # -- what happens to replicas --------------------------------------------------------------
 
     def take_back(self, slot: Slot, ticket: int, verdict: Verdict, now: float) -> None:
@@ -279,7 +224,9 @@ class Capacity:
         replica = slot.state
         replica.slots.give_back()
         self.in_flight -= 1
-        if self.warmth is not None:
+        if self.provider_queue is not None:
+            self.provider_queue.ended(slot, verdict, now)
+        elif self.warmth is not None:
             self._cool(self.warmth, slot, verdict, now)
         if self._watched:
             if verdict is Verdict.SUCCESS and not slot.opening and type(slot) is Slot:
@@ -300,10 +247,7 @@ class Capacity:
         else:
             self._update(replica, now)
         if self._subscribers:
-            if self.free_slots:
-                self._offer(now)
-            if self.blocked is not before:
-                self._reconsider(now)
+            self.told(before, now)
 
     @staticmethod
     def _cool(warmth: Warmth, slot: Slot, verdict: Verdict, now: float) -> None:
@@ -317,81 +261,19 @@ class Capacity:
         elif slot.age is not None and not slot.used:
             warmth.untouched(slot.taken_at - slot.age)
 
-    def note_ready(self, index: int, answer: bool | None, now: float) -> None:
-        """A probe's answer: True, False, or None where there is no such question."""
-        replica = self.replicas[index]
-        if answer is None or replica.retired:
-            return
-        if answer:
-            replica.ready = True
-            replica.failed_probes = 0
-        else:
-            replica.failed_probes += 1
-            if replica.failed_probes >= PROBE_FAILURES:
-                replica.ready = False
-        if replica.breaker.note_probe(answer, now):
-            self._arm(replica)
-        self._changed(replica, now)
+    def _sent(self, queue: ProviderQueue, slot: Slot, now: float) -> None:
+        """A call goes into the provider's own queue: the instance that boots for it is anybody's."""
+        instance = queue.sent(slot, now)
+        if instance is not None:
+            self._timers.call_at(now + queue.boot_s, partial(self._came_up, queue, instance))
 
-    def join(self, index: int) -> None:
-        """A replica has come: at a new index, in the place of one that is gone, or back where it was."""
-        if index < len(self.replicas) and (replica := self.replicas[index]).in_flight:
-            replica.retired = False  # its calls from before still run
-            limited(replica).reopen()
-        else:
-            self._add(index, ready=False)
+    def _came_up(self, queue: ProviderQueue, instance: object) -> None:
+        now = self._clock.now()
+        if queue.up(instance, now) and self._subscribers and self.free_slots:
+            self._offer(now)
 
-    def retire(self, index: int) -> None:
-        """A replica gets no new calls."""
-        replica = self.replicas[index]
-        replica.retired = True
-        replica.ready = False
-        replica.load = None
-        self._cancel_timer(replica)
-        replica.breaker = Breaker(self._chance)  # what it did is nobody's concern any more
-        limited(replica).close()
-        self._changed(replica, self._clock.now())
-
-    def vacant(self, index: int) -> bool:
-        """No call is left on a replica that has left."""
-        replica = self.replicas[index]
-        return replica.retired and not replica.in_flight
-
-    def note_load(self, index: int, load: Load | None) -> None:
-        """How busy the replica says it is: other clients' calls take slots too."""
-        replica = self.replicas[index]
-        if not replica.retired:
-            replica.load = load
-            limited(replica).occupy(0 if load is None else load.elsewhere)
-            self._changed(replica, self._clock.now())
-
-    def _add(self, index: int, *, ready: bool | None) -> None:
-        now, name = self._clock.now(), self.backend.replicas[index]
-        source = self._slots(index) if self._slots else None
-        replica = new_replica(self.backend, index, name, slots=source, chance=self._chance, now=now)
-        replica.ready = ready
-        self.replicas[index : index + 1] = [replica]
-        self._update(replica, now)
-        replica.slots.on_free(partial(self._freed_elsewhere, replica))
-
-    def _freed_elsewhere(self, replica: ReplicaState) -> None:
-        self._changed(replica, self._clock.now())
-
-    def _arm(self, replica: ReplicaState) -> None:
-        """Nobody may be left to ask an open breaker whether its time is over: a timer does."""
-        self._cancel_timer(replica)
-        due = replica.breaker.retry_at
-        if replica.breaker.state(self._clock.now()) is State.OPEN:
-            replica.timer = self._timers.call_at(due, partial(self._cooled, replica, due))
-
-    def _cooled(self, replica: ReplicaState, due: float) -> None:
-        replica.timer = None
-        self._changed(replica, max(due, self._clock.now()))
-
-    def _changed(self, replica: ReplicaState, now: float) -> None:
-        """Something about the replica may have changed: count again and tell who waits."""
-        before = self.blocked
-        self._update(replica, now)
+    def told(self, before: Reason | None, now: float) -> None:
+        """Tell who waits."""
         if self._subscribers:
             if self.free_slots:
                 self._offer(now)
@@ -401,55 +283,6 @@ class Capacity:
     def _reconsider(self, now: float) -> None:
         for pool in list(self._subscribers):
             pool.reconsider(now)
-
-    def _update(self, replica: ReplicaState, now: float) -> None:
-        """Bring the counts in line with this replica's slots, breaker and readiness."""
-        breaker = replica.breaker
-        if breaker.closed and replica.usable and replica.ready is not False:  # nothing but a slot has moved
-            room, before = replica.slots.free, replica.room
-            if room != before:
-                self.free_slots += room - before
-                replica.room = room
-                if not room or not before:
-                    self._enlist(replica)
-            return
-        if replica.ready is False:
-            usable, room = False, 0
-        elif breaker.closed:
-            usable, room = True, replica.slots.free
-        else:  # at most the one trial
-            usable = breaker.allows(now)
-            room = min(1, replica.slots.free) if usable else 0
-        self.free_slots += room - replica.room
-        replica.room = room
-        if (replica.place < 0) is (room > 0):
-            self._enlist(replica)
-        if usable is not replica.usable:
-            replica.usable = usable
-            self._usable += 1 if usable else -1
-            self._name_block()
-        elif not self._usable:
-            self._name_block()
-
-    def _name_block(self) -> None:
-        if self._usable:
-            self.blocked = None
-        elif all(replica.ready is False for replica in self.replicas):
-            self.blocked = Reason.SPILL_UNHEALTHY
-        else:
-            self.blocked = Reason.SPILL_BREAKER
-
-    def _enlist(self, replica: ReplicaState) -> None:
-        """Put the replica on the list of those with room, or take it off, in constant time."""
-        if replica.room:
-            replica.place = len(self._open)
-            self._open.append(replica)
-        else:
-            last = self._open.pop()
-            if last is not replica:
-                last.place = replica.place
-                self._open[last.place] = last
-            replica.place = -1
 
     # -- who waits -----------------------------------------------------------------------------
 
@@ -471,16 +304,12 @@ class Capacity:
             elif not any(pool.offer(self, now) for pool in sorted(pools, key=_head)):
                 return
 
-    def close(self) -> None:
-        """Cancel the timers of open breakers."""
-        for replica in self.replicas:
-            self._cancel_timer(replica)
 
-    @staticmethod
-    def _cancel_timer(replica: ReplicaState) -> None:
-        if replica.timer is not None:
-            replica.timer.cancel()
-            replica.timer = None
+def _provider_queue(backend: Backend, warmth: Warmth | None) -> ProviderQueue | None:
+    rent = backend.rent
+    if warmth is None or rent is None or not backend.binds_late:
+        return None
+    return ProviderQueue(warmth, rent.boot_s)
 
 
 def _head(pool: Subscriber) -> tuple[float, float]:

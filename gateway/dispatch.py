@@ -64,6 +64,7 @@ class HeldSlot(Protocol):
     start: Start | None
     """Whether the answer had to wait for a boot; `boot_s` for how long, where that was told."""
     boot_s: float | None
+    waited_s: float | None
 
     def answered(self, now: float) -> None:
         """The head of the answer has come."""
@@ -328,6 +329,7 @@ class Sending:
             slot.start = reply.start
             if usage is not None:
                 slot.boot_s = usage.boot_s
+                slot.waited_s = usage.queued_s
             self._settle(error)
 
     def _settle(self, error: BaseException | None) -> None:

@@ -33,12 +33,15 @@ def learn(lease: Lease, slot: Slot, attainment: Attainment, now: float) -> None:
             if slot.boot_s is None:
                 return  # how much of it was the boot is not known
             boot = slot.boot_s
-            estimates.learn_cold(slot.age, boot, now)
+            if not slot.behind:  # else it may have waited for less than all of a boot
+                estimates.learn_cold(slot.age, boot, now)
         elif slot.start is not Start.WARM:
             return
         if slot.age:  # one that has not idled at all says nothing
             estimates.learn_start(slot.age, slot.start is Start.COLD)
-    held = now - slot.taken_at - boot
+        if slot.behind is not None and slot.waited_s is None and slot.start is Start.WARM:
+            return  # nor is how much of it was the wait for an instance that others had made boot, or used
+    held = now - slot.taken_at - boot - (slot.waited_s or 0.0)
     if held < 0.0:
         held = 0.0
     estimates.learn_served(lease.bucket, held, now)

@@ -7,8 +7,9 @@ Knows the backend contract; never a policy or a call.
 import asyncio
 from random import Random
 
-from gateway.capacity import PROBE_FAILURES, Capacity
+from gateway.capacity import Capacity
 from gateway.clock import Clock
+from gateway.replica_set import PROBE_FAILURES
 
 PROBE_TIMEOUT_S = 2.0
 """A probe that takes longer has failed."""

@@ -25,12 +25,13 @@ from random import Random
 from typing import Any
 
 from backends.base import Backend
-from gateway.capacity import Capacity, Replicas
+from gateway.capacity import Capacity
 from gateway.clock import Clock, Timer, TimerHost
 from gateway.lease import Lease
 from gateway.memory import Remembered
 from gateway.pool import Opened, Opener, Pool
 from gateway.recorded import VERSION, Line, Still, action_line, decisions, estimates_line
+from gateway.replica_set import Replicas
 from gateway.slot import Slot
 from gateway.tier import PursedTier, Tier
 from gateway.vocab import Reason, Verdict
@@ -77,6 +78,7 @@ class Recorder:
                 "slots": int(most),
                 "fixed": type(most) is int and not getattr(backend, "moves", False),
                 "can_open": backend.can_open,
+                "binds_late": backend.binds_late,
                 "rent": None if rent is None else list(rent),
                 "carries_all": type(backend).cannot_carry is Backend.cannot_carry and backend.speaks_grpc,
             }
@@ -257,6 +259,7 @@ class _Pool(Pool):
             "used": slot.used,
             "start": None if slot.start is None else str(slot.start),
             "boot_s": slot.boot_s,
+            "waited_s": slot.waited_s,
             "answered_at": slot.answered_at,
         }
         with self._recorder.event(route=self.route, **facts):

@@ -39,7 +39,9 @@ class Slot(msgspec.Struct, eq=False):
     age:          seconds for which the instance behind it had idled; None where none is known to be there
     opening:      it is held while an instance boots, for no call in particular
     used:         something was sent there
+    behind:       instances that booted already when it went into the provider's own queue; None: it did not
     start:        whether the answer had to wait for a boot, as far as was told; `boot_s` for how long
+    waited_s:     seconds in the provider's own queue, no boot among them; None where that was not told
     reservation:  the money set aside for it; None where no spill budget applies
     """
 
@@ -55,8 +57,10 @@ class Slot(msgspec.Struct, eq=False):
     age: float | None = None
     opening: bool = False
     used: bool = False
+    behind: int | None = None
     start: Start | None = None
     boot_s: float | None = None
+    waited_s: float | None = None
     reservation: Reservation | None = None
 
     @property

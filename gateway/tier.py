@@ -8,8 +8,9 @@ from math import inf
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from gateway.capacity import Capacity, Replicas
+from gateway.capacity import Capacity
 from gateway.clock import Clock
+from gateway.replica_set import Replicas
 from gateway.slot import Slot
 from gateway.spending import Purse, refusal, reservation_usd
 from gateway.vocab import Reason, Rent
@@ -128,6 +129,8 @@ class Tier:
     """Free slots with an idle instance behind them."""
     room: "property" = property(attrgetter("supply.room"))
     """Instances that could be opened now."""
+    queued: "property" = property(attrgetter("supply.queued"))
+    """Calls in the provider's own queue; None where calls do not wait there."""
     claimants: "property" = property(attrgetter("supply.claimants"))
     """Pools that wait for slots here."""
     overall: "property" = property(attrgetter("_known.service"))

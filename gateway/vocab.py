@@ -236,6 +236,7 @@ class Usage(NamedTuple):
     instance:    the provider's or the worker's word for the instance that served it
     reported:    True when the provider said so, False when the gateway measured it
     memory_gb:   memory of the instance as the provider reports it; None where it does not
+    queued_s:    seconds it waited in the provider's own queue, no start-up among them; None if not known
     """
 
     billed_s: float | None = None
@@ -244,6 +245,7 @@ class Usage(NamedTuple):
     instance: str = ""
     reported: bool = False
     memory_gb: float | None = None
+    queued_s: float | None = None
 
 
 class Reply:

@@ -136,6 +136,13 @@ class TierView(Protocol):
         ...
 
     @property
+    def queued(self) -> int | None:
+        """Calls, of those that hold its slots, that wait in the provider's own queue for whichever instance
+        is up or free first. None where it has none, or none is counted on.
+        """
+        ...
+
+    @property
     def claimants(self) -> int:
         """Pools with calls waiting that this tier is one of, this one included: at least 1."""
         ...

@@ -59,8 +59,8 @@ def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> flo
     window = until - now
     if window <= 0.0:
         return 0.0
-    opening = len(tier.opening)
-    serving = tier.in_flight - opening
+    opening, queued = len(tier.opening), tier.queued
+    serving = tier.in_flight - (opening if queued is None else queued)
     work = tier.warm * window
     if serving:
         left = window - residual(tier.overall)
@@ -68,7 +68,9 @@ def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> flo
             work += serving * left
     if opening:
         work += tier.up_by(until, now)
-    if not work:
+    if queued:
+        work -= queued * tier.overall.mean  # those are served first
+    if work <= 0.0:
         return 0.0
     claimants = tier.claimants
     return work * speed(tier, pool) / claimants

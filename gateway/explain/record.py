@@ -38,11 +38,12 @@ class NotedTier:
         self.opening: Collection[float] = ()
         self.idle_for: float | None = None
         self.claimants = 1
+        self.queued: int | None = None
         self.calibration: float = tier.calibration
         self.may_use = True
         self.cannot: str | None = None
         if len(row) > 2:
-            self.blocked, self.warm, self.opening, since, self.claimants, self.cannot = row[2]
+            self.blocked, self.warm, self.opening, since, self.claimants, self.cannot, self.queued = row[2]
             self.idle_for = None if since is None else noted.at - since
             self.may_use = row[3]
         else:

@@ -32,8 +32,8 @@ class Noted(NamedTuple):
     waiting:  (calls that waited, those in time among them, seconds of work before this call); None where
               the call took an owned slot at once, so that nothing else was looked at
     tiers:    for each tier (free, in flight), and where `waiting` is not None also (blocked, warm, up at,
-              idle since, claimants, why it cannot carry the call), may use, and the estimates: a call's
-              service (mean, tail, deviation), of all sizes (mean, deviation), a boot (mean, tail,
+              idle since, claimants, why it cannot carry the call, queued), may use, and the estimates: a
+              call's service (mean, tail, deviation), of all sizes (mean, deviation), a boot (mean, tail,
               deviation), an answer (the same)
     hedged:   what became of the second attempt that this was; None where it was none
     """
@@ -136,12 +136,12 @@ def _row(tier: Tier, lease: Lease) -> tuple[Any, ...]:
     cannot = None if may else supply.backend.unfit(lease.call)
     state: tuple[Any, ...]
     if warmth is None:
-        state = (supply.blocked, 0, (), None, supply.claimants, cannot)
+        state = (supply.blocked, 0, (), None, supply.claimants, cannot, None)
     else:
         opening = warmth.opening
         state = (
             supply.blocked, supply.warm, tuple(opening) if opening else (), warmth.next_since,
-            supply.claimants, cannot,
+            supply.claimants, cannot, supply.queued,
         )  # fmt: skip
     if estimates is None:
         return supply.free_slots, supply.in_flight, state, may

@@ -137,6 +137,7 @@ class Binding(StrEnum):
     """How a call comes to an instance that has to boot: `late_binding` of a backend."""
 
     PING = "ping"
+    PROVIDER = "provider"
     NONE = "none"
 
 
@@ -145,6 +146,7 @@ LateBinding = Annotated[
     typer.Option(
         "--late-binding",
         help="ping: an instance may boot while requests wait, which then run on whatever is free first. "
+        "provider: a request makes one boot, and waits in the provider's own queue for what is free first. "
         "none: only a request makes one boot, and waits for it. Default: what the backend of the file does, "
         "else ping.",
     ),

@@ -50,12 +50,12 @@ def scenario(
     fee: float | None = None,
     bills: tuple[bool, bool] | None = None,
     round_up_s: float | None = None,
-    opens: bool | None = None,
+    late_binding: str | None = None,
 ) -> Scenario:
     """What the file says, with everything that is not None in its place. Raises ValueError.
 
-    bills:  whether booting and whether idling is billed
-    opens:  whether an instance may boot while calls wait
+    bills:         whether booting and whether idling is billed
+    late_binding:  `ping`, `provider` or `none`: how a call comes to an instance that has to boot
     """
     name, options = route_of(settings, route)
     owned: list[tuple[str, BackendOptions]] = []
@@ -75,8 +75,7 @@ def scenario(
     for each in rented:
         built = _built(*each, backends)
         rent = _rent(built, usd_per_second=usd_per_second, fee=fee, bills=bills, round_up_s=round_up_s)
-        can_open = built.can_open if opens is None else opens
-        endpoints.append(_endpoint(built, rent, cold=cold, idle_s=idle_s, opens=can_open))
+        endpoints.append(_endpoint(built, rent, cold=cold, idle_s=idle_s, late_binding=late_binding))
     within, share = _limits(name, options, budget_s, objective)
     return Scenario(
         fleet=fleet,
@@ -116,7 +115,12 @@ def _fleet(name: str, options: BackendOptions) -> Fleet:
 
 
 def _endpoint(
-    backend: Backend, rent: Rent, *, cold: Distribution | None, idle_s: float | None, opens: bool
+    backend: Backend,
+    rent: Rent,
+    *,
+    cold: Distribution | None,
+    idle_s: float | None,
+    late_binding: str | None,
 ) -> Endpoint:
     name, options = backend.name, backend.options
     assert rent.usd_per_second is not None
@@ -136,7 +140,9 @@ def _endpoint(
     expect_s = expect if measured is None else None
     return Endpoint(
         name, rent.usd_per_second, idle_s, cold, rent.usd_per_call, options.max_in_flight, expect_s,
-        rent.bills_boot, rent.bills_idle, rent.round_up_s, opens,
+        rent.bills_boot, rent.bills_idle, rent.round_up_s,
+        opens=backend.can_open if late_binding is None else late_binding == "ping",
+        binds_late=backend.binds_late if late_binding is None else late_binding == "provider",
     )  # fmt: skip
 
 

@@ -179,7 +179,8 @@ def described(wanted: Wanted) -> Scenario:
         bills_boot=bills_boot,
         bills_idle=bills_idle,
         round_up_s=0.0 if wanted.round_up is None else _seconds("--round-up", wanted.round_up),
-        opens=wanted.late_binding != "none",
+        opens=(wanted.late_binding or "ping") == "ping",
+        binds_late=wanted.late_binding == "provider",
     )
     return Scenario(
         fleet=Fleet(usd_per_second=slot_usd),
@@ -208,7 +209,7 @@ def written(wanted: Wanted, settings: Settings, backends: Registry[Backend]) -> 
         fee=wanted.fee,
         bills=_bills(wanted.bills),
         round_up_s=None if wanted.round_up is None else _seconds("--round-up", wanted.round_up),
-        opens=None if wanted.late_binding is None else wanted.late_binding == "ping",
+        late_binding=wanted.late_binding,
     )
 
 

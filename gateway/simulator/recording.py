@@ -60,6 +60,7 @@ class _Backend(_Setup, tag="backend"):
     rent: list[Any] | None
     carries_all: bool
     fixed: bool = True
+    binds_late: bool = False
 
 
 class _Route(_Setup, tag="route"):
@@ -100,6 +101,7 @@ class _Release(_Event, tag="release"):
     start: Literal["warm", "cold", "unknown"] | None
     boot_s: Seconds | None
     answered_at: Moment | None
+    waited_s: Seconds | None = None
 
 
 class _Leave(_Event, tag="leave"):

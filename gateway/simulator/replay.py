@@ -124,6 +124,7 @@ class _Rented(Backend):
         super().__init__(line["name"], BackendOptions(type="past", max_in_flight=line["slots"]), kit)
         self._replicas = tuple(f"{self.name}-{index}" for index in range(line["replicas"]))
         self._can_open: bool = line["can_open"]
+        self._binds_late: bool = line.get("binds_late", False)
         self._rent = None if line["rent"] is None else Rent(*line["rent"])
 
     @property
@@ -135,6 +136,11 @@ class _Rented(Backend):
     def can_open(self) -> bool:
         """As it was."""
         return self._can_open
+
+    @property
+    def binds_late(self) -> bool:
+        """As it was."""
+        return self._binds_late
 
     @property
     def rent(self) -> Rent | None:
@@ -288,6 +294,7 @@ class _World:
         slot.used = line["used"]
         slot.start = None if line["start"] is None else Start(line["start"])
         slot.boot_s = line["boot_s"]
+        slot.waited_s = line.get("waited_s")
         slot.answered_at = line["answered_at"]
         lease.release(Verdict(line["verdict"]))
 

@@ -5,7 +5,7 @@ simulated. Knows no concrete policy, and neither searches nor prints.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,8 @@ from gateway.prewarm import KIND
 from gateway.simulator.ahead import Ahead
 from gateway.simulator.bills import bill
 from gateway.simulator.engine import VirtualTime
-from gateway.simulator.scenario import Scenario, Workload
+from gateway.simulator.queued_endpoint import QueuedEndpoint
+from gateway.simulator.scenario import Endpoint, Scenario, Workload
 from gateway.simulator.world import Instance, Simulated, SimulatedEndpoint, SimulatedFleet, no_background
 from gateway.slot import Slot
 from gateway.tier import Tier
@@ -122,11 +123,23 @@ class _Visit(Lease):
         else:
             assert isinstance(backend, SimulatedEndpoint)
             self.endpoint = backend
+            if isinstance(backend, QueuedEndpoint):
+                backend.send_call(self, index, seconds, time.instant)
+                return
             end = backend.begin(index, seconds, time.instant)
             run.begun[index] = end - seconds
             slot.boot_s = boot = backend.boot_s
             slot.start = Start.COLD if boot else Start.WARM
         heappush(time.events, (end, next(time.turn), self.served))
+
+    def served_from(self, now: float, seconds: float, *, boot_s: float, waited_s: float) -> None:
+        """An instance has taken it out of the provider's queue."""
+        run, slot = self.run, self.slot
+        assert slot is not None
+        run.begun[self.index] = now
+        slot.start = Start.COLD if boot_s else Start.WARM
+        slot.boot_s, slot.waited_s = boot_s, waited_s
+        heappush(run.time.events, (now + seconds, next(run.time.turn), self.served))
 
     def served(self) -> None:
         """The service has ended: its instance idles before its slot is offered to the next."""
@@ -168,15 +181,7 @@ class _Run:
             fleet = scenario.fleet
             self.backends[fleet.name] = SimulatedFleet(fleet.name, kit, slots=replicas * fleet.slots)
         self.endpoints = tuple(
-            SimulatedEndpoint(
-                endpoint.name,
-                kit,
-                limit=endpoint.limit,
-                rent=endpoint.rent,
-                colds=scenario.colds[endpoint.name],
-                opens=endpoint.opens,
-            )
-            for endpoint in scenario.endpoints
+            _endpoint(each, kit, scenario.colds[each.name], self.time) for each in scenario.endpoints
         )
         self.backends.update((endpoint.name, endpoint) for endpoint in self.endpoints)
         for place, backend in enumerate(self.backends.values()):
@@ -236,6 +241,15 @@ class _Run:
             return
         if slot is not None:
             visit.begin(slot)
+
+
+def _endpoint(
+    endpoint: Endpoint, kit: Kit, colds: Callable[[int], float], time: VirtualTime
+) -> SimulatedEndpoint:
+    name, limit, rent = endpoint.name, endpoint.limit, endpoint.rent
+    if endpoint.binds_late:
+        return QueuedEndpoint(name, kit, limit=limit, rent=rent, colds=colds, time=time)
+    return SimulatedEndpoint(name, kit, limit=limit, rent=rent, colds=colds, opens=endpoint.opens)
 
 
 def _estimates(scenario: Scenario, backend: str) -> BackendEstimates:

@@ -39,7 +39,8 @@ class Endpoint:
     bills_boot:      whether the seconds of booting are billed
     bills_idle:      whether the seconds of idling are billed
     round_up_s:      the provider rounds up to multiples of this (`gateway.simulator.bills`); 0 for none
-    opens:           an instance may boot while calls wait; else only a call makes one boot, and waits for it
+    opens:           an instance may boot while calls wait; else only a call makes one boot
+    binds_late:      a call waits there for whichever instance is up or free first; else for its own
     """
 
     name: str
@@ -53,6 +54,7 @@ class Endpoint:
     bills_idle: bool = True
     round_up_s: float = 0.0
     opens: bool = True
+    binds_late: bool = False
 
     @property
     def rent(self) -> Rent:

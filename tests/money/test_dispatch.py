@@ -54,6 +54,7 @@ class Place:
         self.used = False
         self.start: Start | None = None
         self.boot_s: float | None = None
+        self.waited_s: float | None = None
 
     def answered(self, now: float) -> None: ...
     def pushed_back(self, now: float) -> None: ...

@@ -143,6 +143,14 @@ def test_where_only_a_call_boots_an_instance_none_is_opened_without_one(tmp_path
     assert by_ping["cost_split"]["fee"] == (4 + by_ping["activations"]) * 0.25
 
 
+def test_where_the_provider_queues_calls_fewer_boot_than_wait(tmp_path: Path) -> None:
+    by_provider = bound_late(tmp_path, "--late-binding", "provider", "--fee", "0.25")
+    bound = bound_late(tmp_path, "--late-binding", "none")
+    assert by_provider["cost_split"]["fee"] == 4 * 0.25, "four calls and no ping"
+    assert by_provider["activations"] <= bound["activations"]
+    assert by_provider["attained"] == 1.0
+
+
 def test_a_file_says_how_instances_are_opened(tmp_path: Path) -> None:
     config = tmp_path / "overspill.yaml"
     fees = []

@@ -85,7 +85,7 @@ def endpoints(draw: st.DrawFn, name: str, colds: tuple[str, ...]) -> Endpoint:
         draw(st.sampled_from([None, None, 1.0])),  # what it is said to boot is wrong sometimes
         *draw(st.sampled_from([(True, True), (True, True), (True, False), (False, True), (False, False)])),
         draw(st.sampled_from([0.0, 0.0, 0.001, 1.0])),
-        draw(st.sampled_from([True, True, False])),
+        *draw(st.sampled_from([(True, False), (True, False), (False, False), (False, True)])),
     )
 
 

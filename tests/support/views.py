@@ -37,6 +37,7 @@ class Tier:
     opening: tuple[float, ...] = ()
     room: int = 0
     claimants: int = 1
+    queued: int | None = None
     calibration: float = 1.0
     overall: Expected = UNKNOWN
     cold: Expected = UNKNOWN
