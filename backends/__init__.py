@@ -1,32 +1,36 @@
-"""The backends that ship. Importing this package registers them; one line per backend."""
+"""The backends that ship: one line for each module, with the names that its classes have in the file.
 
-from backends import aws_lambda as aws_lambda
-from backends import aws_lambda_url as aws_lambda_url
-from backends import azure_function as azure_function
-from backends import azure_ml as azure_ml
-from backends import bentoml as bentoml
-from backends import cloud_run as cloud_run
-from backends import http_endpoint as http_endpoint
-from backends import huggingface as huggingface
-from backends import keda as keda
-from backends import kserve as kserve
-from backends import litellm as litellm
-from backends import loopback as loopback
-from backends import modal as modal
-from backends import modal_server as modal_server
-from backends import openai as openai
-from backends import openai_fleet as openai_fleet
-from backends import replicate as replicate
-from backends import runpod as runpod
-from backends import runpod_lb as runpod_lb
-from backends import runpod_openai as runpod_openai
-from backends import sagemaker as sagemaker
-from backends import sagemaker_async as sagemaker_async
-from backends import seldon as seldon
-from backends import triton as triton
-from backends import vertex_ai as vertex_ai
-from backends import watsonx as watsonx
+Importing this package imports none of them; the registry does that for a name that is asked for.
+"""
+
 from backends.base import backends
+
+backends.find_in("backends.aws_lambda", "aws_lambda")
+backends.find_in("backends.aws_lambda_url", "aws_lambda_url")
+backends.find_in("backends.azure_function", "azure_function")
+backends.find_in("backends.azure_ml", "azure_ml")
+backends.find_in("backends.bentoml", "bentoml")
+backends.find_in("backends.cloud_run", "cloud_run")
+backends.find_in("backends.http_endpoint", "http")
+backends.find_in("backends.huggingface", "huggingface")
+backends.find_in("backends.keda", "keda")
+backends.find_in("backends.kserve", "kserve")
+backends.find_in("backends.litellm", "litellm")
+backends.find_in("backends.loopback", "loopback", "loopback_rented")
+backends.find_in("backends.modal", "modal")
+backends.find_in("backends.modal_server", "modal_server")
+backends.find_in("backends.openai", "openai")
+backends.find_in("backends.openai_fleet", "openai_fleet")
+backends.find_in("backends.replicate", "replicate")
+backends.find_in("backends.runpod", "runpod")
+backends.find_in("backends.runpod_lb", "runpod_lb")
+backends.find_in("backends.runpod_openai", "runpod_openai")
+backends.find_in("backends.sagemaker", "sagemaker_elastic", "sagemaker_realtime", "sagemaker_serverless")
+backends.find_in("backends.sagemaker_async", "sagemaker_async")
+backends.find_in("backends.seldon", "seldon")
+backends.find_in("backends.triton", "triton")
+backends.find_in("backends.vertex_ai", "vertex_ai", "vertex_ai_elastic")
+backends.find_in("backends.watsonx", "watsonx")
 
 backends.retire(
     "banana",

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from backends.client import Answer
+from backends.credentials import Credentials
+from backends.elastic import retry_after
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
 
 # By the type in `x-amzn-ErrorType`. What is not listed goes by its status: 429 full, other 4xx denied,
@@ -63,6 +65,17 @@ def reason(answer: Answer) -> str:
         document = msgspec.json.decode(answer.body, type=dict[str, Any])
         return str(document.get("Reason") or document.get("reason") or "")
     return ""
+
+
+def lambda_refusal(name: str, answer: Answer, credentials: Credentials, wall: float) -> BackendError:
+    """What Lambda's own error means, by its type, else by its status. `wall`: now, Unix time."""
+    kind = error_type(answer)
+    named = credentials.excerpt(f"{kind} {reason(answer)}")
+    said = f"{name}: Lambda answered {answer.status} {named}".rstrip()
+    by_status: type[BackendError] = BackendDenied if answer.status < 500 else BackendBroke
+    if answer.status == 429:
+        by_status = BackendFull
+    return ERRORS.get(kind, by_status)(said, retry_after=retry_after(answer.headers, wall))
 
 
 def described(body: bytes) -> str:

@@ -12,7 +12,7 @@ from backends.aws_report import Report
 from backends.aws_signer import AwsKeys
 from backends.elastic import ColdStart, ElasticOptions, HttpUrl, check_envelope
 from gateway.options import Options, Size, Usd
-from gateway.vocab import Rent
+from gateway.vocab import Rent, Usage
 
 _GIB = 2**30
 
@@ -83,6 +83,13 @@ def lambda_rent(price: LambdaPrice | None, memory: int | None, cold: ColdStart) 
         bills_idle=False,
         round_up_s=0.001,
     )
+
+
+def usage_of(report: Report, options: LambdaOptions, instance: str = "") -> Usage:
+    """What an invocation used, by Lambda's own word. `instance`: who ran it, if that is known."""
+    usd = invocation_usd(report, options.price, options.memory)
+    told, boot_s = report.billed_s is not None, report.boot_s or 0.0
+    return Usage(report.billed_s, boot_s, usd, instance, told, memory_gb=report.memory_gb)
 
 
 def invocation_usd(report: Report | None, price: LambdaPrice | None, memory: int | None) -> float | None:

@@ -17,15 +17,15 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from backends.aws_errors import ERRORS, error_type, reason
+from backends.aws_errors import lambda_refusal
 from backends.aws_lambda_options import LambdaPrice, lambda_rent
 from backends.aws_signer import AwsKeys, Signer, secrets_of
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Answer, Upload
-from backends.elastic import ColdStart, retry_after
+from backends.elastic import ColdStart
 from backends.envelope import encoded_size, overhead
 from backends.web_endpoint import WebEndpoint, WebOptions
-from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
+from gateway.errors import BackendDenied, BackendError
 from gateway.options import Size
 from gateway.vocab import Call, Headers
 
@@ -84,13 +84,8 @@ class AwsLambdaUrl(WebEndpoint):
         super().__init__(name, options, kit, rent=rent, secrets=secrets_of(keys))
         self._signer: Signer | None = None
         if options.auth == "iam":
-            self._signer = Signer(
-                name,
-                service="lambda",
-                region=options.signed_for or "",
-                credentials=self.credentials if keys else None,
-                session_token=keys is not None and keys.session_token is not None,
-            )
+            region = options.signed_for or ""
+            self._signer = Signer(name, keys, self.credentials, service="lambda", region=region)
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
@@ -142,18 +137,12 @@ class AwsLambdaUrl(WebEndpoint):
             # A function's own 401 says nothing of our keys.
             said = f"{self.name}: the function answered {answer.status}"
             return self.full(said, answer) if answer.status in (429, 503) else None
-        kind = error_type(answer)
-        named = self.credentials.excerpt(f"{kind} {reason(answer)}")
-        said = f"{self.name}: Lambda answered {answer.status} {named}".rstrip()
-        if answer.status in (401, 403):
-            if self._signer is not None:
-                self._signer.forget()
-            return BackendDenied(said)
-        by_status: type[BackendError] = BackendDenied if answer.status < 500 else BackendBroke
-        if answer.status == 429:
-            by_status = BackendFull
-        after = retry_after(answer.headers, self.kit.clock.wall())
-        return ERRORS.get(kind, by_status)(said, retry_after=after)
+        refusal = lambda_refusal(self.name, answer, self.credentials, self.kit.clock.wall())
+        if answer.status not in (401, 403):
+            return refusal
+        if self._signer is not None:
+            self._signer.forget()
+        return BackendDenied(str(refusal))
 
 
 def _single(fields: Headers) -> Headers:

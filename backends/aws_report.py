@@ -1,15 +1,23 @@
-"""What Lambda says of one invocation in its log tail: the REPORT line, or its JSON twin.
+"""What Lambda says of one invocation in its log tail: the REPORT and INIT_REPORT lines, or their JSON twins.
 
 Pure. It must never know a price or a wire format.
 
 Sources: AWS Lambda documentation, "Viewing logs" (REPORT line) and "Telemetry API event schema"
-(`platform.report`). Billed Duration contains the init phase (all configurations, since August 2025)
-and the billed part of a SnapStart restore.
+(`platform.report`, `platform.initReport`), and "Understanding the execution environment lifecycle":
+- Billed Duration contains the init phase (all configurations, since August 2025) and the billed part of a
+  SnapStart restore;
+- an init that fails, or takes more than 10 s, is told by INIT_REPORT before the START line, and done again
+  within the invocation, whose REPORT line then has no Init Duration: it was a cold start all the same;
+- where no invocation came of it there is no REPORT line, and the seconds of the init are what is billed.
+Not confirmed: whether the Billed Duration of an invocation contains a failed init before it. It is taken as
+it is: Lambda's own word.
 """
 
 import base64
 import binascii
+import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -18,21 +26,27 @@ _FIELD = re.compile(
     r"(?P<name>Billed Duration|Init Duration|Restore Duration|Memory Size|Duration)"
     r":\s*(?P<value>\d+(?:\.\d+)?)\s*(?:ms|MB)"
 )
+_STATUS = re.compile(r"Status:\s*(\w+)")
 
 
 class Report(NamedTuple):
-    """One invocation's figures; None where the line does not have them."""
+    """One invocation's figures; None where the lines do not have them."""
 
     duration_s: float | None
     billed_s: float | None
     memory_gb: float | None
     init_s: float | None
     restore_s: float | None
+    failed_init_s: float | None = None
 
     @property
     def boot_s(self) -> float | None:
-        """Start-up that this invocation waited for: init or restore; None for a warm environment."""
-        return self.init_s if self.init_s is not None else self.restore_s
+        """Start-up that this invocation waited for: init or restore; None for a warm environment.
+
+        Of an init that failed first, the time until it did: the second one is within the duration.
+        """
+        told = (self.init_s, self.restore_s, self.failed_init_s)
+        return next((seconds for seconds in told if seconds is not None), None)
 
     @property
     def gb_seconds(self) -> float | None:
@@ -53,9 +67,10 @@ class _Metrics(msgspec.Struct, rename="camel"):
 
 class _Record(msgspec.Struct):
     metrics: _Metrics
+    status: str = ""
 
 
-class _PlatformReport(msgspec.Struct):
+class _Platform(msgspec.Struct):
     type: str
     record: _Record
 
@@ -71,13 +86,59 @@ def read_log_result(value: bytes) -> Report | None:
 
 def read_log(text: str) -> Report | None:
     """The last report in a log: lines printed by the function itself come before it."""
-    for line in reversed(text.splitlines()):
-        stripped = line.strip()
-        if stripped.startswith("REPORT RequestId:"):
-            return _from_line(stripped)
-        if stripped.startswith("{") and '"platform.report"' in stripped and (report := _from_json(stripped)):
-            return report
-    return None
+    lines = [line.strip() for line in text.splitlines()]
+    failed_s = _failed_init(lines)
+    for line in reversed(lines):
+        report: Report | None = None
+        if line.startswith("REPORT RequestId:"):
+            report = _from_line(line)
+        elif _platform(line, "platform.report"):
+            report = _from_json(line)
+        if report is not None:
+            return report._replace(failed_init_s=failed_s)
+    if failed_s is None:
+        return None
+    billed_s = math.ceil(failed_s * 1000 - 1e-6) / 1000  # in whole milliseconds, as everything is
+    return Report(None, billed_s, None, None, None, failed_s)
+
+
+def _failed_init(lines: Iterable[str]) -> float | None:
+    """Seconds of the inits that failed before the invocation began; None for none."""
+    failed_s: float | None = None
+    for line in lines:
+        if line.startswith("START RequestId:") or _platform(line, "platform.start"):
+            return failed_s
+        if line.startswith("REPORT RequestId:") or _platform(line, "platform.report"):
+            return None  # START was cut off, and what stood before it: these were the function's own lines
+        if (seconds := _init_that_failed(line)) is not None:
+            failed_s = (failed_s or 0.0) + seconds
+    return failed_s
+
+
+def _init_that_failed(line: str) -> float | None:
+    if line.startswith("INIT_REPORT"):
+        status = _STATUS.search(line)
+        took = _FIELD.search(line)
+        if status is None or status[1] == "success" or took is None or took["name"] != "Init Duration":
+            return None
+        return float(took["value"]) / 1000
+    if not _platform(line, "platform.initReport"):
+        return None
+    report = _decoded(line)
+    failed = report is not None and report.record.status not in ("", "success")
+    return _scaled(report.record.metrics.duration_ms, 1000) if report is not None and failed else None
+
+
+def _platform(line: str, event: str) -> bool:
+    """Whether this looks like that event in JSON."""
+    return line.startswith("{") and f'"{event}"' in line
+
+
+def _decoded(line: str) -> _Platform | None:
+    try:
+        return msgspec.json.decode(line, type=_Platform)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def _from_line(line: str) -> Report:
@@ -95,11 +156,8 @@ def _from_line(line: str) -> Report:
 
 
 def _from_json(line: str) -> Report | None:
-    try:
-        report = msgspec.json.decode(line, type=_PlatformReport)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    if report.type != "platform.report":
+    report = _decoded(line)
+    if report is None or report.type != "platform.report":
         return None
     metrics = report.record.metrics
     return _report(

@@ -1,7 +1,7 @@
 """AWS Signature Version 4, by botocore, and the credentials to sign with.
 
 botocore is imported when a signer is opened, and not before: it costs 0.3 s and 30 MB, which only a
-gateway that has a Lambda backend should pay. It must never know what the requests are for.
+gateway that has a backend of AWS should pay. It must never know what the requests are for.
 """
 
 import asyncio
@@ -35,18 +35,19 @@ def secrets_of(keys: AwsKeys | None) -> dict[str, SecretRef]:
 class Signer:
     """Signs requests to one AWS service in one region.
 
-    credentials:  where `access_key`, `secret_key` and perhaps `session_token` are kept; None for the
-                  machine's own credential chain (environment, profile, container, instance role)
+    keys:         as the file gives them; None for the machine's own credential chain (environment, profile,
+                  container, instance role)
+    credentials:  where the `secrets_of` them are kept
     """
 
     def __init__(
-        self, name: str, *, service: str, region: str, credentials: Credentials | None, session_token: bool
+        self, name: str, keys: AwsKeys | None, credentials: Credentials, *, service: str, region: str
     ) -> None:
         self._name = name
         self._service = service
         self._region = region
-        self._given = credentials
-        self._session_token = session_token
+        self._given = None if keys is None else credentials
+        self._session_token = keys is not None and keys.session_token is not None
         self._chain: Any = None
 
     async def open(self) -> None:

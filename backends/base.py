@@ -6,7 +6,7 @@ start, usage) or in the one BackendError it may raise.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -18,12 +18,15 @@ from backends.calibration import Calibration
 from gateway.clock import Clock
 from gateway.options import Options, SecretRef, Usd
 from gateway.registry import Registry
-from gateway.vocab import HOP_BY_HOP, Call, Charge, Rent, Reply, Usage
+from gateway.vocab import HOP_BY_HOP, Call, Charge, Headers, Rent, Reply, Usage
 
 _GATEWAYS_OWN = {"host", "content-length", "expect", *(name.decode() for name in HOP_BY_HOP)}
 
 FieldName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 FieldValue = Annotated[str, Field(pattern=r"^[\t\x20-\x7e]*$")]
+
+
+ModelVersion = Annotated[int, Field(ge=0, strict=True)]
 
 
 class SpillBudget(Options):
@@ -54,6 +57,9 @@ class BackendOptions(Options):
     """Slots per replica: the most calls the gateway has running there at once."""
     headers: dict[FieldName, FieldValue | SecretRef] = {}
     """Fields added to every request sent there."""
+    versions: Annotated[tuple[ModelVersion, ...], Field(min_length=1)] | None = None
+    """Versions of the model that it serves, like [1, 2]: a call for another one, as in
+    /v2/models/M/versions/3/infer, is never sent there. Left out: whichever a call asks for."""
     calibration: Calibration | None = None
     """Measured figures, as `overspill probe` prints them. Better than a guess where nothing is known yet."""
     spill_budget: SpillBudget | None = None
@@ -143,6 +149,9 @@ class Backend(ABC):
         self.name = name
         self.options = options
         self.kit = kit
+        self.pushbacks = 0
+        """Calls that it refused as one too many; counted where the slot is held."""
+        self._versions = None if options.versions is None else frozenset(map(str, options.versions))
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
@@ -208,12 +217,27 @@ class Backend(ABC):
         return None
 
     @property
+    def webhook(self) -> Callable[[Headers, bytes], tuple[int, str]] | None:
+        """Takes what its provider tells on `/webhooks/NAME`: fields and body; an HTTP status and a line of
+        text to answer with. It must judge whose it is. None where nothing is taken.
+        """
+        return None
+
+    @property
+    def carries_all(self) -> bool:
+        """Whether no HTTP call could ever be unfit for it: a question that need not be asked of each."""
+        return type(self).cannot_carry is Backend.cannot_carry and self._versions is None
+
+    @property
     def speaks_grpc(self) -> bool:
         """Whether `send` takes a gRPC call as it is. Elsewhere it is transcoded to KServe's REST form."""
         return False
 
     def unfit(self, call: Call) -> str | None:
         """Why this call could never run here, or None: `cannot_carry`, asked of what would be sent."""
+        if self._versions is not None and call.version and call.version not in self._versions:
+            served = ", ".join(map(str, self.options.versions or ()))
+            return f"{self.name}: serves version {served} of the model (`versions`), not {call.version[:64]}"
         if call.protocol == "grpc" and not self.speaks_grpc:
             return grpc_transcoded.unfit(call, self.cannot_carry, name=self.name, owned=self.owned)
         return self.cannot_carry(call)

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from backends.elastic import Elastic, ElasticOptions
+from backends.elastic import ColdStart, Elastic, ElasticOptions
 from gateway.options import Options, Usd
-from gateway.vocab import Charge
+from gateway.vocab import Charge, Rent
 
 
 def billed(seconds: float, *, step: float, least: float = 0.0) -> float:
@@ -27,6 +27,19 @@ class StandingPrice(Options):
 
     usd_per_replica_hour: Usd
     """Price of one instance for one hour."""
+
+
+class ToZeroOptions(ElasticOptions):
+    """An endpoint whose instances are paid by the hour, and are scaled to zero when nobody calls."""
+
+    price: StandingPrice | None = None
+    """What an instance costs while it is there. Without it every cost figure of its routes is absent."""
+
+
+def rent_by_hour(price: StandingPrice | None, cold: ColdStart, *, round_up_s: float = 0.0) -> Rent:
+    """What the file says of instances whose life is paid by the hour."""
+    usd = None if price is None else price.usd_per_replica_hour / 3600
+    return Rent(usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=round_up_s)
 
 
 class StandingOptions(ElasticOptions):

@@ -80,6 +80,9 @@ class Elastic(Backend):
     """Whether the provider starts an instance for each call that waits, and goes on starting it though the
     call was answered by another, or has left."""
 
+    RUNS_ON: ClassVar[bool] = False
+    """Whether a call whose client has hung up waits on there, and runs to its end."""
+
     def __init__(
         self,
         name: str,
@@ -99,6 +102,7 @@ class Elastic(Backend):
             usd_per_second=rent.usd_per_second if rent.bills_idle else None,
             round_up_to=rent.round_up_s,
             boot_s=rent.boot_s if self.STARTS_FOR_WAITING else None,
+            runs_on=self.RUNS_ON,
         )
         self.pings = Pings(
             name,
@@ -117,6 +121,11 @@ class Elastic(Backend):
     def rent(self) -> Rent | None:
         """What the file says of its instances."""
         return self._rent
+
+    @property
+    def price_known(self) -> bool:
+        """True when the file says what a second costs."""
+        return self._rent.usd_per_second is not None
 
     @property
     def can_open(self) -> bool:
@@ -174,7 +183,7 @@ class Elastic(Backend):
                 error.usage = self.usage(Span(0.0, elapsed), None, "", reported=False)
             elif not ticket.closed:
                 told = None if error.usage is None else error.usage.boot_s
-                span = self.table.end(ticket, self.kit.clock.now(), boot_s=told)
+                span = self.table.fail(ticket, self.kit.clock.now(), boot_s=told)
                 error.usage = error.usage or self.usage(span, None, "", reported=False)
             raise
         except asyncio.CancelledError as left:
@@ -206,8 +215,9 @@ class Elastic(Backend):
         return self.usage(span, pinged.boot_s, pinged.instance, reported=pinged.busy_s is not None)
 
     def price(self, billed_s: float) -> float | None:
-        """Price in US dollars of a call's seconds; None when the file does not say."""
-        return None
+        """US dollars of a call's seconds and its fee; None when the file does not say."""
+        usd = self._rent.usd_per_second
+        return None if usd is None else billed_s * usd + self._rent.usd_per_call
 
     def usage(self, span: Span, boot_s: float | None, instance: str, *, reported: bool) -> Usage:
         """The usage of a call whose seconds are those of `span`."""
@@ -220,6 +230,12 @@ class Elastic(Backend):
             return from_result(result)
         except BackendBroke as error:
             raise BackendBroke(f"{self.name}: {error}") from None
+
+
+def rent_by_second(price: PricePerSecond | None, cold: ColdStart, *, round_up_s: float = 0.0) -> Rent:
+    """What the file says of instances whose life is billed, from start to end, by the second."""
+    usd = None if price is None else price.usd_per_second
+    return Rent(usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=round_up_s)
 
 
 def check_envelope(options: ElasticOptions, envelope: str) -> None:

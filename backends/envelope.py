@@ -20,6 +20,7 @@ from gateway.vocab import HOP_BY_HOP, Call, Headers, WholeBody
 # would change the bytes of the answer.
 _NOT_CARRIED = HOP_BY_HOP | {b"accept-encoding", b"authorization", b"content-length", b"expect", b"host"}
 _OWN_PREFIX = b"x-overspill-"
+_BINARY = b"inference-header-content-length"
 _FRAMING = HOP_BY_HOP | {b"content-length"}
 
 PING_TARGET = b"/.overspill/ping"
@@ -71,6 +72,15 @@ def overhead(call: Call) -> int:
 def encoded_size(body: int) -> int:
     """Size in bytes of `body` bytes as base64."""
     return 4 * ((body + 2) // 3)
+
+
+def unfit_for_raw(call: Call) -> str | None:
+    """Why this call could never go without the event, its JSON body as a job's input; None if it could."""
+    if call.stream:
+        return "`envelope: raw` cannot answer with a stream"
+    if call.method != b"POST" or any(name == _BINARY for name, _ in call.headers):
+        return "`envelope: raw` carries JSON bodies of POST requests only"
+    return None
 
 
 def to_event(call: Call, body: bytes) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def to_http(message: bytes) -> HttpInfer:
     """A serialized ModelInferRequest as an HTTP request. `content-length` is left to who sends it.
 
     Raw contents are copied once, as they are: tens of microseconds and a memcpy. Typed contents are read one
-    by one, up to a microsecond for each byte: of large ones keep an event loop clear.
+    by one, up to a microsecond for each byte: large ones are for a thread.
 
     Raises BadCall for what is no such message, NotOffered (a BadCall) for tensors in shared memory.
     """

@@ -13,17 +13,15 @@ from pydantic import model_validator
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Answer, join_url
 from backends.elastic import HttpUrl
-from backends.health import Health, UrlPath, healthy
-from backends.rates import Rates, rent_of
-from backends.web_endpoint import WebEndpoint, WebOptions
+from backends.health import UrlPath
+from backends.rated_endpoint import RatedEndpoint, RatedOptions
 from gateway.errors import BackendError
-from gateway.options import SecretRef, Size
-from gateway.vocab import Call, Headers
+from gateway.vocab import Call
 
 _MODEL = "{model}"
 
 
-class HttpOptions(WebOptions):
+class HttpOptions(RatedOptions):
     """An HTTP endpoint that is paid by use."""
 
     type: Literal["http"]
@@ -32,14 +30,6 @@ class HttpOptions(WebOptions):
     """Address of the endpoint; the path of each request is appended to it, or `path` where that is given."""
     path: UrlPath | None = None
     """Where every call goes instead of its own path, like `/predict`; `{model}` is the model's name there."""
-    token: SecretRef | None = None
-    """Sent as `Authorization: Bearer …`. For any other field, see `headers`."""
-    price: Rates | None = None
-    """What it costs. Without it every cost figure of its routes is absent."""
-    max_body: Size | None = None
-    """Largest request body that it takes; larger calls are never sent there."""
-    health: Health | None = None
-    """How to ask whether it can serve. Without it nothing is asked."""
     late_binding: Literal["ping", "none"] = "none"
     """`ping`: an instance may be made to boot while calls wait; a small POST to `/.overspill/ping` is sent
     for it, whose answer does not matter. `none`: only a call makes one boot, and waits for it."""
@@ -52,7 +42,7 @@ class HttpOptions(WebOptions):
 
 
 @backends.add("http")
-class HttpEndpoint(WebEndpoint):
+class HttpEndpoint(RatedEndpoint):
     """One endpoint."""
 
     Options: ClassVar[type[BackendOptions]] = HttpOptions
@@ -60,10 +50,7 @@ class HttpEndpoint(WebEndpoint):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, HttpOptions)
-        cold = options.cold_start
-        rent = rent_of(options.price, idle_s=cold.idle_after, boot_s=cold.expect)
-        secrets = {"token": options.token} if options.token is not None else {}
-        super().__init__(name, options, kit, rent=rent, secrets=secrets)
+        super().__init__(name, options, kit)
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
@@ -82,10 +69,7 @@ class HttpEndpoint(WebEndpoint):
         options = self.options
         if options.path is not None and not call.inference:
             return f"{self.name}: every call goes to {options.path}, which answers no questions about a model"
-        size = call.body.length or 0
-        if options.max_body is not None and size > options.max_body:
-            return f"{self.name}: {size} bytes, {options.max_body} are allowed"
-        return None
+        return super().cannot_carry(call)
 
     def address(self, call: Call) -> str:
         """Its own path, or the one that the file says; a query is kept either way."""
@@ -96,25 +80,8 @@ class HttpEndpoint(WebEndpoint):
         path = path.replace(_MODEL, quote(call.model, safe=""))
         return join_url(self.options.url, path.encode("ascii") + mark + query)
 
-    async def fields(self, headers: Headers, address: str) -> Headers:
-        """With the token, if there is one."""
-        if self.options.token is not None:
-            headers = [*headers, (b"authorization", b"Bearer " + self.credentials["token"].encode())]
-        return self.added.onto(headers, self.credentials)
-
     def refusal(self, answer: Answer) -> BackendError | None:
         """As of any web endpoint; where we show a token, a 403 is about it."""
         if answer.status == 403 and self.options.token is not None:
             return self.denied(f"{self.name}: the endpoint answered 403", answer.body)
         return super().refusal(answer)
-
-    async def probe(self, replica: int) -> bool | None:
-        """The answer to `health`; None where the file names no such question."""
-        health = self.options.health
-        if health is None:
-            return None
-        try:
-            fields = await self.fields([], self.options.url)
-        except BackendError:
-            return False
-        return await healthy(self.client, self.options.url, health, fields)

@@ -28,13 +28,13 @@ from pydantic import Field
 
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Answer, Exchange
-from backends.elastic import ColdStart, HttpUrl, PricePerSecond
+from backends.elastic import ColdStart, HttpUrl, PricePerSecond, rent_by_second
 from backends.instances import Ticket
 from backends.pings import Pinged
 from backends.web_endpoint import Told, WebEndpoint, WebOptions
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef
-from gateway.vocab import Call, Headers, Rent, Reply, Start
+from gateway.vocab import Call, Headers, Reply, Start
 
 _HOLD = b"x-scale-up-timeout"
 _PAUSED = re.compile(rb"\bpaused\b", re.IGNORECASE)
@@ -84,9 +84,7 @@ class HuggingFace(WebEndpoint):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, HuggingFaceOptions)
-        usd = options.price.usd_per_second if options.price else None
-        cold = options.cold_start
-        rent = Rent(usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=60.0)
+        rent = rent_by_second(options.price, options.cold_start, round_up_s=60.0)
         secrets = {"token": options.token} if options.token is not None else {}
         super().__init__(name, options, kit, rent=rent, secrets=secrets)
         self._held: dict[Ticket, float | None] = {}  # since when, for as long as its answer is not judged

@@ -31,6 +31,8 @@ _NEXT: dict[tuple[State, str], State] = {
     (State.BUSY, "undo"): State.IDLE,
     (State.OPENING, "left"): State.OPENING,
     (State.BUSY, "left"): State.IDLE,
+    (State.OPENING, "died"): State.GONE,
+    (State.BUSY, "died"): State.GONE,
     (State.OPENING, "up"): State.IDLE,
     (State.IDLE, "expire"): State.GONE,
     (State.GONE, "return"): State.IDLE,
@@ -41,8 +43,8 @@ class Instance:
     """One inferred instance. `counted`: among those that are known to have started."""
 
     __slots__ = (
-        "began", "billed_s", "counted", "holder", "id", "kind", "last_end", "newest", "route", "state",
-        "users",
+        "began", "billed_s", "counted", "holder", "id", "kind", "last_end", "newest", "outlasted_s", "route",
+        "spare", "state", "up_at", "users",
     )  # fmt: skip
 
     def __init__(self, began: float) -> None:
@@ -57,6 +59,14 @@ class Instance:
         self.kind = CALLS_KIND
         self.last_end: float | None = None  # None until a first call has ended there
         self.billed_s = 0.0
+        self.outlasted_s = 0.0  # how long it had been coming up when it was known not to be up
+        self.spare = False  # stands for what a ping still looks for, whose own start another has met
+        self.up_at = math.inf  # when it should be up, where nobody waits for it any more
+
+    @property
+    def unheard(self) -> bool:
+        """Whether it is taken to come up, and nothing has been heard of it."""
+        return not self.id and self.last_end is None
 
     def move(self, event: str) -> None:
         """Follow the table; an event that the state does not allow is a programming error."""

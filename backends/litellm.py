@@ -219,7 +219,8 @@ class LiteLLM(Backend):
 
     def _usage(self, tokens: Tokens | None) -> Usage:
         usd = None if self._price is None else self._price.call_usd(0.0, tokens)
-        return Usage(usd=usd, reported=tokens is not None)
+        read, wrote = (None, None) if tokens is None else tokens[:2]
+        return Usage(usd=usd, reported=tokens is not None, input_tokens=read, output_tokens=wrote)
 
     def _failed(self, error: Exception) -> Reply:
         """The client's own mistake as an answer; raises what anything else means."""

@@ -18,68 +18,41 @@ from typing import Any, ClassVar, Literal
 from yarl import URL
 
 from backends.base import BackendOptions, Kit, backends
-from backends.client import Answer, Exchange
-from backends.elastic import ColdStart, HttpUrl, PricePerSecond
-from backends.modal_proxy import ProxyAuth, refusal, with_token
-from backends.web_endpoint import WebEndpoint, WebOptions
+from backends.client import Exchange
+from backends.modal_proxy import ModalProxied, ModalProxyOptions, modal_example
 from gateway.errors import BackendBroke, BackendDown, BackendError
-from gateway.vocab import Headers, Rent
 
 _CALL_ID = "__modal_function_call_id"
 _CHAIN_FAILURES = 3  # in a row, until the answer is given up
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
-class ModalOptions(WebOptions):
+class ModalOptions(ModalProxyOptions):
     """A web function of Modal."""
 
     QUEUES: ClassVar[bool] = True
     type: Literal["modal"]
     """Kind of backend."""
-    url: HttpUrl
-    """URL of the function; the path of each request is appended to it."""
-    proxy_auth: ProxyAuth | None = None
-    """Token for a function that requires proxy authorization."""
-    price: PricePerSecond | None = None
-    """What it costs. Without it every cost figure of its routes is absent."""
-    cold_start: ColdStart = ColdStart.model_validate({"expect": "10s", "idle_after": "60s"})
-    """What is known ahead about its containers; `idle_after` is the function's scaledown window."""
 
 
 @backends.add("modal")
-class Modal(WebEndpoint):
+class Modal(ModalProxied):
     """One web function."""
 
     Options: ClassVar[type[BackendOptions]] = ModalOptions
-    STARTS_FOR_WAITING: ClassVar[bool] = True
+    WHAT: ClassVar[str] = "the function"
+    RUNS_ON: ClassVar[bool] = True
     options: ModalOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, ModalOptions)
-        usd = options.price.usd_per_second if options.price else None
-        rent = Rent(usd, idle_s=options.cold_start.idle_after, boot_s=options.cold_start.expect)
-        auth = options.proxy_auth
-        super().__init__(name, options, kit, rent=rent, secrets=auth.references() if auth else {})
+        super().__init__(name, options, kit)
         self._origin = URL(options.url).origin()
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
         """Options of a web function that is served at `url`."""
-        secret = {"env": "OVERSPILL_EXAMPLE_SECRET"}
-        return {
-            "type": "modal",
-            "url": url,
-            "proxy_auth": {"key": secret, "secret": secret},
-            "max_in_flight": 4,
-            "price": {"usd_per_second": 0.000222},
-            "cold_start": {"expect": "6s", "idle_after": "60s"},
-        }
-
-    async def fields(self, headers: Headers, address: str) -> Headers:
-        """With the proxy token, if there is one."""
-        if self.options.proxy_auth is not None:
-            headers = with_token(headers, self.credentials)
-        return self.added.onto(headers, self.credentials)
+        return modal_example("modal", url)
 
     async def arrive(self, exchange: Exchange, held: contextlib.AsyncExitStack) -> Exchange:
         """Modal's chain of 303s, to its end. One that comes at once, not after 150 s, is paced."""
@@ -92,14 +65,6 @@ class Modal(WebEndpoint):
             at_once = self.kit.clock.now() - asked < _LONGEST_PAUSE_S
             pause = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * pause)) if at_once else 0.0
         return exchange
-
-    def judged(self, status: int) -> bool:
-        """400 too: Modal says with it that the function is stopped."""
-        return status == 400 or super().judged(status)
-
-    def refusal(self, answer: Answer) -> BackendError | None:
-        """What is no answer of the application's, or says that it did not begin; None for anything else."""
-        return refusal(self, "the function", answer)
 
     def _continues(self, exchange: Exchange) -> str | None:
         """Where the answer will be, if this is Modal's 303; None for any other answer.

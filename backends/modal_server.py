@@ -15,67 +15,29 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from backends.base import BackendOptions, Kit, backends
-from backends.client import Answer
-from backends.elastic import ColdStart, HttpUrl, PricePerSecond
-from backends.modal_proxy import ProxyAuth, refusal, with_token
-from backends.web_endpoint import WebEndpoint, WebOptions
-from gateway.errors import BackendError
-from gateway.vocab import Headers, Rent
+from backends.modal_proxy import ModalProxied, ModalProxyOptions, modal_example
 
 
-class ModalServerOptions(WebOptions):
-    """A server of Modal."""
+class ModalServerOptions(ModalProxyOptions):
+    """A server of Modal, of one region or of all."""
 
     type: Literal["modal_server"]
     """Kind of backend."""
-    url: HttpUrl
-    """URL of the server, of one region or of all; the path of each request is appended to it."""
-    proxy_auth: ProxyAuth | None = None
-    """Token, unless the server is `unauthenticated`."""
-    price: PricePerSecond | None = None
-    """What it costs. Without it every cost figure of its routes is absent."""
-    cold_start: ColdStart = ColdStart.model_validate({"expect": "10s", "idle_after": "60s"})
-    """What is known ahead about its containers; `idle_after` is the server's scaledown window."""
 
 
 @backends.add("modal_server")
-class ModalServer(WebEndpoint):
+class ModalServer(ModalProxied):
     """One server."""
 
     Options: ClassVar[type[BackendOptions]] = ModalServerOptions
-    STARTS_FOR_WAITING: ClassVar[bool] = True
+    WHAT: ClassVar[str] = "the server"
     options: ModalServerOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, ModalServerOptions)
-        usd = options.price.usd_per_second if options.price else None
-        rent = Rent(usd, idle_s=options.cold_start.idle_after, boot_s=options.cold_start.expect)
-        auth = options.proxy_auth
-        super().__init__(name, options, kit, rent=rent, secrets=auth.references() if auth else {})
+        super().__init__(name, options, kit)
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
         """Options of a server at `url`."""
-        secret = {"env": "OVERSPILL_EXAMPLE_SECRET"}
-        return {
-            "type": "modal_server",
-            "url": url,
-            "proxy_auth": {"key": secret, "secret": secret},
-            "max_in_flight": 4,
-            "price": {"usd_per_second": 0.000222},
-            "cold_start": {"expect": "6s", "idle_after": "60s"},
-        }
-
-    async def fields(self, headers: Headers, address: str) -> Headers:
-        """With the proxy token, if there is one."""
-        if self.options.proxy_auth is not None:
-            headers = with_token(headers, self.credentials)
-        return self.added.onto(headers, self.credentials)
-
-    def judged(self, status: int) -> bool:
-        """400 too: Modal says with it that the app is stopped."""
-        return status == 400 or super().judged(status)
-
-    def refusal(self, answer: Answer) -> BackendError | None:
-        """What is no answer of the server's, or says that it did not begin; None for anything else."""
-        return refusal(self, "the server", answer)
+        return modal_example("modal_server", url)

@@ -182,4 +182,7 @@ class OpenAI(WebEndpoint):
 
     def _book(self, reply: Reply, tokens: Tokens | None) -> None:
         if reply.usage is not None:
-            reply.usage = reply.usage._replace(usd=self._call_usd(reply.usage.billed_s, tokens))
+            usage = reply.usage._replace(usd=self._call_usd(reply.usage.billed_s, tokens))
+            if tokens is not None:
+                usage = usage._replace(input_tokens=tokens.prompt, output_tokens=tokens.completion)
+            reply.usage = usage

@@ -16,27 +16,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from backends.base import Backend, BackendOptions, Kit, Places, backends
+from backends.base import BackendOptions, Kit, Places, backends
 from backends.load_report import LARGEST_METRICS, ORCA, ORCA_FORMAT, from_field, from_metrics
 from backends.openai_load import ReplicaReports
 from backends.openai_refusals import Meaning, meaning
 from backends.openai_wire import EVERY_OPERATION, ModelName, Operations, below, renamed, unfit
 from backends.replica_connections import Attempt, ReplicaConnections
 from backends.replica_requests import ReplicaUrls, RequestHeads
+from backends.warm_fleet import FleetOptions, WarmFleet, whole
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
-from gateway.options import Duration, Options, SecretRef, SlotCount, Usd
+from gateway.options import Duration, Options, SecretRef
 from gateway.vocab import Body, Call, Reply, WholeBody
 
 _ERROR_LIMIT = 1 << 20
 
 UrlPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9\-._~%]+)*$")]
-
-
-class FleetPrice(Options):
-    """What the fleet costs, used or not."""
-
-    usd_per_replica_hour: Usd
-    """Price of one replica for one hour."""
 
 
 class LoadOptions(Options):
@@ -51,15 +45,12 @@ class LoadOptions(Options):
     """Where the metrics are, in Prometheus' text format."""
 
 
-class OpenAIFleetOptions(BackendOptions):
+class OpenAIFleetOptions(FleetOptions):
     """An always-on fleet of OpenAI-compatible servers."""
 
     type: Literal["openai_fleet"]
     """Kind of backend."""
-    max_in_flight: SlotCount
-    """Slots per replica: the most calls the gateway has running there at once. `auto` learns it from how long
-    calls take."""
-    replicas: ReplicaUrls
+    replicas: Annotated[ReplicaUrls, Field(min_length=1)]
     """Base URLs of the servers, like http://vllm-0:8000."""
     base_path: UrlPath = "/v1"
     """What the API's paths begin with there."""
@@ -69,42 +60,29 @@ class OpenAIFleetOptions(BackendOptions):
     """Sent as `Authorization: Bearer …`. Without it, whatever the client sent."""
     operations: Operations = EVERY_OPERATION
     """What the servers offer."""
-    price: FleetPrice | None = None
-    """What it costs. Without it every cost figure of its routes is absent."""
     health: UrlPath = "/health"
     """Where a server answers 200 when it can serve; `/health/ready` for Triton's front end."""
     load: LoadOptions | None = None
     """How to learn how busy the servers are. Without it only the gateway's own calls count."""
-    connect_timeout: Duration = 1.0
-    """Longest wait for a connection before the replica counts as down."""
     keep_idle: Duration = 4.0
     """How long an unused connection is kept; keep it below the server's own limit, which is 5s for vLLM."""
-    probe_every: Duration = 2.0
-    """Time between readiness checks of each replica."""
 
 
 @backends.add("openai_fleet")
-class OpenAIFleet(Backend):
+class OpenAIFleet(WarmFleet):
     """A fleet of OpenAI-compatible servers."""
 
     Options: ClassVar[type[BackendOptions]] = OpenAIFleetOptions
-    owned: ClassVar[bool] = True
     options: OpenAIFleetOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
-        super().__init__(name, options, kit)
         assert isinstance(options, OpenAIFleetOptions)
-        self._replicas = [
-            ReplicaConnections(
-                url, clock=kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle
-            )
-            for url in options.replicas
-        ]
-        self._names = tuple(connections.authority.decode() for connections in self._replicas)
         load = options.load
-        asks = load is not None and load.source == "answers"
-        more = [(ORCA_FORMAT, b"JSON")] if asks else []
-        self._heads = RequestHeads(name, options.headers, bearer=options.api_key, more=more)
+        more = [(ORCA_FORMAT, b"JSON")] if load is not None and load.source == "answers" else []
+        heads = RequestHeads(name, options.headers, bearer=options.api_key, more=more)
+        super().__init__(name, options, kit, heads=heads)
+        self._replicas = [self.connections_to(url) for url in options.replicas]
+        self._names = tuple(connections.authority.decode() for connections in self._replicas)
         self._base = options.base_path.encode("ascii")
         self._renamed = renamed(options.model)
         self._reports = [ReplicaReports() for _ in self._replicas]
@@ -128,16 +106,6 @@ class OpenAIFleet(Backend):
         return self._names
 
     @property
-    def usd_per_replica_hour(self) -> float | None:
-        """Price of one replica, None if the file does not say."""
-        return None if self.options.price is None else self.options.price.usd_per_replica_hour
-
-    @property
-    def price_known(self) -> bool:
-        """False when the file does not say."""
-        return self.options.price is not None
-
-    @property
     def moves(self) -> bool:
         """Where it is to learn how busy the replicas are."""
         return self.options.load is not None
@@ -148,7 +116,7 @@ class OpenAIFleet(Backend):
 
     async def open(self) -> None:
         """Check the secrets; begin to ask how busy the replicas are. Raises ConfigError."""
-        self._heads.open()
+        await super().open()
         if self.options.load is not None:
             self.kit.spawn(self._watch(self.options.load), name=f"load of {self.name}")
 
@@ -164,7 +132,7 @@ class OpenAIFleet(Backend):
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """Pass the call to one replica."""
         connections = self._replicas[replica]
-        head = self._heads.head(call, connections, below(self._base, call))
+        head = self.heads.head(call, connections, below(self._base, call))
         body: Body = call.body
         if self._renamed is not None and (data := body.whole()):
             body = WholeBody(self._renamed.apply(data))
@@ -174,10 +142,7 @@ class OpenAIFleet(Backend):
 
     async def probe(self, replica: int) -> bool | None:
         """`health`; any answer but 200, or none in time, is not ready."""
-        try:
-            return (await self._ask(replica, self.options.health))[0] == 200
-        except (BackendError, TimeoutError):
-            return False
+        return await self.ready(self._replicas[replica], self.options.health)
 
     # -- how busy the replicas are
 
@@ -196,7 +161,8 @@ class OpenAIFleet(Backend):
         if self.options.load.source == "metrics":
             before = reports.running
             try:
-                status, text = await self._ask(replica, self.options.load.path)
+                asked = self.ask(self._replicas[replica], self.options.load.path, LARGEST_METRICS)
+                status, text = await asked
             except (BackendError, TimeoutError):
                 status, text = 0, b""
             report = from_metrics(text) if status == 200 else None
@@ -214,24 +180,16 @@ class OpenAIFleet(Backend):
 
     def refused(self) -> None:
         """A replica did not take our key."""
-        self._heads.renew()
+        self.heads.renew()
 
     def excerpt(self, text: bytes) -> str:
         """The beginning of an answer, without any secret."""
-        return self._heads.credentials.excerpt(text)
+        return self.heads.credentials.excerpt(text)
 
     async def _watch(self, load: LoadOptions) -> None:
         while True:
             await asyncio.gather(*(self.look(replica) for replica in range(len(self._replicas))))
             await asyncio.sleep(load.every * (0.9 + 0.2 * self.kit.chance.random()))
-
-    async def _ask(self, replica: int, path: str) -> tuple[int, bytes]:
-        """A question of the gateway's own. Raises BackendError, TimeoutError."""
-        connections = self._replicas[replica]
-        head = self._heads.question(connections, path.encode("ascii"))
-        asking = Attempt(connections, method=b"GET", head=head, body=WholeBody(b""), resend=True)
-        async with asyncio.timeout(self.options.connect_timeout + 1.0), asking as reply:
-            return reply.status, await _whole(reply, LARGEST_METRICS)
 
 
 class _FleetAttempt(Attempt):
@@ -247,7 +205,7 @@ class _FleetAttempt(Attempt):
 
     async def _judge(self, reply: Reply) -> None:
         """Raise what this status means for another attempt; return if it is the client's own answer."""
-        reply.body, reply.stream = await _whole(reply, _ERROR_LIMIT), None
+        reply.body, reply.stream = await whole(reply, _ERROR_LIMIT), None
         status, body = reply.status, reply.body
         found = meaning(status, body)
         if found is Meaning.ANSWER:
@@ -291,17 +249,3 @@ class _ReportingAttempt(_FleetAttempt):
     async def __aexit__(self, *raised: object) -> None:
         self._counted.running -= 1
         await super().__aexit__(*raised)
-
-
-async def _whole(reply: Reply, limit: int) -> bytes:
-    """All of an answer. Raises BackendBroke beyond `limit` bytes."""
-    if reply.stream is None:
-        return reply.body or b""
-    parts: list[bytes] = []
-    size = 0
-    async for part in reply.stream:
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise BackendBroke(f"the answer is over {limit} bytes")
-    return b"".join(parts)

@@ -110,10 +110,8 @@ class Pings:
 
     def _presume(self, ticket: Ticket) -> Usage:
         """Its instance should be up by now. How long it booted is not known: nobody learns from it."""
-        span = self._table.presume(ticket, self._clock.now())
-        usage = self._usage(span, Pinged(start=Start.COLD, boot_s=span.boot_s))
-        self._owe(ticket, usage)
-        return usage._replace(boot_s=None)
+        self._table.presume(ticket, self._clock.now())
+        return Usage()
 
     async def _search(self, ticket: Ticket) -> Usage:
         """Try again and again, one search at a time: two would keep each other's instances busy."""
@@ -174,7 +172,13 @@ class Pings:
         # Where the provider reports each start, one that it did not report is another's.
         told = pinged.usage is None or not pinged.usage.reported or bool(pinged.usage.boot_s)
         span = self._table.end(
-            ticket, now, instance_id=pinged.instance, boot_s=boot_s, busy_s=busy_s, counted=told
+            ticket,
+            now,
+            instance_id=pinged.instance,
+            boot_s=boot_s,
+            busy_s=busy_s,
+            age_s=pinged.age,
+            counted=told,
         )
         usage = pinged.usage or self._usage(span, pinged._replace(boot_s=boot_s))
         self._owe(ticket, usage)

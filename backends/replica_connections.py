@@ -31,6 +31,11 @@ class ReplicaConnections:
         self._retired = False
 
     @property
+    def retired(self) -> bool:
+        """True once it has gone."""
+        return self._retired
+
+    @property
     def idle(self) -> int:
         """Connections that wait for work."""
         return len(self._idle)

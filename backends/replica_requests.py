@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from backends.credentials import AddedFields, Credentials
 from backends.replica_connections import ReplicaConnections
@@ -27,12 +27,14 @@ def _plain_http(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
-ReplicaUrls = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_plain_http)]
+ReplicaUrls = Annotated[tuple[str, ...], AfterValidator(_plain_http)]
 """Base URLs of replicas, reached without TLS, each listed once."""
 
 
 class RequestHeads:
     """Writes the heads of requests, with the fields that the file adds to each.
+
+    Needs `open` where any of those is a secret.
 
     bearer:  sent as `Authorization: Bearer …` in place of a client's own
     """
@@ -45,6 +47,8 @@ class RequestHeads:
         bearer: SecretRef | None = None,
         more: Headers | None = None,
     ) -> None:
+        self.added: Headers = []
+        """What the file adds to each request."""
         self._added = AddedFields(added)
         self._more = [(b"accept-encoding", b"identity"), *(more or [])]
         secrets = {f"header {field}": reference for field, reference in self._added.secret.items()}
@@ -54,6 +58,8 @@ class RequestHeads:
         self.credentials = Credentials(name, secrets)
         self._tail = b""
         self._replaced: frozenset[bytes] = frozenset()
+        if not secrets:
+            self._write()
 
     def open(self) -> None:
         """Read the secrets. Raises ConfigError, naming the reference; nothing here does so afterwards."""
@@ -93,6 +99,7 @@ class RequestHeads:
         fields = list(self._more)
         if self._bearer:
             fields.append((b"authorization", b"Bearer " + self.credentials["bearer"].encode()))
+        self.added = self._added.onto([], self.credentials)
         fields = self._added.onto(fields, self.credentials)
         self._replaced = frozenset(name for name, _ in fields)
         self._tail = b"".join(b"%b: %b\r\n" % field for field in fields)

@@ -9,13 +9,13 @@ Wire facts (Replicate's documentation, "Deployments", "Billing", "Output files";
 - `metrics.predict_time` are the seconds that the model ran. They are what a public model bills; a deployment,
   and a private model, bills its instances' whole life, start-up and idling included;
 - files in an output are URLs on `replicate.delivery`, good for an hour: they are passed on as they are.
-The API is asked, and no webhook is awaited: a receiver would be an address of the gateway's own. Streams of
-the API's own events are not offered. Not documented: the largest input, so `max_input` says it.
+The API is asked, or tells by `webhook` when to ask (`webhooks.py`). Streams of the API's own events are not
+offered. Not documented: the largest input, so `max_input` says it.
 """
 
 import contextlib
 from asyncio import timeout
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -24,11 +24,13 @@ from pydantic import Field, model_validator
 
 from backends.base import BackendOptions, Kit, backends
 from backends.elastic import ColdStart, Elastic, ElasticOptions, HttpUrl, check_envelope, start_by_boot
-from backends.envelope import encoded_size, overhead, to_event
+from backends.envelope import encoded_size, overhead, to_event, unfit_for_raw
 from backends.instances import Boot, Span, Ticket, take_boot
 from backends.pings import Pinged
 from backends.remote_job import CONTROL_S, JobRun
-from backends.replicate_api import InputRefused, Prediction, ReplicateApi
+from backends.replicate_api import InputRefused, Prediction, ReplicateApi, job_of
+from backends.webhooks import SECRET_KEY, WebhookOptions, Webhooks
+from backends.worker_answer import hear
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef, Size, Usd
 from gateway.vocab import Call, Headers, Rent, Reply, Start, Usage
@@ -79,6 +81,9 @@ class ReplicateOptions(ElasticOptions):
     be cancelled before it is answered."""
     max_input: Size = 5 * 2**20
     """Largest document that a prediction is made with; larger calls are never sent there."""
+    webhook: WebhookOptions | None = None
+    """Have Replicate tell that a prediction is over, like `{url: https://gateway.example.com, secret: {env:
+    REPLICATE_WEBHOOK_SECRET}}`; it calls /webhooks/NAME there. Left out, it is only asked."""
     billing: Literal["instance", "prediction"] | None = None
     """`instance`: an instance is paid from start to end, idling included; `prediction`: only while the model
     runs. Left out: by the instance for a deployment, else by the prediction."""
@@ -123,8 +128,14 @@ class Replicate(Elastic):
             bills_boot=bills,
             bills_idle=bills,
         )
-        super().__init__(name, options, kit, rent=rent, secrets={"token": options.token})
-        self._api = ReplicateApi(self, options.base_url, options.target())
+        secrets = {"token": options.token}
+        if options.webhook is not None:
+            secrets[SECRET_KEY] = options.webhook.secret
+        super().__init__(name, options, kit, rent=rent, secrets=secrets)
+        self._webhooks = None if options.webhook is None else Webhooks(
+            name, options.webhook, self.credentials, kit.clock, job_of=job_of
+        )  # fmt: skip
+        self._api = ReplicateApi(self, options.base_url, options.target(), self._webhooks)
         self._cold_delay = min(_A_FEW_SECONDS, cold.expect / 4)
 
     @classmethod
@@ -140,21 +151,22 @@ class Replicate(Elastic):
             "cold_start": {"expect": "60s", "idle_after": "60s"},
         }
 
-    @property
-    def price_known(self) -> bool:
-        """True when the file says a price."""
-        return self.options.price is not None
-
-    def price(self, billed_s: float) -> float | None:
-        """US dollars of a prediction's seconds and of itself."""
-        price = self.options.price
-        return None if price is None else billed_s * price.usd_per_second + price.usd_per_request
-
     def usage(self, span: Span, boot_s: float | None, instance: str, *, reported: bool) -> Usage:
         """By the prediction, the seconds of start-up are nobody's."""
         if self.options.bills_instances():
             return super().usage(span, boot_s, instance, reported=reported)
         return Usage(span.busy_s, boot_s, self.price(span.busy_s), instance, reported)
+
+    async def open(self) -> None:
+        """Check the secrets. Raises ConfigError."""
+        await super().open()
+        if self._webhooks is not None:
+            self._webhooks.check()
+
+    @property
+    def webhook(self) -> Callable[[Headers, bytes], tuple[int, str]] | None:
+        """What Replicate tells of predictions."""
+        return None if self._webhooks is None else self._webhooks.take
 
     @property
     def can_open(self) -> bool:
@@ -167,12 +179,8 @@ class Replicate(Elastic):
         if self.options.envelope == "event":
             size = encoded_size(size) + 2 * overhead(call)
         else:
-            if call.stream:
-                return f"{self.name}: `envelope: raw` cannot answer with a stream"
-            if call.method != b"POST" or any(
-                n == b"inference-header-content-length" for n, _ in call.headers
-            ):
-                return f"{self.name}: `envelope: raw` carries JSON bodies of POST requests only"
+            if (why := unfit_for_raw(call)) is not None:
+                return f"{self.name}: {why}"
             size += 1024
         if size > self.options.max_input:
             return f"{self.name}: {size} bytes as a prediction, {self.options.max_input} are allowed"
@@ -211,35 +219,24 @@ class Replicate(Elastic):
                 content = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return None
-        version = self.options.version
-        return msgspec.json.encode(
-            {"input": content} if version is None else {"version": version, "input": content}
-        )
+        document: dict[str, Any] = {"input": content}
+        if self.options.version is not None:
+            document["version"] = self.options.version
+        if self._webhooks is not None:
+            document |= {"webhook": self._webhooks.address, "webhook_events_filter": ["start", "completed"]}
+        return msgspec.json.encode(document)
 
     def _answer(self, prediction: Prediction, ticket: Ticket) -> Reply:
         """The client's answer from a prediction that is final. Raises BackendBroke unless it succeeded."""
         now = self.kit.clock.now()
-        answer: tuple[int, Headers, bytes] | None = None
-        fault: BackendBroke | None = None
-        boot: Boot | None = None
-        try:
-            answer = self._output(prediction)
-        except BackendBroke as error:
-            fault = error
-        if answer is not None and self.options.envelope == "event":
-            headers, boot = take_boot(answer[1])
-            answer = answer[0], headers, answer[2]
-        start, boot_s, instance = self._judge(prediction, boot, now, now - ticket.began)
+        heard = hear(lambda: self._output(prediction), kit=self.options.envelope == "event")
+        start, boot_s, instance = self._judge(prediction, heard.boot, now, now - ticket.began)
         span = self.table.end(ticket, now, instance_id=instance, boot_s=boot_s, busy_s=prediction.ran_s)
         usage = self.usage(span, boot_s, instance, reported=prediction.ran_s is not None)
         if not self.options.bills_instances() and (ran_s := prediction.ran_s) is not None:
             # Each by itself, whatever else ran in the same instance.
             usage = usage._replace(billed_s=ran_s, usd=self.price(ran_s))
-        if answer is None:
-            assert fault is not None
-            fault.usage = usage
-            raise fault
-        return Reply(*answer, start=start, usage=usage)
+        return heard.reply(start, usage)
 
     def _output(self, prediction: Prediction) -> tuple[int, Headers, bytes]:
         if not prediction.succeeded:

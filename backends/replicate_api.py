@@ -21,6 +21,7 @@ import msgspec
 from backends.client import Answer
 from backends.elastic import Elastic, retry_after
 from backends.remote_job import JobGone, NotTold, Phase
+from backends.webhooks import Webhooks
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.vocab import Headers
 
@@ -85,12 +86,14 @@ class InputRefused(BackendDenied):
 class ReplicateApi:
     """One exchange each, and the meaning of a refusal.
 
-    target:  path, below the API's address, that predictions are made with
+    target:    path, below the API's address, that predictions are made with
+    webhooks:  by which it is told when there is something new to be asked
     """
 
     submission = "predict"
 
-    def __init__(self, owner: Elastic, url: str, target: str) -> None:
+    def __init__(self, owner: Elastic, url: str, target: str, webhooks: Webhooks | None = None) -> None:
+        self._webhooks = webhooks
         self.name = owner.name
         self.kit = owner.kit
         self.credentials = owner.credentials
@@ -149,7 +152,9 @@ class ReplicateApi:
         return await self.ask("POST", self._target, document, wait=held if held > 0 else None)
 
     async def status(self, job: Prediction) -> Answer:
-        """Ask how it is."""
+        """Ask how it is; where Replicate tells by itself, once it has, or when it has not for long."""
+        if self._webhooks is not None:
+            await self._webhooks.news(job.id)
         return await self.ask("GET", f"/predictions/{job.id}")
 
     async def cancel(self, job: Prediction) -> Answer:
@@ -180,6 +185,15 @@ class ReplicateApi:
     def busy_s(self, job: Prediction) -> float | None:
         """Seconds that the model ran."""
         return job.ran_s
+
+
+def job_of(body: bytes) -> str | None:
+    """The id of the prediction that a webhook tells of: its body is the prediction as it is."""
+    try:
+        prediction = msgspec.json.decode(body, type=Prediction)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return prediction.id if _ID.fullmatch(prediction.id) else None
 
 
 def _time(text: str | None) -> datetime.datetime | None:

@@ -3,9 +3,11 @@
 Knows what a job's output, times and failure mean for a call; remote_job carries the job through. It
 never sends a job twice: ids are the server's, so sending again could run the work twice.
 
-RunPod's queue API answers with one JSON document: a streamed answer arrives in one piece.
+RunPod's queue API answers with one JSON document, and a streamed answer arrives in one piece; with `response:
+streamed` it is asked for in parts, while the job runs (`runpod_stream.py`).
 """
 
+import asyncio
 import contextlib
 from asyncio import timeout
 from collections.abc import AsyncIterator, Mapping
@@ -23,17 +25,20 @@ from backends.elastic import (
     HttpUrl,
     PricePerSecond,
     check_envelope,
+    rent_by_second,
     start_by_boot,
 )
-from backends.envelope import encoded_size, overhead, to_event
+from backends.envelope import encoded_size, overhead, to_event, unfit_for_raw
 from backends.instances import Boot, Ticket, take_boot
 from backends.pings import Pinged
 from backends.remote_job import CONTROL_S, JobRun
-from backends.runpod_control import ControlOptions, RunPodControl, control_secrets
+from backends.runpod_control import WORKERS_STEP_S, ControlOptions, RunPodControl, control_secrets
 from backends.runpod_job import Job, RunPodApi
-from gateway.errors import BackendBroke, BackendError, BackendFull
+from backends.runpod_stream import RUN_LIMIT, STREAMED, Part, StreamRun, parts_of
+from backends.worker_answer import hear
+from gateway.errors import AnswerTruncated, BackendBroke, BackendError, BackendFull
 from gateway.options import Duration, Options, SecretRef
-from gateway.vocab import Call, Charge, Headers, Rent, Reply, Start, Usage
+from gateway.vocab import Call, Charge, Headers, Reply, Start, Usage
 
 RUNSYNC_LIMIT = 20_000_000
 """Bytes of a `runsync` request (documented as 20 MB)."""
@@ -81,6 +86,9 @@ class RunPodOptions(ElasticOptions):
     envelope: Literal["event", "raw"] = "event"
     """`event` carries the whole HTTP request to the worker kit; `raw` sends the JSON body as `input`
     to a handler that exists already, and answers with its `output`."""
+    response: Literal["buffered", "streamed"] = "buffered"
+    """How calls that want a stream are answered: `buffered`, in one piece when all of it is there, or
+    `streamed`, as it is made, by a worker that serves with `OVERSPILL_STREAM=1`."""
     wait: Annotated[Duration, Field(ge=1, le=300)] = 2.0
     """How long `runsync` may take before polling starts. A job cannot be cancelled before it answers."""
     policy: JobPolicy = JobPolicy()
@@ -95,6 +103,8 @@ class RunPodOptions(ElasticOptions):
     @model_validator(mode="after")
     def _kit_answers_pings(self) -> Self:
         check_envelope(self, self.envelope)
+        if self.envelope == "raw" and self.response == "streamed":
+            raise ValueError("response: streamed needs envelope: event, and the worker kit on the other side")
         return self
 
 
@@ -108,17 +118,14 @@ class RunPod(Elastic):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, RunPodOptions)
-        self._usd = options.price.usd_per_second if options.price else None
-        cold = options.cold_start
-        # A worker's life is billed in whole seconds.
-        rent = Rent(self._usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=1.0)
+        rent = rent_by_second(options.price, options.cold_start, round_up_s=WORKERS_STEP_S)
         secrets = {"api_key": options.api_key, **control_secrets(options.control)}
         super().__init__(name, options, kit, rent=rent, secrets=secrets)
         self._control = RunPodControl(self, options.endpoint_id, options.control) if options.control else None
         url = f"{options.base_url.rstrip('/')}/{options.endpoint_id}"
         self._api = RunPodApi(self, url)
         # Below this a queue delay is not a boot. Workers that RunPod revives from a snapshot stay under it.
-        self._cold_delay = cold.expect / 4
+        self._cold_delay = options.cold_start.expect / 4
         self.workers: Mapping[str, int] = {}
         """Workers by RunPod's own states, as of the last probe; all `throttled` means that it has no GPU."""
 
@@ -131,34 +138,22 @@ class RunPod(Elastic):
             "api_key": {"env": "OVERSPILL_EXAMPLE_SECRET"},
             "base_url": f"{url}/v2",
             "max_in_flight": 4,
-            "price": {"usd_per_second": 0.00022},
+            "price": {"usd_per_second": 0.00019},
             "cold_start": {"expect": "8s", "idle_after": "5s"},
         }
-
-    @property
-    def price_known(self) -> bool:
-        """True when the file says what a second costs."""
-        return self._usd is not None
-
-    def price(self, billed_s: float) -> float | None:
-        """US dollars of a call's seconds."""
-        return None if self._usd is None else billed_s * self._usd
 
     def cannot_carry(self, call: Call) -> str | None:
         """Too large for `runsync`, or, with `envelope: raw`, no JSON document in and out."""
         size = call.body.length or 0
+        limit = RUN_LIMIT if self._streams(call) else RUNSYNC_LIMIT
         if self.options.envelope == "event":
             size = encoded_size(size) + overhead(call)
         else:
-            if call.stream:
-                return f"{self.name}: `envelope: raw` cannot answer with a stream"
-            if call.method != b"POST" or any(
-                n == b"inference-header-content-length" for n, _ in call.headers
-            ):
-                return f"{self.name}: `envelope: raw` carries JSON bodies of POST requests only"
+            if (why := unfit_for_raw(call)) is not None:
+                return f"{self.name}: {why}"
             size += 1024
-        if size > RUNSYNC_LIMIT:
-            return f"{self.name}: {size} bytes as a RunPod job, {RUNSYNC_LIMIT} are allowed"
+        if size > limit:
+            return f"{self.name}: {size} bytes as a RunPod job, {limit} are allowed"
         return None
 
     @property
@@ -185,25 +180,20 @@ class RunPod(Elastic):
         document = msgspec.json.encode(self._job(to_event(call, b"")))
         wait = max(self.options.wait, min(self.options.cold_start.expect, LONGEST_PING_S))
         job = await JobRun(self._api, self.table, ticket).result(document, wait)
-        boot: Boot | None = None
-        fault: BackendBroke | None = None
-        try:
-            status, headers, _ = self._output(job)
-            boot = take_boot(headers)[1]
-            if status >= 500:
-                fault = BackendBroke(f"{self.name}: a worker answered a ping with {status}")
-        except BackendBroke as error:
-            fault = error
-        now = self.kit.clock.now()
+        heard = hear(lambda: self._output(job), kit=True)
+        boot, now = heard.boot, self.kit.clock.now()
         start, boot_s, instance = self._judge(job, boot, now, now - ticket.began)
-        if fault is not None:
+        if (fault := heard.fault_of_ping(f"{self.name}: a worker")) is not None:
             fault.usage = Usage(None, boot_s, None, instance)
             raise fault
         return Pinged(instance, start, boot_s, boot.age if boot else None, job.execution_s)
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
-        """One job. The answer is complete when it is there, so leaving has nothing to release."""
-        return self._send(call)
+        """One job. An answer in one piece is complete when it is there: leaving has nothing to release."""
+        return self._stream(call) if self._streams(call) else self._send(call)
+
+    def _streams(self, call: Call) -> bool:
+        return call.stream and self.options.response == "streamed"
 
     @contextlib.asynccontextmanager
     async def _send(self, call: Call) -> AsyncIterator[Reply]:
@@ -217,6 +207,56 @@ class RunPod(Elastic):
             job = await run.result(document, self.options.wait)
             reply = self._answer(job, ticket)
         yield reply
+
+    @contextlib.asynccontextmanager
+    async def _stream(self, call: Call) -> AsyncIterator[Reply]:
+        event = to_event(call, await call.body.read(RUN_LIMIT))
+        document = msgspec.json.encode(self._job({**event, STREAMED: True}))
+        with self.attempt(call) as ticket:
+            run = StreamRun(self._api, self.table, ticket)
+            try:
+                await run.begin(document)
+                async with contextlib.aclosing(run.parts()) as parts:
+                    first = await anext(parts, None)
+                    if first is None:  # it has failed, or its worker does not stream
+                        yield self._answer(await run.ended(), ticket)
+                    else:
+                        yield await self._flowing(run, first, parts, ticket)
+            except asyncio.CancelledError:
+                run.give_up()
+                raise
+            finally:
+                run.leave()
+
+    async def _flowing(
+        self, run: StreamRun, first: Part, parts: AsyncIterator[Part], ticket: Ticket
+    ) -> Reply:
+        """The answer from its first part on. What it used is known with its end."""
+        status, headers, body = self.unpack(first.content)
+        headers, boot = take_boot(headers)
+        if first.last:
+            start, usage = self._ended(await run.ended(), boot, ticket)
+            return Reply(status, headers, body, start=start, usage=usage)
+        # A worker that came up meanwhile may have done so for another call: RunPod's word comes with the end.
+        waited = self.kit.clock.now() - ticket.began
+        up = boot is not None and boot.age is not None and start_by_boot(boot, waited, seen=False)
+        reply = Reply(status, headers, start=Start.WARM if up is Start.WARM else Start.UNKNOWN)
+
+        async def relayed() -> AsyncIterator[bytes]:
+            try:
+                yield body
+                async for part in parts:
+                    yield self.unpack({**part.content, "statusCode": status})[2]
+                if not run.complete:
+                    raise self._cut_short(await run.ended())
+            except BackendBroke as error:
+                run.leave()
+                usage = self._ended(await run.ended(), boot, ticket)[1]
+                raise AnswerTruncated(str(error), usage=usage) from error
+            reply.start, reply.usage = self._ended(await run.ended(), boot, ticket)
+
+        reply.stream = relayed()
+        return reply
 
     def _document(self, call: Call, body: bytes) -> bytes | None:
         """The job to submit; None when the client's body is not the JSON object that `raw` needs."""
@@ -235,28 +275,17 @@ class RunPod(Elastic):
 
     def _answer(self, job: Job, ticket: Ticket) -> Reply:
         """The client's answer from a job that is final. Raises BackendBroke unless it is COMPLETED."""
+        heard = hear(lambda: self._output(job), kit=self.options.envelope == "event")
+        return heard.reply(*self._ended(job, heard.boot, ticket))
+
+    def _ended(self, job: Job, boot: Boot | None, ticket: Ticket) -> tuple[Start, Usage]:
+        """Warm or cold, and what it used, of a job that is over."""
         now = self.kit.clock.now()
-        answer: tuple[int, Headers, bytes] | None = None
-        fault: BackendBroke | None = None
-        boot: Boot | None = None
-        try:
-            answer = self._output(job)
-        except BackendBroke as error:
-            fault = error
-        if answer is not None and self.options.envelope == "event":
-            headers, boot = take_boot(answer[1])
-            answer = answer[0], headers, answer[2]
         start, boot_s, instance = self._judge(job, boot, now, now - ticket.began)
         span = self.table.end(ticket, now, instance_id=instance, boot_s=boot_s, busy_s=job.execution_s)
         # RunPod bills a worker from its start on; rounding to whole seconds is settled with its end.
         usage = self.usage(span, boot_s, instance, reported=job.execution_ms is not None)
-        if start is Start.WARM:
-            usage = usage._replace(queued_s=job.delay_s)
-        if answer is None:
-            assert fault is not None
-            fault.usage = usage
-            raise fault
-        return Reply(*answer, start=start, usage=usage)
+        return start, usage._replace(queued_s=job.delay_s) if start is Start.WARM else usage
 
     def _unclaimed(self, job: Job, ticket: Ticket) -> None:
         """A job that ended when its call was gone: what it used is a charge."""
@@ -269,11 +298,26 @@ class RunPod(Elastic):
 
     def _output(self, job: Job) -> tuple[int, Headers, bytes]:
         if job.status != "COMPLETED":
-            why = self.credentials.excerpt(job.why())
-            raise BackendBroke(f"{self.name}: the job ended as {job.status}" + (f": {why}" if why else ""))
+            raise self._cut_short(job)
         if self.options.envelope == "raw":
             return 200, [(b"content-type", b"application/json")], bytes(job.output)
-        return self.unpack(msgspec.json.decode(job.output))
+        result = msgspec.json.decode(job.output)
+        parts = list(parts_of(result))
+        if not parts:
+            return self.unpack(result)
+        # A worker that can stream yields every answer in parts.
+        status, headers, body = self.unpack(parts[0].content)
+        rest = [self.unpack({**part.content, "statusCode": status})[2] for part in parts[1:]]
+        if [part.number for part in parts] != list(range(len(parts))) or not parts[-1].last:
+            raise self._cut_short(job)
+        return status, headers, b"".join((body, *rest))
+
+    def _cut_short(self, job: Job) -> BackendBroke:
+        """What to say of a job that ended before its answer did."""
+        if job.status == "COMPLETED":
+            return BackendBroke(f"{self.name}: parts of the worker's answer are missing")
+        why = self.credentials.excerpt(job.why())
+        return BackendBroke(f"{self.name}: the job ended as {job.status}" + (f": {why}" if why else ""))
 
     def _judge(
         self, job: Job, boot: Boot | None, now: float, elapsed: float

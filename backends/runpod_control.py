@@ -23,6 +23,9 @@ from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFul
 from gateway.options import Options, SecretRef
 from gateway.vocab import Headers, Start
 
+WORKERS_STEP_S = 1.0
+"""A worker's life is billed in whole multiples of so many seconds (RunPod documentation, "Pricing")."""
+
 CONTROL_KEY = "control api_key"
 """Under which a backend keeps the key among its secrets."""
 

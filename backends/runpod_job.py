@@ -21,7 +21,7 @@ from gateway.vocab import Headers
 
 FINAL = frozenset(("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"))
 _STARTED = frozenset(("IN_PROGRESS", "RUNNING"))
-_STATUSES = FINAL | _STARTED | {"IN_QUEUE"}
+STATUSES = FINAL | _STARTED | {"IN_QUEUE"}
 _JOB_ID = re.compile(r"[A-Za-z0-9._~-]+")
 
 
@@ -104,7 +104,7 @@ class RunPodApi:
             job = msgspec.json.decode(answer.body, type=Job)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self.name}: RunPod's answer is no job") from None
-        if job.status not in _STATUSES:
+        if job.status not in STATUSES:
             said = self.credentials.excerpt(job.status)
             raise BackendBroke(f"{self.name}: RunPod reports a job status that is not known: {said}")
         if job.status not in FINAL and not _JOB_ID.fullmatch(job.id):

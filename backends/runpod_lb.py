@@ -24,14 +24,14 @@ from pydantic import Field
 
 from backends.base import BackendOptions, Kit, backends
 from backends.client import Answer, join_url
-from backends.elastic import ColdStart, HttpUrl, PricePerSecond
+from backends.elastic import ColdStart, HttpUrl
 from backends.instances import Ticket
 from backends.pings import Pinged
-from backends.runpod_control import ControlOptions, RunPodControl, control_secrets
-from backends.web_endpoint import Told, WebEndpoint, WebOptions
+from backends.runpod_web import RunPodWeb, RunPodWebOptions, runpod_example
+from backends.web_endpoint import Told
 from gateway.errors import BackendBroke, BackendError, BackendFull
-from gateway.options import Duration, SecretRef
-from gateway.vocab import Call, Headers, Rent, Reply, Start
+from gateway.options import Duration
+from gateway.vocab import Call, Headers, Reply, Start
 
 PAYLOAD_LIMIT = 30_000_000
 """Bytes of a request, and of its answer (documented as 30 MB)."""
@@ -43,25 +43,17 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE_GROWTH = 0.1, 2.0, 1.5
 _HEALTH_S = 10.0
 
 
-class RunPodLbOptions(WebOptions):
+class RunPodLbOptions(RunPodWebOptions):
     """A load-balancing endpoint of RunPod."""
 
     type: Literal["runpod_lb"]
     """Kind of backend."""
-    endpoint_id: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    """Id of the endpoint, as in its URL."""
-    api_key: SecretRef
-    """API key of the account, by reference."""
     url: HttpUrl = "https://{endpoint_id}.api.runpod.ai"
     """Address of the endpoint; the path of each request is appended to it."""
     health_path: str = Field(default="/ping", pattern=r"^/[!-~]*$")
     """Path on which the workers tell their health (HEALTH_CHECK_PATH): 200 up, 204 starting."""
     wait_for_worker: Duration = 60.0
     """How long a call waits while RunPod says that no worker is up. Nothing has run by then."""
-    control: ControlOptions | None = None
-    """Access to the endpoint's settings, with a key of its own. Left out, they are not even read."""
-    price: PricePerSecond | None = None
-    """What it costs. Without it every cost figure of its routes is absent."""
     cold_start: ColdStart = ColdStart.model_validate({"expect": "10s", "idle_after": "5s"})
     """What is known ahead about its workers."""
 
@@ -71,53 +63,26 @@ class NoWorker(BackendFull):
 
 
 @backends.add("runpod_lb")
-class RunPodLb(WebEndpoint):
+class RunPodLb(RunPodWeb):
     """One endpoint."""
 
     Options: ClassVar[type[BackendOptions]] = RunPodLbOptions
-    STARTS_FOR_WAITING: ClassVar[bool] = True
+    PAYLOAD_LIMIT: ClassVar[int] = PAYLOAD_LIMIT
     options: RunPodLbOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, RunPodLbOptions)
-        usd = options.price.usd_per_second if options.price else None
-        cold = options.cold_start
-        # A worker's life is billed in whole seconds.
-        rent = Rent(usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=1.0)
-        secrets = {"api_key": options.api_key, **control_secrets(options.control)}
-        super().__init__(name, options, kit, rent=rent, secrets=secrets)
-        self._control = RunPodControl(self, options.endpoint_id, options.control) if options.control else None
-        self._base = options.url.replace("{endpoint_id}", options.endpoint_id)
+        super().__init__(name, options, kit)
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
         """Options of an endpoint that is served at `url`."""
-        return {
-            "type": "runpod_lb",
-            "endpoint_id": "abc123",
-            "api_key": {"env": "OVERSPILL_EXAMPLE_SECRET"},
-            "url": url,
-            "max_in_flight": 4,
-            "price": {"usd_per_second": 0.00022},
-            "cold_start": {"expect": "8s", "idle_after": "5s"},
-        }
-
-    def cannot_carry(self, call: Call) -> str | None:
-        """Too large for the load balancer."""
-        size = call.body.length or 0
-        if size > PAYLOAD_LIMIT:
-            return f"{self.name}: {size} bytes, {PAYLOAD_LIMIT} are allowed"
-        return None
-
-    def address(self, call: Call) -> str:
-        """The endpoint's own."""
-        return join_url(self._base, call.target)
+        cold = {"expect": "8s", "idle_after": "5s"}
+        return {**runpod_example("runpod_lb", url), "price": {"usd_per_second": 0.00019}, "cold_start": cold}
 
     async def fields(self, headers: Headers, address: str) -> Headers:
         """With the key. A client cannot choose its worker: which are busy is known here."""
-        ours = [(b"authorization", b"Bearer " + self.credentials["api_key"].encode())]
-        rest = [field for field in headers if field[0] not in (_WORKER_ID, b"authorization")]
-        return self.added.onto(rest + ours, self.credentials)
+        return await super().fields([field for field in headers if field[0] != _WORKER_ID], address)
 
     def judged(self, status: int) -> bool:
         """400 too: "no workers available" has come with it."""
@@ -150,8 +115,7 @@ class RunPodLb(WebEndpoint):
         headers, told = self.told_by_kit(rest, ticket, worker)
         if told.instance:
             return headers, told
-        now = self.kit.clock.now()
-        if self.table.knows(worker, now) or now - ticket.began <= self.options.cold_start.expect / 4:
+        if self.table.knows(worker, self.kit.clock.now()) or self.soon(ticket):
             return headers, Told(Start.WARM, 0.0, worker)
         return headers, Told(instance=worker)
 
@@ -167,20 +131,18 @@ class RunPodLb(WebEndpoint):
                     raise
                 await self._worker(none, give_up)
 
-    async def send_ping(self, call: Call, ticket: Ticket) -> Pinged:
+    async def ask_to_ping(self, call: Call, ticket: Ticket) -> Pinged:
         """One request, once a worker is up."""
-        if self._control is not None and self._control.manages and ticket.fresh:
-            return await self._control.open_one(ticket, self.pings.patience)
         give_up = self.kit.clock.now() + self.pings.patience
         while True:
             try:
-                return await super().send_ping(call, ticket)
+                return await super().ask_to_ping(call, ticket)
             except NoWorker as none:
                 await self._worker(none, give_up)
 
     async def _worker(self, none: NoWorker, give_up: float) -> None:
         """Return when the health path says that a worker is up; raise `none` when the time is over."""
-        address = join_url(self._base, self.options.health_path.encode())
+        address = join_url(self.base, self.options.health_path.encode())
         pause = _FIRST_PAUSE_S
         while True:
             left = give_up - self.kit.clock.now()
@@ -196,7 +158,3 @@ class RunPodLb(WebEndpoint):
                 continue
             if answer.status == 200:
                 return
-
-    async def probe(self, replica: int) -> bool | None:
-        """Whether it may have workers, if its settings may be read: a request would make one start."""
-        return None if self._control is None else await self._control.usable()

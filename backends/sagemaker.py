@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from backends.base import BackendOptions, Kit, backends
-from backends.billing import Standing, StandingOptions, StandingPrice, billed
+from backends.billing import Standing, StandingOptions, ToZeroOptions, billed, rent_by_hour
 from backends.elastic import ColdStart
 from backends.instances import Span
 from backends.sagemaker_runtime import SageMaker, SageMakerOptions, Told
@@ -67,13 +67,11 @@ class SageMakerRealtime(Standing, SageMaker):
         return {**_example("sagemaker_realtime", url), "instances": 1, "price": price}
 
 
-class ElasticEndpointOptions(SageMakerOptions):
+class ElasticEndpointOptions(SageMakerOptions, ToZeroOptions):
     """A real-time endpoint of SageMaker whose components or instances scale to zero."""
 
     type: Literal["sagemaker_elastic"]
     """Kind of backend."""
-    price: StandingPrice | None = None
-    """What an instance costs while it is there. Without it every cost figure of its routes is absent."""
     cold_start: ColdStart = ColdStart.model_validate({"expect": "5m", "idle_after": "10m"})
     """What is known ahead about its instances; `idle_after` is how long scaling in waits."""
     late_binding: Literal["none"] = "none"
@@ -89,24 +87,12 @@ class SageMakerElastic(SageMaker):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, ElasticEndpointOptions)
-        usd = options.price.usd_per_replica_hour / 3600 if options.price else None
-        cold = options.cold_start
-        super().__init__(name, options, kit, rent=Rent(usd, idle_s=cold.idle_after, boot_s=cold.expect))
-        self._usd = usd
+        super().__init__(name, options, kit, rent=rent_by_hour(options.price, options.cold_start))
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
         """Options of an endpoint whose API is served at `url`."""
         return {**_example("sagemaker_elastic", url), "price": {"usd_per_replica_hour": 1.41}}
-
-    @property
-    def price_known(self) -> bool:
-        """True when the file says what an instance costs."""
-        return self._usd is not None
-
-    def price(self, billed_s: float) -> float | None:
-        """US dollars of a call's seconds."""
-        return None if self._usd is None else billed_s * self._usd
 
 
 class ServerlessPrice(Options):
@@ -155,17 +141,14 @@ class SageMakerServerless(SageMaker):
         cold = {"expect": "20s", "idle_after": "5m"}
         return {**_example("sagemaker_serverless", url), "price": price, "cold_start": cold}
 
-    @property
-    def price_known(self) -> bool:
-        """True when the file says what a second costs."""
-        return self.options.price is not None
+    def price(self, billed_s: float) -> float | None:
+        """US dollars of a call's seconds, in whole milliseconds."""
+        return super().price(billed(billed_s, step=_STEP_S))
 
     def usage(self, span: Span, boot_s: float | None, instance: str, *, reported: bool) -> Usage:
         """The measured seconds in whole milliseconds, and their price."""
         seconds = billed(span.billed_s, step=_STEP_S)
-        price = self.options.price
-        usd = None if price is None else seconds * price.usd_per_second
-        return Usage(seconds, boot_s, usd, instance, reported)
+        return Usage(seconds, boot_s, self.price(seconds), instance, reported)
 
     def used(self, span: Span, told: Told, moved: int) -> Usage:
         """The seconds, and the bytes both ways."""

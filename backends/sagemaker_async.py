@@ -26,14 +26,14 @@ from pydantic import Field, model_validator
 
 from backends.aws_signer import Signer
 from backends.base import BackendOptions, Kit, backends
-from backends.billing import StandingPrice
+from backends.billing import ToZeroOptions, rent_by_hour
 from backends.client import Answer
 from backends.elastic import ColdStart, HttpUrl
 from backends.envelope import to_event
 from backends.sagemaker_runtime import SageMaker, SageMakerOptions
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration
-from gateway.vocab import Call, Headers, Rent, Reply
+from gateway.vocab import Call, Headers, Reply
 
 INLINE_LIMIT = 128_000
 """Bytes of a body that is sent along."""
@@ -50,7 +50,7 @@ _WHICH = ("output", "failure")
 _TARGETS = ("target_model", "target_variant", "target_container", "inference_component")
 
 
-class AsyncOptions(SageMakerOptions):
+class AsyncOptions(SageMakerOptions, ToZeroOptions):
     """An asynchronous endpoint of SageMaker."""
 
     type: Literal["sagemaker_async"]
@@ -61,8 +61,6 @@ class AsyncOptions(SageMakerOptions):
     """Region of the output's bucket, where it is not the endpoint's."""
     time_limit: Duration = 900.0
     """Longest that an invocation may run, as it is asked for."""
-    price: StandingPrice | None = None
-    """What an instance costs while it is there. Without it every cost figure of its routes is absent."""
     cold_start: ColdStart = ColdStart.model_validate({"expect": "5m", "idle_after": "10m"})
     """What is known ahead about its instances; `idle_after` is how long scaling in waits."""
     late_binding: Literal["none"] = "none"
@@ -94,14 +92,9 @@ class SageMakerAsync(SageMaker):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, AsyncOptions)
-        usd = options.price.usd_per_replica_hour / 3600 if options.price else None
-        cold = options.cold_start
-        super().__init__(name, options, kit, rent=Rent(usd, idle_s=cold.idle_after, boot_s=cold.expect))
-        self._usd = usd
+        super().__init__(name, options, kit, rent=rent_by_hour(options.price, options.cold_start))
         region = options.bucket_region or options.region
-        given = self.credentials if options.credentials else None
-        token = options.credentials is not None and options.credentials.session_token is not None
-        self._s3_signer = Signer(name, service="s3", region=region, credentials=given, session_token=token)
+        self._s3_signer = Signer(name, options.credentials, self.credentials, service="s3", region=region)
         domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
         self._s3 = (options.s3_url or f"https://s3.{region}.{domain}").rstrip("/")
         self._async_url = self._url.removesuffix("/invocations") + "/async-invocations"
@@ -125,15 +118,6 @@ class SageMakerAsync(SageMaker):
         """Check the secrets and load the signers. Raises ConfigError when there are no credentials."""
         await super().open()
         await self._s3_signer.open()
-
-    @property
-    def price_known(self) -> bool:
-        """True when the file says what an instance costs."""
-        return self._usd is not None
-
-    def price(self, billed_s: float) -> float | None:
-        """US dollars of a call's seconds."""
-        return None if self._usd is None else billed_s * self._usd
 
     def cannot_carry(self, call: Call) -> str | None:
         """What no invocation can carry, and streams: an object is there all at once."""

@@ -37,7 +37,6 @@ from backends.pings import Pinged
 from backends.sagemaker_errors import kind_of, model_fault
 from backends.triton_binary import LENGTH, from_platform, to_platform
 from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, BackendError, BackendFull
-from gateway.options import SecretRef
 from gateway.vocab import Call, Headers, Rent, Reply, Start, Usage
 
 BODY_LIMIT = 6 * 2**20
@@ -68,7 +67,7 @@ class SageMakerOptions(ElasticOptions):
     endpoint_url: HttpUrl | None = None
     """Address of the runtime API, for emulators and private endpoints."""
     credentials: AwsKeys | None = None
-    """Keys to sign with. Left out, the machine's own credential chain is used."""
+    """Keys to sign with."""
     envelope: Literal["event", "raw", "triton"] = "raw"
     """`event` sends the whole request as an API Gateway event, for a container with the worker kit; `raw`
     sends the body alone to whatever listens on /invocations; `triton` is `raw` for Triton's SageMaker mode,
@@ -104,15 +103,9 @@ class SageMaker(Elastic):
     options: SageMakerOptions
 
     def __init__(self, name: str, options: SageMakerOptions, kit: Kit, *, rent: Rent) -> None:
-        secrets: dict[str, SecretRef] = secrets_of(options.credentials)
-        super().__init__(name, options, kit, rent=rent, secrets=secrets)
-        self._signer = Signer(
-            name,
-            service="sagemaker",
-            region=options.region,
-            credentials=self.credentials if secrets else None,
-            session_token="session_token" in secrets,
-        )
+        keys = options.credentials
+        super().__init__(name, options, kit, rent=rent, secrets=secrets_of(keys))
+        self._signer = Signer(name, keys, self.credentials, service="sagemaker", region=options.region)
         domain = "amazonaws.com.cn" if options.region.startswith("cn-") else "amazonaws.com"
         base = options.endpoint_url or f"https://runtime.sagemaker.{options.region}.{domain}"
         self._url = f"{base.rstrip('/')}/endpoints/{quote(options.endpoint, safe='')}/invocations"

@@ -1,6 +1,6 @@
 """What backends share that stand on machines of one's own, or of a platform that scales them to zero.
 
-Knows the web endpoint that it extends, and the words of the proxy that most such platforms put in front of
+Knows the endpoint that it extends, and the words of the proxy that most such platforms put in front of
 it; it must never know which platform that is.
 
 Wire facts (Envoy documentation, "Access logs: response flags"; its texts as they are seen in use):
@@ -17,12 +17,9 @@ from pydantic import Field
 
 from backends.base import Kit
 from backends.client import Answer
-from backends.health import Health, healthy
-from backends.rates import Rates, rent_of
-from backends.web_endpoint import WebEndpoint, WebOptions
+from backends.rated_endpoint import RatedEndpoint, RatedOptions
 from gateway.errors import BackendBroke, BackendError, BackendUnready
-from gateway.options import SecretRef, Size
-from gateway.vocab import Call, Headers, Reply
+from gateway.vocab import Reply
 
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$")]
 
@@ -34,46 +31,21 @@ _NOBODY = re.compile(
 _BROKEN_OFF = re.compile(rb"upstream connect error|disconnect/reset before headers", re.IGNORECASE)
 
 
-class SelfHostedOptions(WebOptions):
+class SelfHostedOptions(RatedOptions):
     """An endpoint on machines of one's own."""
 
     host: HostName | None = None
     """Sent as `Host`, where `url` is that of an ingress which serves many names."""
-    token: SecretRef | None = None
-    """Sent as `Authorization: Bearer …`. For any other field, see `headers`."""
-    price: Rates | None = None
-    """What it costs; `{usd_per_second: 0}` where it costs nothing more. Without it every cost figure of its
-    routes is absent."""
-    max_body: Size | None = None
-    """Largest request body that it takes; larger calls are never sent there."""
-    health: Health | None = None
-    """How to ask whether it can serve. Without it nothing is asked."""
 
 
-class SelfHosted(WebEndpoint):
+class SelfHosted(RatedEndpoint):
     """One endpoint."""
 
     options: SelfHostedOptions
 
     def __init__(self, name: str, options: SelfHostedOptions, kit: Kit) -> None:
-        cold = options.cold_start
-        rent = rent_of(options.price, idle_s=cold.idle_after, boot_s=cold.expect)
-        secrets = {"token": options.token} if options.token is not None else {}
-        super().__init__(name, options, kit, rent=rent, secrets=secrets)
+        super().__init__(name, options, kit)
         self.client.host = options.host
-
-    def cannot_carry(self, call: Call) -> str | None:
-        """Too large."""
-        size, most = call.body.length or 0, self.options.max_body
-        if most is not None and size > most:
-            return f"{self.name}: {size} bytes, {most} are allowed"
-        return None
-
-    async def fields(self, headers: Headers, address: str) -> Headers:
-        """With the token, if there is one."""
-        if self.options.token is not None:
-            headers = [*headers, (b"authorization", b"Bearer " + self.credentials["token"].encode())]
-        return self.added.onto(headers, self.credentials)
 
     def refusal(self, answer: Answer) -> BackendError | None:
         """What is the proxy's own word, or says that the application did not begin; else None."""
@@ -95,14 +67,3 @@ class SelfHosted(WebEndpoint):
         """It is up, and did not begin. The answer is the client's if nobody else gives one."""
         said = f"{said}: {self.credentials.excerpt(answer.body)}"
         return BackendUnready(said, answer=Reply(answer.status, answer.headers, answer.body))
-
-    async def probe(self, replica: int) -> bool | None:
-        """The answer to `health`; None where the file names no such question."""
-        health = self.options.health
-        if health is None:
-            return None
-        try:
-            fields = await self.fields([], self.options.url)
-        except BackendError:
-            return False
-        return await healthy(self.client, self.options.url, health, fields)

@@ -10,82 +10,48 @@ Wire facts, observed on Triton 2.51 and read in its HTTP server's source:
 - what its failure answers mean is in `triton_refusals.py`.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
-from backends.base import Backend, BackendOptions, Kit, Places, backends
+from backends.base import BackendOptions, Kit, Places, backends
 from backends.discovery import DiscoverOptions, Discovery, DnsDiscovery
 from backends.kubernetes import KubernetesDiscovery
 from backends.membership import Membership
 from backends.replica_connections import Attempt, ReplicaConnections
+from backends.replica_requests import ReplicaUrls, RequestHeads
 from backends.triton_grpc import GrpcFleet, GrpcOptions
+from backends.triton_openai import TRANSLATED
 from backends.triton_refusals import refusal
 from backends.triton_translated import GenerateOptions, TranslatedAttempt
 from backends.triton_watch import MetricsOptions, TritonWatch, report_wanted
-from gateway.errors import BackendError
-from gateway.options import Duration, Options, SecretRef, SlotCount, Usd
-from gateway.vocab import Call, Headers, Reply, WholeBody
+from backends.warm_fleet import FleetOptions, WarmFleet
+from gateway.options import Duration
+from gateway.vocab import Call, Reply
 
 _ERROR_TEXT_LIMIT = 300
 
 
-class TritonPrice(Options):
-    """What the fleet costs, used or not."""
-
-    usd_per_replica_hour: Usd
-    """Price of one replica for one hour."""
-
-
-class TritonOptions(BackendOptions):
+class TritonOptions(FleetOptions):
     """An always-on fleet of Triton servers."""
 
-    max_in_flight: SlotCount
-    """Slots per replica: the most calls the gateway has running there at once. `auto` learns it from how long
-    calls take."""
-    replicas: tuple[str, ...] = ()
+    replicas: ReplicaUrls = ()
     """Base URLs of the servers' HTTP ports, like http://triton-0:8000."""
     discover: DiscoverOptions | None = None
     """Instead of `replicas`: where they are found while the gateway serves."""
     metrics: MetricsOptions | None = None
     """The servers' own metrics, like {port: 8002}: other clients' calls there then take slots too. Without it
     the gateway counts only its own."""
-    price: TritonPrice | None = None
-    """What it costs. Without it every cost figure of its routes is absent."""
-    connect_timeout: Duration = 1.0
-    """Longest wait for a connection before the replica counts as down."""
     keep_idle: Duration = 30.0
     """How long an unused connection is kept; keep it below the server's own limit."""
-    probe_every: Duration = 2.0
-    """Time between readiness checks of each replica."""
-
     grpc: GrpcOptions | None = None
     """The servers' gRPC ports, like {port: 8001}; absent: gRPC calls go to their HTTP ports, transcoded."""
     openai: Literal["passthrough"] | GenerateOptions = "passthrough"
     """How OpenAI calls are carried: `passthrough` to servers that have an OpenAI front end, or translated
     to Triton's generate API, as `{chat_template: plain}`."""
-
-    @field_validator("replicas")
-    @classmethod
-    def _plain_http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for url in urls:
-            parts = urlsplit(url)
-            if (
-                parts.scheme != "http"
-                or not parts.hostname
-                or parts.query
-                or parts.fragment
-                or parts.username
-            ):
-                raise ValueError(f"{url!r} is not a replica address; write it like http://triton-0:8000")
-        if len(set(urls)) != len(urls):
-            raise ValueError("the same replica is listed twice; its slots would be counted twice")
-        return urls
 
     @model_validator(mode="after")
     def _known_or_found(self) -> Self:
@@ -109,16 +75,15 @@ class TritonOptions(BackendOptions):
 
 
 @backends.add("triton")
-class Triton(Backend):
+class Triton(WarmFleet):
     """A fleet of Triton servers."""
 
     Options: ClassVar[type[BackendOptions]] = TritonOptions
-    owned: ClassVar[bool] = True
     options: TritonOptions
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
-        super().__init__(name, options, kit)
         assert isinstance(options, TritonOptions)
+        super().__init__(name, options, kit, heads=RequestHeads(name, options.headers))
         self._replicas: list[ReplicaConnections] = []
         self._names: list[str] = []
         self._places: Places | None = None
@@ -134,21 +99,10 @@ class Triton(Backend):
             arrive=lambda index, address: self._arrive(index, f"http://{address}"),
             leave=self._leave,
         )  # fmt: skip
-        fields = {name.lower(): value for name, value in options.headers.items()}
-        self._own_fields: Headers = [
-            (
-                key.encode("ascii"),
-                (value.resolve() if isinstance(value, SecretRef) else value).encode("latin-1"),
-            )
-            for key, value in fields.items()
-        ]
         self._grpc = None if options.grpc is None else GrpcFleet(
-            options.grpc, connect_timeout=options.connect_timeout, fields=self._own_fields, clock=kit.clock
+            options.grpc, connect_timeout=options.connect_timeout, fields=lambda: self.heads.added,
+            clock=kit.clock, spawn=kit.spawn,
         )  # fmt: skip
-        self._replaced = frozenset([b"accept-encoding", *(key for key, _ in self._own_fields)])
-        self._tail = b"accept-encoding: identity\r\n" + b"".join(
-            key + b": " + value + b"\r\n" for key, value in self._own_fields
-        )
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
@@ -166,14 +120,15 @@ class Triton(Backend):
         return self._names
 
     @property
-    def usd_per_replica_hour(self) -> float | None:
-        """Price of one replica, None if the file does not say."""
-        return None if self.options.price is None else self.options.price.usd_per_replica_hour
+    def carries_all(self) -> bool:
+        """All but what a translation into the generate API leaves out."""
+        return self._versions is None and self.options.openai == "passthrough"
 
-    @property
-    def price_known(self) -> bool:
-        """False when the file does not say."""
-        return self.options.price is not None
+    def cannot_carry(self, call: Call) -> str | None:
+        """What has no counterpart in the generate API, where OpenAI calls are translated to it."""
+        if call.protocol != "openai" or self.options.openai == "passthrough" or call.operation in TRANSLATED:
+            return None
+        return f"{self.name}: {call.operation} cannot be translated to Triton's generate API (`openai`)"
 
     @property
     def speaks_grpc(self) -> bool:
@@ -196,17 +151,15 @@ class Triton(Backend):
         return {} if self._membership is None else {"discovery": self._membership.report(now)}
 
     async def open(self) -> None:
-        """Find the replicas, and begin to watch them."""
+        """Check the secrets, find the replicas, and begin to watch them. Raises ConfigError."""
+        await super().open()
         if self._membership is not None:
             await self._membership.open()
         if self._watch is not None and self._places is not None:
             self.kit.spawn(self._watch.run(self._places), name=f"watch the load of {self.name}")
 
     def _arrive(self, index: int, url: str) -> None:
-        options = self.options
-        connections = ReplicaConnections(
-            url, clock=self.kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle
-        )
+        connections = self.connections_to(url)
         self._replicas[index : index + 1] = [connections]
         self._names[index : index + 1] = [connections.authority.decode()]
         if self._watch is not None:
@@ -214,6 +167,8 @@ class Triton(Backend):
 
     def _leave(self, index: int) -> None:
         self._replicas[index].retire()
+        if self._grpc is not None:
+            self._grpc.retire(host=self._replicas[index].host, index=index)
         if self._watch is not None:
             self._watch.remove(index)
 
@@ -235,7 +190,8 @@ class Triton(Backend):
 
     def _send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         if call.protocol == "grpc" and self._grpc is not None:
-            return self._grpc.send(call, host=self._replicas[replica].host, index=replica)
+            http = self._replicas[replica]
+            return self._grpc.send(call, host=http.host, index=replica, retired=http.retired)
         openai = self.options.openai
         if call.protocol == "openai" and isinstance(openai, GenerateOptions):
             created = int(self.kit.clock.wall())
@@ -244,38 +200,14 @@ class Triton(Backend):
 
     def _attempt(self, replica: int, call: Call) -> "TritonAttempt":
         connections = self._replicas[replica]
-        head = self._head(call, connections)
+        head = self.heads.head(call, connections, call.target)
         if self._watch is not None:
             head += report_wanted(call)
         return TritonAttempt(connections, head, call)
 
     async def probe(self, replica: int) -> bool | None:
         """`/v2/health/ready`; any answer but 200, or none in time, is not ready."""
-        connections = self._replicas[replica]
-        head = b"GET %b/v2/health/ready HTTP/1.1\r\nhost: %b\r\n" % (connections.base, connections.authority)
-        try:
-            async with (
-                asyncio.timeout(self.options.connect_timeout + 1.0),
-                Attempt(connections, method=b"GET", head=head, body=WholeBody(b""), resend=True) as reply,
-            ):
-                return reply.status == 200
-        except (BackendError, TimeoutError):
-            return False
-
-    def _head(self, call: Call, connections: ReplicaConnections) -> bytes:
-        replaced = self._replaced
-        fields = b"\r\n".join([n + b": " + v for n, v in call.headers if n not in replaced])
-        return b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b%bx-request-id: %b\r\ntraceparent: %b\r\n%b" % (
-            call.method,
-            connections.base,
-            call.target,
-            connections.authority,
-            fields,
-            b"\r\n" if fields else b"",
-            call.request_id.encode("ascii"),
-            call.traceparent.encode("ascii"),
-            self._tail,
-        )
+        return await self.ready(self._replicas[replica], "/v2/health/ready")
 
 
 def _discovery(name: str, options: DiscoverOptions, kit: Kit) -> Discovery:

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from backends.base import Spawn
+from backends.triton_channels import GrpcReplica, library
 from backends.triton_grpc_status import ERROR_TEXT_LIMIT, judge, raise_if_not_started
 from gateway.clock import Clock
-from gateway.errors import BackendBroke, ConfigError
+from gateway.errors import BackendBroke
 from gateway.options import Duration, Options
 from gateway.vocab import Call, Headers, Reply, Start
 
@@ -27,7 +29,6 @@ _DEADLINE_SLACK_S = 0.25
 """The gateway's own deadline rings first; the replica is told a little more."""
 _QUIET_S = 1.0
 """How often a stream that waits for its client says that nothing is wrong."""
-_OURS = frozenset((b"user-agent", b"content-type", b"te"))
 
 
 class GrpcOptions(Options):
@@ -62,138 +63,64 @@ class GrpcOptions(Options):
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-def library() -> Any:
-    """The gRPC library. Raises ConfigError where it is not installed."""
-    try:
-        import grpc.aio  # noqa: PLC0415 - optional
-    except ImportError:
-        raise ConfigError(
-            "gRPC replicas need the grpcio package, which is not installed: pip install 'overspill[grpc]'"
-        ) from None
-    return grpc
-
-
 class GrpcFleet:
     """The gRPC side of a fleet: channels to each replica that was called, made when they are needed.
 
-    fields:  metadata added to every call, in place of the call's own of that name
+    fields:  gives the metadata added to every call, in place of the call's own of that name
     """
 
     def __init__(
-        self, options: GrpcOptions, *, connect_timeout: Duration, fields: Headers, clock: Clock
+        self,
+        options: GrpcOptions,
+        *,
+        connect_timeout: Duration,
+        fields: Callable[[], Headers],
+        clock: Clock,
+        spawn: Spawn,
     ) -> None:
         library()  # so that a missing one is told when the gateway starts
+        self._spawn = spawn
         self._options = options
         self._connect_timeout = connect_timeout
         self._fields = fields
         self._clock = clock
         self._replicas: dict[str, GrpcReplica] = {}
 
-    def send(self, call: Call, *, host: str, index: int) -> AbstractAsyncContextManager[Reply]:
-        """One attempt on one replica."""
+    def send(
+        self, call: Call, *, host: str, index: int, retired: bool = False
+    ) -> AbstractAsyncContextManager[Reply]:
+        """One attempt on one replica. `retired`: it has gone since the call was given its slot."""
         address = self._options.address(host, index)
         replica = self._replicas.get(address)
         if replica is None:
-            replica = self._replicas[address] = GrpcReplica(
+            replica = GrpcReplica(
                 address,
                 channels=self._options.channels,
                 connect_timeout=self._connect_timeout,
-                fields=self._fields,
+                fields=self._fields(),
                 clock=self._clock,
+                spawn=self._spawn,
             )
+            if retired:
+                replica.retire()
+            else:
+                self._replicas[address] = replica
         return StreamAttempt(replica, call) if call.stream else UnaryAttempt(replica, call)
+
+    def retire(self, *, host: str, index: int) -> None:
+        """Close the channels to a replica that has gone, once the last call on it is over.
+
+        Should it come back, it gets new ones.
+        """
+        replica = self._replicas.pop(self._options.address(host, index), None)
+        if replica is not None:
+            replica.retire()
 
     async def close(self) -> None:
         """Close every connection."""
         while self._replicas:
             _, replica = self._replicas.popitem()
             await replica.close()
-
-
-class GrpcReplica:
-    """The channels to one replica.
-
-    fields:  metadata added to every call, in place of the call's own of that name
-    """
-
-    def __init__(
-        self, address: str, *, channels: int, connect_timeout: Duration, fields: Headers, clock: Clock
-    ) -> None:
-        self.address = address
-        self.clock = clock
-        self._library = library()
-        self._count = channels
-        self._connect_timeout = connect_timeout
-        self._replaced = _OURS | {name for name, _ in fields}
-        self._fields = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in fields)
-        self._channels: list[_Channel] = []
-
-    def channel(self) -> "_Channel":
-        """The channel with the fewest calls. They are made with the first use, and connect when called."""
-        if not self._channels:
-            wait = int(self._connect_timeout * 1000)
-            options = (
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),  # else all channels would share one connection
-                # A replica that is back is found again at once; meanwhile calls fail fast and go elsewhere.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", wait),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.enable_retries", 0),  # what may be tried again is decided by the gateway
-                ("grpc.enable_http_proxy", 0),
-            )
-            aio = self._library.aio
-            self._channels = [
-                _Channel(aio.insecure_channel(self.address, options=options)) for _ in range(self._count)
-            ]
-        return min(self._channels, key=_busy)
-
-    def metadata(self, call: Call) -> tuple[tuple[str, str | bytes], ...]:
-        """What is sent beside the message."""
-        fields: list[tuple[str, str | bytes]] = []
-        for key, value in call.headers:
-            if key not in self._replaced and not key.startswith(b"grpc-"):
-                name = key.decode("ascii")
-                fields.append((name, value if name.endswith("-bin") else value.decode("latin-1")))
-        return (
-            *fields,
-            ("x-request-id", call.request_id),
-            ("traceparent", call.traceparent),
-            *self._fields,
-        )
-
-    async def close(self) -> None:
-        """Close every connection."""
-        channels, self._channels = self._channels, []
-        for channel in channels:
-            await channel.close()
-
-
-class _Channel:
-    """One connection, and how many calls are on it."""
-
-    __slots__ = ("_channel", "_methods", "busy")
-
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        self._methods: dict[bytes, Callable[..., Any]] = {}
-        self.busy = 0
-
-    def method(self, target: bytes, *, stream: bool) -> Callable[..., Any]:
-        """What makes a call of a method; the methods are a closed list."""
-        method = self._methods.get(target)
-        if method is None:
-            make = self._channel.stream_stream if stream else self._channel.unary_unary
-            method = self._methods[target] = make(target.decode("ascii"))
-        return method
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-
-def _busy(channel: _Channel) -> int:
-    return channel.busy
 
 
 class UnaryAttempt:
@@ -216,14 +143,16 @@ class UnaryAttempt:
             timeout = max(0.0, call.deadline - self._replica.clock.now()) + _DEADLINE_SLACK_S
         method = channel.method(call.target, stream=False)
         channel.busy += 1
+        self._replica.begin()
         try:
             rpc = self._rpc = method(message, timeout=timeout, metadata=self._replica.metadata(call))
             body = await rpc
             headers = _headers(await rpc.initial_metadata(), await rpc.trailing_metadata())
-        except self._replica._library.RpcError as error:
+        except self._replica.library.RpcError as error:
             return judge(error, call, self._replica.address)
         finally:
             channel.busy -= 1
+            self._replica.end()
         return Reply(200, headers, body, start=Start.WARM)
 
     async def __aexit__(self, *_: object) -> None:
@@ -260,6 +189,7 @@ class StreamAttempt:
     async def __aenter__(self) -> Reply:
         call, channel = self._call, self._channel
         channel.busy += 1
+        self._replica.begin()
         self._entered = True
         try:
             method = channel.method(call.target, stream=True)
@@ -271,7 +201,7 @@ class StreamAttempt:
                 raise_if_not_started(first, call)
             headers = _headers(await rpc.initial_metadata(), ())
             return Reply(200, headers, stream=self._stream(first, messages), start=Start.WARM)
-        except self._replica._library.RpcError as error:
+        except self._replica.library.RpcError as error:
             self._leave()
             return judge(error, call, self._replica.address)
         except BaseException:
@@ -292,7 +222,7 @@ class StreamAttempt:
                     if not self._said:
                         yield b""  # it is the client's turn: this silence is no stall
                 message = coming.result()
-        except self._replica._library.RpcError as error:
+        except self._replica.library.RpcError as error:
             raise BackendBroke(f"the stream broke off: {error.details()[:ERROR_TEXT_LIMIT]}") from None
 
     async def _next(self, messages: AsyncIterator[bytes]) -> bytes | None:
@@ -325,7 +255,7 @@ class StreamAttempt:
                 self._said = True
                 await rpc.write(message)
             await rpc.done_writing()
-        except (self._replica._library.RpcError, asyncio.InvalidStateError):
+        except (self._replica.library.RpcError, asyncio.InvalidStateError):
             return  # the RPC is over: its status is told where its messages are read
 
     def _leave(self) -> None:
@@ -339,6 +269,7 @@ class StreamAttempt:
                 task.cancel()
         if self._rpc is not None:
             self._rpc.cancel()
+        self._replica.end()
 
 
 async def _next(messages: AsyncIterator[bytes]) -> bytes | None:

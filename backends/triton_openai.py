@@ -109,6 +109,10 @@ class _Embeddings(msgspec.Struct):
     dimensions: int | None = None
 
 
+TRANSLATED = ("chat", "completions", "embeddings")
+"""The operations of OpenAI's API that can be translated. `responses` cannot: its events, its stored
+conversations and its tools have no counterpart in one text."""
+
 _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embeddings = msgspec.json.Decoder(_Embeddings)

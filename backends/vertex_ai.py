@@ -27,7 +27,7 @@ import msgspec
 from pydantic import Field
 
 from backends.base import BackendOptions, Kit, backends
-from backends.billing import Standing, StandingOptions, StandingPrice
+from backends.billing import Standing, StandingOptions, ToZeroOptions, rent_by_hour
 from backends.client import Answer, Upload, join_url
 from backends.elastic import ColdStart, HttpUrl
 from backends.google_identity import GoogleIdentity
@@ -171,13 +171,11 @@ class VertexAi(Standing, Vertex):
         return {**_example("vertex_ai", url), "instances": 1}
 
 
-class VertexAiElasticOptions(VertexOptions):
+class VertexAiElasticOptions(VertexOptions, ToZeroOptions):
     """An endpoint of Google Vertex AI that is scaled to zero when nobody calls."""
 
     type: Literal["vertex_ai_elastic"]
     """Kind of backend."""
-    price: StandingPrice | None = None
-    """What a node costs while it is there. Without it every cost figure of its routes is absent."""
     cold_start: ColdStart = ColdStart.model_validate({"expect": "5m", "idle_after": "1h"})
     """What is known ahead about its nodes; `idle_after` is its idle scale-down period."""
     late_binding: Literal["none"] = "none"
@@ -193,9 +191,7 @@ class VertexAiElastic(Vertex):
 
     def __init__(self, name: str, options: BackendOptions, kit: Kit) -> None:
         assert isinstance(options, VertexAiElasticOptions)
-        usd = options.price.usd_per_replica_hour / 3600 if options.price else None
-        cold = options.cold_start
-        rent = Rent(usd, idle_s=cold.idle_after, boot_s=cold.expect, round_up_s=_STEP_S)
+        rent = rent_by_hour(options.price, options.cold_start, round_up_s=_STEP_S)
         super().__init__(name, options, kit, rent=rent)
 
     @classmethod

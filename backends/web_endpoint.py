@@ -63,17 +63,7 @@ class WebEndpoint(Elastic):
         rent: Rent,
         secrets: dict[str, SecretRef] | None = None,
     ) -> None:
-        self._usd = rent.usd_per_second
         super().__init__(name, options, kit, rent=rent, secrets=secrets or {})
-
-    @property
-    def price_known(self) -> bool:
-        """True when the file says what a second costs."""
-        return self._usd is not None
-
-    def price(self, billed_s: float) -> float | None:
-        """US dollars of a call's seconds and its fee."""
-        return None if self._usd is None else billed_s * self._usd + self._rent.usd_per_call
 
     # -- what a provider says of itself
 
@@ -110,6 +100,10 @@ class WebEndpoint(Elastic):
             # An application that says so did not begin.
             return self.full(said, answer)
         return None
+
+    def died(self, answer: Answer) -> bool:
+        """Whether this refusal says that the instance which ran the call is no more."""
+        return False
 
     def shown(self, answer: Answer) -> int:
         """The application's own status, where the provider put another in its place."""
@@ -201,10 +195,10 @@ class WebEndpoint(Elastic):
             raise
 
     async def _reply(self, exchange: Exchange, ticket: Ticket) -> Reply:
-        self.table.running(ticket)
         headers = [f for f in exchange.headers if f[0] not in HOP_BY_HOP]
         if self.judged(exchange.status):
             return await self._judge(exchange, headers, ticket)
+        self.table.running(ticket)
         headers, told = self._heard(headers, ticket)
         if exchange.length is not None and exchange.length <= _WHOLE:
             reply = Reply(exchange.status, headers, await exchange.read(_WHOLE), length=exchange.length)
@@ -222,22 +216,31 @@ class WebEndpoint(Elastic):
         headers, told = self.told(headers, ticket)
         if told.instance:
             now = self.kit.clock.now()
-            self.table.meet(ticket, now, told.instance, cold=told.start is Start.COLD)
+            cold = told.start is Start.COLD
+            self.table.meet(ticket, now, told.instance, cold=cold, age_s=told.up_s)
         return headers, told
 
     async def _judge(self, exchange: Exchange, headers: Headers, ticket: Ticket) -> Reply:
         body = await exchange.read(ERROR_LIMIT)
         answer = Answer(exchange.status, headers, body)
-        refusal = self.refusal(answer)
+        refusal = self._refused(answer, ticket)
         if refusal is not None:
             raise refusal
         headers, told = self._heard(headers, ticket)
         reply = Reply(self.shown(answer), headers, body)
-        self._account(reply, told, ticket)
+        if exchange.status < 500 or told.instance:
+            self._account(reply, told, ticket)  # else nobody knows where it ran, if it did
         if exchange.status >= 500:
             said = f"{self.name}: the endpoint answered {exchange.status}"
             raise BackendBroke(said, answer=reply, usage=reply.usage)
         return reply
+
+    def _refused(self, answer: Answer, ticket: Ticket) -> BackendError | None:
+        refusal = self.refusal(answer)
+        if refusal is not None and self.died(answer):
+            span = self.table.died(ticket, self.kit.clock.now())
+            refusal.usage = self.usage(span, None, "", reported=False)
+        return refusal
 
     async def _relayed(
         self, exchange: Exchange, reply: Reply, told: Told, ticket: Ticket
@@ -256,7 +259,7 @@ class WebEndpoint(Elastic):
             self.kit.clock.now(),
             instance_id=told.instance,
             boot_s=told.boot_s,
-            age_s=told.up_s if told.start is Start.WARM else None,
+            age_s=told.up_s,
         )
         reply.usage = self.usage(span, told.boot_s, told.instance, reported=False)
 
@@ -270,7 +273,7 @@ class WebEndpoint(Elastic):
                 self._heard(exchange.headers, ticket)  # it broke off, but its head has said who it is
                 raise
             answer = Answer(exchange.status, exchange.headers, body)
-            refusal = self.refusal(answer) if self.judged(exchange.status) else None
+            refusal = self._refused(answer, ticket) if self.judged(exchange.status) else None
             if refusal is None and exchange.status >= 500:
                 self._heard(exchange.headers, ticket)
                 refusal = BackendBroke(f"{self.name}: the endpoint answered a ping with {exchange.status}")

@@ -272,7 +272,8 @@ class LambdaEmulator(EmulatorServer):
             self.fleet.charge(failed.boot_s, 0.0)
             text = f"RequestId: {context.aws_request_id} Error: Runtime exited with error: exit status 1"
             payload = _json({"errorType": "Runtime.ExitError", "errorMessage": text})
-            return Result(payload, "Unhandled", "INIT_REPORT Phase: init Status: error\n", "$LATEST")
+            log = f"INIT_REPORT Init Duration: {failed.boot_s * 1000:.2f} ms\tPhase: init\tStatus: error\n"
+            return Result(payload, "Unhandled", log, "$LATEST", failed.instance, cold=True)
 
     async def _in_slot(self, slot: Slot, asked: "Asked") -> tuple[bytes, str | None]:
         """Payload and the kind of function error. A function's failure is an answer like any other."""

@@ -308,7 +308,7 @@ class ServerlessFleet:
         instance.boot_s = self.clock.now() - instance.began
         if failing:
             if instance.reserved is not None and not instance.reserved.done():
-                instance.reserved.set_exception(BootFailed(instance.boot_s))
+                instance.reserved.set_exception(BootFailed(instance.id, instance.boot_s))
             self.end(instance)
             return
         instance.handler = handler

@@ -23,8 +23,9 @@ class FleetFull(Exception):
 class BootFailed(Exception):
     """The instance that was to serve the request died after `boot_s` seconds of starting."""
 
-    def __init__(self, boot_s: float) -> None:
-        super().__init__(boot_s)
+    def __init__(self, instance: str, boot_s: float) -> None:
+        super().__init__(instance, boot_s)
+        self.instance = instance
         self.boot_s = boot_s
 
 

@@ -278,7 +278,7 @@ def write_infer(
     named = {"id": request.id} if request.id else {}
     document = {**named, "model_name": model.name, "model_version": version, "outputs": described}
     head = triton_json.dump(document)
-    if not blob and not any("parameters" in entry for entry in described):
+    if not blob:  # nothing binary to send, though it may have been asked for: Triton answers with JSON alone
         return [("content-type", JSON_TYPE)], head
     return [("content-type", "application/octet-stream"), (HEADER_LENGTH, str(len(head)))], head + blob
 

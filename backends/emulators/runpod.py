@@ -1,9 +1,10 @@
 """RunPod's serverless queue API on a local port.
 
 Must never know a gateway or the gateway's client of this API: it is written from RunPod's documentation
-and SDKs (runpod 1.12.0) so that the two check each other. Left out: stream, webhooks. The OpenAI route is in
+and SDKs (runpod 1.12.0) so that the two check each other. Left out: webhooks. The OpenAI route is in
 runpod_openai.py, load balancing endpoints are in runpod_lb.py. Unverified and chosen here: the bodies of
-401, 404, 413 and 429.
+401, 404, 413 and 429; that `stream` answers at once with what there is, and that a part which is too large
+fails the job.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ from aiohttp import web
 
 from backends.emulators.instance import FleetOptions, InstanceDied, MakeHandler, Phase, RanOut
 from backends.emulators.runpod_control import EmulatedControl
+from backends.emulators.runpod_job import FINAL, Job, YieldedError, streaming
 from backends.emulators.server import IN_BODY, EmulatorServer, RateLimit
 from backends.emulators.tariff import PerLife
 
-FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 _MEGABYTE = 1_000_000
 
 
@@ -29,76 +30,32 @@ class RunPodOptions(NamedTuple):
 
     wait_ms:       bounds of `runsync?wait=`; out of them it is clamped
     run_kept_s:    how long a finished `run` job can be asked for; `sync_kept_s` for runsync
+    part_bytes:    most that a handler may yield at once, as JSON
     rates:         requests per 10 s and operation
+    return_aggregate_stream:  the worker's setting: what a generator yields is the job's output, too
     """
 
     endpoint_id: str = "emulated"
     api_key: str = "rp-emulated"
-    usd_per_second: float = 0.00022
+    usd_per_second: float = 0.00019
     wait_ms: tuple[int, int] = (1_000, 300_000)
     default_wait_ms: int = 90_000
     run_kept_s: float = 1_800.0
     sync_kept_s: float = 60.0
     run_bytes: int = 10 * _MEGABYTE
     sync_bytes: int = 20 * _MEGABYTE
+    part_bytes: int = _MEGABYTE
+    return_aggregate_stream: bool = False
     rates: Mapping[str, int] = {
-        "run": 1000, "runsync": 2000, "status": 2000, "cancel": 100, "purge-queue": 2,
+        "run": 1000, "runsync": 2000, "status": 2000, "stream": 2000, "cancel": 100, "purge-queue": 2,
     }  # fmt: skip
 
 
-class Job:
-    """One job, from its arrival until it is forgotten."""
-
-    def __init__(self, name: str, document: Any, arrived: float, *, kept_s: float) -> None:
-        self.id = name
-        self.input = document["input"]
-        self.arrived = arrived
-        self.kept_s = kept_s
-        policy = document.get("policy") or {}
-        self.execution_timeout_s = float(policy.get("executionTimeout", 600_000)) / 1000
-        self.ttl_s = float(policy.get("ttl", 86_400_000)) / 1000
-        self.status = "IN_QUEUE"
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.execution_s = 0.0
-        self.worker = ""
-        self.output: Any = None
-        self.error: str | None = None
-        self.done = asyncio.Event()
-        self.task: asyncio.Task[Any] | None = None
-
-    def finish(self, status: str, now: float) -> None:
-        """Final; a second call changes nothing."""
-        if self.status not in FINAL:
-            self.status = status
-            self.ended = now
-            self.done.set()
-
-    def forgotten(self, now: float) -> bool:
-        """True when RunPod would answer 404 for it."""
-        if now >= self.arrived + self.ttl_s:
-            return True
-        return self.ended is not None and now >= self.ended + self.kept_s
-
-    def report(self) -> dict[str, Any]:
-        """The status document; fields that have no value yet are absent, as in reality."""
-        document: dict[str, Any] = {"id": self.id, "status": self.status}
-        if self.started is not None:
-            document["delayTime"] = round((self.started - self.arrived) * 1000)
-            document["workerId"] = self.worker
-        if self.ended is not None and self.started is not None:
-            document["executionTime"] = round(self.execution_s * 1000)
-        if self.status == "COMPLETED":
-            document["output"] = self.output
-        if self.error is not None:
-            document["error"] = self.error
-            if self.output is not None:
-                document["output"] = self.output
-        return document
-
-
 class RunPodEmulator(EmulatorServer):
-    """One endpoint under `{url}/v2/{endpoint_id}`. The handler gets `{"id", "input"}`, as RunPod's does."""
+    """One endpoint under `{url}/v2/{endpoint_id}`. The handler gets `{"id", "input"}`, as RunPod's does.
+
+    One that is a generator function streams.
+    """
 
     def __init__(
         self,
@@ -110,7 +67,9 @@ class RunPodEmulator(EmulatorServer):
     ) -> None:
         self.endpoint = endpoint or RunPodOptions()
         tariff = PerLife(usd_per_second=self.endpoint.usd_per_second, whole_seconds=True)
-        super().__init__(make_handler, tariff, options=options, **server)
+        super().__init__(
+            lambda name: streaming(make_handler(name), self.endpoint), tariff, options=options, **server
+        )
         self.control = EmulatedControl(self)
         self.jobs: dict[str, Job] = {}
         self._rates = {name: RateLimit(most, 10.0, self.clock) for name, most in self.endpoint.rates.items()}
@@ -131,6 +90,7 @@ class RunPodEmulator(EmulatorServer):
             ("GET", "/status/{job}", "status", self._status),
             ("POST", "/status/{job}", "status", self._status),
             ("GET", "/status-sync/{job}", "status", self._status_sync),
+            ("GET", "/stream/{job}", "stream", self._stream),
             ("POST", "/cancel/{job}", "cancel", self._cancel),
             ("POST", "/retry/{job}", "retry", self._retry),
             ("POST", "/purge-queue", "purge-queue", self._purge),
@@ -229,8 +189,7 @@ class RunPodEmulator(EmulatorServer):
                 job.worker = slot.instance.id
                 job.status = "IN_PROGRESS"
                 try:
-                    event = {"id": job.id, "input": job.input}
-                    output = await slot.run(event, timeout_s=job.execution_timeout_s)
+                    output = await slot.run(job, timeout_s=job.execution_timeout_s)
                 finally:
                     job.execution_s = slot.run_s
                 if isinstance(output, dict) and output.pop("refresh_worker", False):
@@ -245,6 +204,9 @@ class RunPodEmulator(EmulatorServer):
         except asyncio.CancelledError:
             self._finish(job, "CANCELLED")
             raise
+        except YieldedError as error:
+            job.error = str(error)
+            self._finish(job, "FAILED")
         except Exception as error:
             job.error = self._handler_error(job, error)
             self._finish(job, "FAILED")
@@ -304,6 +266,14 @@ class RunPodEmulator(EmulatorServer):
     async def _status_sync(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)
         return await self._when_done(job, request) if job else _error(404, "job not found")
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        job = self._find(request)
+        if job is None:
+            return _error(404, "job not found")
+        status = job.status  # before the parts: of a job that is final there are no more
+        told, job.yielded = job.yielded, []
+        return web.json_response({"status": status, "stream": [{"output": piece} for piece in told]})
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)

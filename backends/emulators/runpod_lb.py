@@ -30,7 +30,7 @@ class RunPodLbOptions(NamedTuple):
     """
 
     api_key: str = "rp-emulated"
-    usd_per_second: float = 0.00022
+    usd_per_second: float = 0.00019
     worker_wait_s: float = 120.0
     processing_s: float = 330.0
     most_bytes: int = 30 * _MEGABYTE

@@ -48,12 +48,6 @@ class RateLimit:
         self._times.append(now)
         return True
 
-    def retry_after_s(self) -> float:
-        """Seconds until one more is within the limit."""
-        if len(self._times) < self.most:
-            return 0.0
-        return max(0.0, self._times[0] + self.window_s - self._clock.now())
-
 
 class EmulatorServer(ABC):
     """A provider on a local port. Construct anywhere, start and stop on a running loop.

@@ -55,6 +55,36 @@ def test_every_double_reads_back_as_itself() -> None:
             assert float(triton_json.number(value)) == value
 
 
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("4.437836319806497e-184", "4.4378363198064969e-184"),
+        ("2.5", "2.5"),
+        ("-0.1e1", "-1.0"),
+        ("-0.0", "-0.0"),
+        ("1e-320", "1e-320"),
+        ("123456789012345678901.5", "123456789012345680000.0"),
+    ],
+)
+def test_numbers_are_read_for_speed(asked: str, text: str) -> None:
+    """The first is not the double that is nearest, and comes back as what was read."""
+    assert triton_json.number(triton_json.parse(asked.encode())) == text
+
+
+def test_numbers_are_read_to_within_a_few_units_of_the_last_place() -> None:
+    chance = Random(2)
+    off = 0
+    for _ in range(5_000):
+        (value,) = struct.unpack("<d", chance.randbytes(8))
+        if math.isfinite(value):
+            read = triton_json.double(repr(value))
+            assert abs(read - value) <= 4 * math.ulp(value)
+            off += read != value
+    assert off > 100
+    for value in (chance.randint(1, 10**15 - 1) / 10**15 for _ in range(1_000)):
+        assert triton_json.double(f"{value:.14f}") == float(f"{value:.14f}")
+
+
 def test_strings_are_bytes_with_rapidjsons_escapes() -> None:
     assert triton_json.string('hé"\\/\n\u2028'.encode()) == '"hé\\"\\\\/\\n\u2028"'.encode()
     assert triton_json.string(b"a\x00\x1f\x7f\b\f\t\r") == b'"a\\u0000\\u001F\x7f\\b\\f\\t\\r"'

@@ -3,26 +3,25 @@
 A model of Triton's Python backend, in the server that the nvidia-pytriton wheel brings, returns its inputs.
 """
 
-import importlib.util
+import json
 import random
-import shutil
 import sysconfig
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from backends.emulators import triton_json
 from backends.grpc_codec import HttpInfer, error_message, from_grpc, from_http, to_grpc, to_http
-from gateway.demo.processes import Child, free_port
-from gateway.demo.triton_process import _library_folder, why_not
+from gateway.demo.triton_process import why_not
 from gateway.vocab import Headers
 from tests.grpc_codec.support import DATATYPES, Tensor, as_request, random_tensor
+from tests.support.own_models import Addresses, own_models
 
 pytestmark = [
     pytest.mark.real_triton,
@@ -47,43 +46,15 @@ def same(tensor):
 """
 
 
-class Addresses(NamedTuple):
-    http: str
-    grpc: str
-
-
 @pytest.fixture(scope="module")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     repository = tmp_path_factory.mktemp("repository")
-    spec = importlib.util.find_spec("pytriton")
-    assert spec is not None
-    assert spec.origin is not None
-    wheel = Path(spec.origin).parent / "tritonserver"
     model = repository / "identity"
     (model / "1").mkdir(parents=True)
     (model / "1" / "model.py").write_text(MODEL.replace("@site-packages@", sysconfig.get_path("purelib")))
     (model / "config.pbtxt").write_text(configuration())
-    stub = wheel / "python_backend_stubs" / sysconfig.get_python_version() / "triton_python_backend_stub"
-    backends = tmp_path_factory.mktemp("backends")
-    shutil.copytree(wheel / "backends" / "python", backends / "python", symlinks=False)
-    shutil.copy(stub, backends / "python")
-    ports = {port: free_port() for port in ("http", "grpc", "metrics")}
-    command = [
-        str(wheel / "bin" / "tritonserver"),
-        f"--model-repository={repository}",
-        "--exit-timeout-secs=1",
-    ]
-    command += [f"--backend-directory={backends}", "--allow-gpu-metrics=false"]
-    for port, number in ports.items():
-        command += [f"--{port}-address=127.0.0.1", f"--{port}-port={number}"]
-    libraries = f"{_library_folder()}:{wheel.parent.parent / 'nvidia_pytriton.libs'}"
-    child = Child("triton", command, env={"LD_LIBRARY_PATH": libraries})
-    url = f"http://127.0.0.1:{ports['http']}"
-    try:
-        child.wait_answer(url + "/v2/health/ready", 60)
-        yield Addresses(url, f"127.0.0.1:{ports['grpc']}")
-    finally:
-        child.stop(grace=15)
+    with own_models(repository, tmp_path_factory.mktemp("backends")) as addresses:
+        yield addresses
 
 
 def configuration() -> str:
@@ -193,3 +164,27 @@ def test_refusals_say_the_same(triton: Addresses, stub: Any) -> None:
         status, _, body = post(triton, to_http(request.SerializeToString()))
         assert status >= 400
         assert error_message(body) == refused.value.details()
+
+
+def numbers(count: int) -> Iterator[str]:
+    """As clients may write them: more digits than a double has, zeros in front and behind, any power."""
+    source = random.Random(9)
+    for _ in range(count):
+        whole = str(source.choice((0, source.randint(1, 9), source.randint(1, 10 ** source.randint(1, 18)))))
+        fraction = "0" * source.choice((0, 0, 3)) + str(source.randint(0, 10 ** source.randint(1, 22)))
+        power = source.choice(("", "", f"e{source.randint(-280, 270)}", f"E+{source.randint(0, 20)}"))
+        yield source.choice(("", "-")) + f"{whole}.{fraction}{power}"
+
+
+def test_numbers_in_json_are_read_as_the_server_reads_them(triton: Addresses) -> None:
+    data = [*numbers(3000), "1e-320", "1e-400", "-0.0", "5e-324", "2.2250738585072014e-308"]
+    body = (
+        '{"inputs":[{"name":"fp64","datatype":"FP64","shape":[%d],"data":[%s]}],"outputs":[{"name":"fp64"}]}'
+    )
+    text = (body % (len(data), ",".join(data))).encode()
+    status, _, answer = post(triton, HttpInfer(b"/v2/models/identity/infer", [], text))
+    assert status == 200
+    theirs = json.loads(answer, parse_float=str)["outputs"][0]["data"]
+    ours = [triton_json.number(float(number)) for number in triton_json.parse(text)["inputs"][0]["data"]]
+    wrong = [triple for triple in zip(data, ours, theirs, strict=True) if triple[1] != triple[2]]
+    assert wrong == []

@@ -32,7 +32,7 @@ RECIPES = {
     "bentoml": Recipe(("bentoml==1.4.39",)),
     "cog": Recipe(("cog==0.23.1",)),
     "kserve": Recipe(("kserve==0.21.0",)),
-    "litellm": Recipe(("pytest>=8.3", "hypothesis>=6.120"), files=(".ci/lock/llm.txt",)),
+    "litellm": Recipe(("pytest==9.2.0", "hypothesis==6.170.15"), files=(".ci/lock/llm.txt",)),
     "mlserver": Recipe(("mlserver==1.7.1",)),
     "workers": Recipe(
         (
@@ -43,10 +43,10 @@ RECIPES = {
             "modal==1.6.4",
             "moto[server]==5.2.5",
             "runpod==1.12.0",
-            "uvicorn",
+            "uvicorn==0.54.0",
         )
     ),
-    "serverless_offline": Recipe(("serverless@3", "serverless-offline@13"), node=True),
+    "serverless_offline": Recipe(("serverless@3.40.0", "serverless-offline@13.10.1"), node=True),
 }
 
 

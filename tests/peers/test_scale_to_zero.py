@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from backends.workers import cog_predictor, kit
 from gateway.errors import BackendBroke, BackendFull, BackendUnready
 from gateway.vocab import Start
 from tests.peers.recipes import home_of, missing
-from tests.peers.test_runpod_and_lambda import free_port, process
+from tests.peers.test_runpod import free_port, process
 from tests.support.endpoints import answer, failure
+from tests.support.gateways import port_of, running
 from tests.support.provider import a_call, built
 
 pytestmark = pytest.mark.peers
@@ -132,6 +133,44 @@ async def test_a_full_bento_pushes_back_and_a_slow_one_is_broken(tmp_path: Path)
     assert kinds == [BackendFull.__name__, BackendFull.__name__, "Reply"]
 
 
+SPILL = """
+backends:
+  first: {{type: bentoml, url: "{first}", path: /sleep, max_in_flight: 8, price: {{usd_per_second: 0.0001}}}}
+  second: {{type: bentoml, url: "{second}", path: /sleep, max_in_flight: 8, price: {{usd_per_second: 0.0001}}}}
+routes:
+  sleep:
+    match: {{model: sleep}}
+    policy: spill_when_full
+    tiers: [{{backend: first, when_full: spill}}, {{backend: second}}]
+"""
+
+
+async def test_the_429_of_a_full_bento_sends_the_call_elsewhere(tmp_path: Path) -> None:
+    """The gateway allows more calls than the service does: only BentoML's own answer tells it."""
+    python = python_of("bentoml")
+    (tmp_path / "service.py").write_text(BENTO)
+    quiet = {"BENTOML_DO_NOT_TRACK": "1", "BENTOML_HOME": str(tmp_path)}
+    async with AsyncExitStack() as stack:
+        urls = []
+        for _ in range(2):
+            port = free_port()
+            arguments = ("-m", "bentoml", "serve", "service:Echo", "-p", str(port), "--host", "127.0.0.1")
+            server = process(port, *arguments, cwd=tmp_path, python=python, **quiet)
+            urls.append(await stack.enter_async_context(server))
+            await ready(urls[-1], "/readyz")
+        gateway = await stack.enter_async_context(running(SPILL.format(first=urls[0], second=urls[1])))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def ask(seconds: float) -> tuple[int, str]:
+            url = f"http://127.0.0.1:{port_of(gateway)}/v2/models/sleep/generate"
+            async with session.post(url, json={"seconds": seconds}) as said:
+                assert await said.json(content_type=None) == seconds
+                return said.status, said.headers["x-overspill-backend"]
+
+        assert await ask(0) == (200, "first")
+        assert sorted(await asyncio.gather(ask(1), ask(1))) == [(200, "first"), (200, "second")]
+
+
 @pytest.mark.parametrize("kind", [Seldon, KServe])
 async def test_mlserver_answers_under_its_own_name_of_the_model(tmp_path: Path, kind: Any) -> None:
     python, port = python_of("mlserver"), free_port()
@@ -178,11 +217,14 @@ async def replicates_api(target: str) -> AsyncIterator[str]:
 
     async def forward(request: web.Request) -> web.Response:
         assert request.headers["authorization"] == "Bearer peer-secret"
+        fields, body = {"content-type": "application/json"}, await request.read()
         async with aiohttp.ClientSession() as session:
-            fields = {"content-type": "application/json"}
-            async with session.post(target + "/predictions", data=await request.read(), headers=fields) as a:
-                status = 201 if a.status == 200 else a.status
-                return web.Response(status=status, body=await a.read(), content_type="application/json")
+            while True:
+                async with session.post(target + "/predictions", data=body, headers=fields) as a:
+                    if a.status == 409:  # it frees its slot a moment after the answer; Replicate queues
+                        continue
+                    status = 201 if a.status == 200 else a.status
+                    return web.Response(status=status, body=await a.read(), content_type="application/json")
 
     application = web.Application(client_max_size=1 << 25)
     application.router.add_post("/v1/deployments/acme/minilm/predictions", forward)

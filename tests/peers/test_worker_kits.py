@@ -2,7 +2,8 @@
 
 The packages are looked for in this interpreter, or in the one that OVERSPILL_PEERS_PYTHON names:
 `runpod`, `functions-framework`, `cog`, `bentoml`, `azure-functions`, `uvicorn`, `modal`. What
-each serves is put together by `python -m backends.workers`, with models of `kserve_v2.py`.
+each serves is put together by `python -m backends.workers`, with models of `kserve_v2.py`. Each is asked as
+its platform would ask it, and by the backend that is made for it.
 """
 
 import base64
@@ -13,11 +14,24 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backends.aws_lambda import AwsLambda
+from backends.bentoml import BentoMl
+from backends.cloud_run import CloudRun
+from backends.modal import Modal
+from backends.replicate import Replicate
+from backends.runpod import RunPod
 from backends.workers.__main__ import Platform, put
-from tests.peers.test_runpod_and_lambda import PYTHON, free_port, needs, process
+from tests.peers.recipes import home_of
+from tests.peers.servers import needs as needs_peer
+from tests.peers.servers import peer
+from tests.peers.test_runpod import PYTHON, free_port, needs, process, without_prefix
+from tests.peers.test_scale_to_zero import replicates_api
+from tests.support.endpoints import answer
+from tests.support.provider import a_call, built
 from tests.workers.support import (
     Question,
     an_event,
@@ -84,13 +98,27 @@ def check_http(port: int, asked: list[Question]) -> None:
     connection.close()
 
 
+async def check_backend(kind: Any, url: str, asked: list[Question], **more: Any) -> None:
+    """What a gateway would hand on, where it is no error, which a backend may judge."""
+    async with built(kind, {**kind.example(url), **more}) as (backend, _):
+        for one in asked:
+            if one.warm[0] != 200:
+                continue
+            headers = [(name.encode(), value.encode()) for name, value in one.headers.items()]
+            call = a_call(one.body, target=one.target.encode(), headers=headers)
+            reply = await answer(backend, call)
+            fields = {name.decode(): value.decode() for name, value in reply.headers}
+            assert (reply.status, content(fields), reply.body) == one.warm, one.target
+
+
 async def test_the_functions_framework_serves_it(worker: Worker, asked: list[Question]) -> None:
     needs("functions_framework")
     port = free_port()
     arguments = ["-m", "functions_framework", "--source", "main.py", "--target", "serve"]
     arguments += ["--host", "127.0.0.1", "--port", str(port)]
-    async with process(port, *arguments, cwd=worker(Platform.CLOUD_RUN), **APP):
+    async with process(port, *arguments, cwd=worker(Platform.CLOUD_RUN), **APP) as url:
         check_http(port, asked)
+        await check_backend(CloudRun, url, asked)
 
 
 async def test_bentoml_serves_it(worker: Worker, asked: list[Question]) -> None:
@@ -98,8 +126,9 @@ async def test_bentoml_serves_it(worker: Worker, asked: list[Question]) -> None:
     port = free_port()
     arguments = ["-m", "bentoml", "serve", "service:service", "--host", "127.0.0.1", "--port", str(port)]
     quiet = {"BENTOML_DO_NOT_TRACK": "1", "BENTOML_HOME": "."}
-    async with process(port, *arguments, cwd=worker(Platform.BENTOML), **APP, **quiet):
+    async with process(port, *arguments, cwd=worker(Platform.BENTOML), **APP, **quiet) as url:
         check_http(port, asked)
+        await check_backend(BentoMl, url, asked)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         assert ask(connection, "GET", "/livez").status == 200, "BentoML's own paths stay"
         connection.close()
@@ -111,8 +140,9 @@ async def test_an_asgi_server_serves_what_modal_is_given(worker: Worker, asked: 
     lines = ["import kit, mymodel", "from modal_app import make_asgi", "app = make_asgi(mymodel.app)"]
     (folder / "asgi.py").write_text("\n".join(lines))
     arguments = ["-m", "uvicorn", "asgi:app", "--host", "127.0.0.1", "--port", str(port)]
-    async with process(port, *arguments, cwd=folder):
+    async with process(port, *arguments, cwd=folder) as url:
         check_http(port, asked)
+        await check_backend(Modal, url, asked)
 
 
 def test_the_modal_sdk_takes_both_apps(worker: Worker) -> None:
@@ -127,7 +157,7 @@ async def test_the_runpod_sdk_serves_it(worker: Worker, asked: list[Question]) -
     port = free_port()
     options = ("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
     folder = worker(Platform.RUNPOD)
-    async with process(port, "runpod_handler.py", *options, cwd=folder, **APP):
+    async with process(port, "runpod_handler.py", *options, cwd=folder, **APP) as server:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         for one in asked:
             body = json.dumps({"input": an_event(one)}).encode()
@@ -136,16 +166,19 @@ async def test_the_runpod_sdk_serves_it(worker: Worker, asked: list[Question]) -
             assert document["status"] == "COMPLETED"
             assert of_result(document["output"]) == one.warm
         connection.close()
+        async with without_prefix(server, "/v2/abc123") as url:
+            await check_backend(RunPod, url, asked)
 
 
-async def test_cog_serves_it(worker: Worker, asked: list[Question]) -> None:
+async def test_cog_serves_it(worker: Worker, asked: list[Question], monkeypatch: pytest.MonkeyPatch) -> None:
     needs("cog")
+    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", "peer-secret")
     port, folder = free_port(), worker(Platform.REPLICATE)
     own = {"PORT": str(port), "COG_PREDICT_TYPE_STUB": "cog_predictor.py:Predictor"}
     path = f"{Path(PYTHON).parent}:{os.environ['PATH']}"  # it starts plain `python`
     async with process(
         port, "-m", "cog.server.http", "--host", "127.0.0.1", cwd=folder, PATH=path, **own, **APP
-    ):
+    ) as container:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         for _ in range(300):
             if json.loads(ask(connection, "GET", "/health-check", None).body)["status"] == "READY":
@@ -160,6 +193,31 @@ async def test_cog_serves_it(worker: Worker, asked: list[Question]) -> None:
             assert document["status"] == "succeeded", document
             assert of_result(json.loads(document["output"])) == one.warm
         connection.close()
+        async with replicates_api(container) as url:
+            await check_backend(Replicate, url, asked)
+
+
+SERVERLESS = """
+service: demo
+provider: {name: aws, runtime: python3.11, region: us-east-1, environment: {OVERSPILL_APP: "mymodel:app"}}
+plugins: [serverless-offline]
+custom:
+  serverless-offline: {host: 127.0.0.1, httpPort: HTTP_PORT, lambdaPort: LAMBDA_PORT, noPrependStageInUrl: true}
+functions:
+  embed: {handler: lambda_handler.handler}
+"""
+
+
+async def test_serverless_offline_serves_it(worker: Worker, asked: list[Question]) -> None:
+    needs_peer("serverless_offline")
+    folder, own, http_port = worker(Platform.LAMBDA), free_port(), free_port()
+    text = SERVERLESS.replace("LAMBDA_PORT", str(own)).replace("HTTP_PORT", str(http_port))
+    (folder / "serverless.yml").write_text(text)
+    (folder / "node_modules").symlink_to(home_of("serverless_offline") / "node_modules")
+    quiet = {"SLS_TELEMETRY_DISABLED": "1", "SLS_NOTIFICATIONS_MODE": "off", "CI": "1"}
+    command = ("serverless", "offline", "start")
+    async with peer("serverless_offline", own, *command, cwd=folder, **quiet) as url:
+        await check_backend(AwsLambda, url, asked, function="demo-dev-embed")
 
 
 DRIVE = """

@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from backends.aws_errors import ERRORS
-from backends.aws_lambda import PAYLOAD_LIMIT, AwsLambda
-from backends.aws_report import read_log, read_log_result
+from backends.aws_lambda import AwsLambda
+from backends.aws_lambda_api import PAYLOAD_LIMIT
+from backends.aws_report import Report, read_log, read_log_result
 from backends.workers import kit
 from gateway.errors import BackendBroke, BackendDenied, BackendDown, BackendError, BackendFull, BackendUnready
 from gateway.pricing import gb_seconds
@@ -29,12 +30,6 @@ from tests.support.provider import (
     until,
 )
 from tests.support.requests import ArrivingBody
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
 
 REPORT = (
     "REPORT RequestId: 8f5\tDuration: 2.10 ms\tBilled Duration: 200 ms\tMemory Size: 1024 MB\t"
@@ -206,7 +201,59 @@ def test_a_log_without_a_report_says_nothing(value: bytes) -> None:
 
 def test_a_report_that_is_cut_short_says_what_it_says() -> None:
     report = read_log("REPORT RequestId: 1\tDuration: x ms\tBilled Dur")
-    assert report == (None,) * 5
+    assert report == Report(None, None, None, None, None)
+
+
+INIT_FAILED = "INIT_REPORT Init Duration: 10008.54 ms\tPhase: init\tStatus: timeout"
+INIT_JSON = {
+    "type": "platform.initReport",
+    "record": {"phase": "init", "status": "error", "metrics": {"durationMs": 10008.54}},
+}
+START = "START RequestId: 8f5 Version: $LATEST"
+
+
+@pytest.mark.parametrize(
+    ("log", "failed_s"),
+    [
+        (f"{INIT_FAILED}\n{START}\n{REPORT}", 10.00854),
+        (
+            f"{json.dumps(INIT_JSON)}\n" + '{"type":"platform.start"}' + f"\n{json.dumps(JSON_REPORT)}",
+            10.00854,
+        ),
+        (f"{INIT_FAILED.replace('timeout', 'success')}\n{START}\n{REPORT}", None),
+        (f"{START}\n{INIT_FAILED.replace('Phase: init', 'Phase: invoke')}\n{REPORT}", None),
+        (f"{INIT_FAILED}\n{REPORT}", None),  # no START: these are the function's own last lines
+        (f"{START}\n{INIT_FAILED}\n{REPORT}", None),
+    ],
+)
+def test_an_init_that_failed_is_told_before_the_invocation(log: str, failed_s: float | None) -> None:
+    report = read_log(log)
+    assert report is not None
+    assert report.failed_init_s == failed_s
+    assert report.billed_s == 0.2
+
+
+@pytest.mark.parametrize("line", ["INIT_REPORT Phase: init Status: error", "INIT_REPORT Init Duration: 9 ms"])
+def test_an_init_report_without_its_figures_says_nothing(line: str) -> None:
+    assert read_log(line) is None
+
+
+async def test_an_invocation_after_a_failed_init_was_a_cold_start() -> None:
+    async with function(invoked(f"{INIT_FAILED}\n{START}\n{REPORT}")) as (backend, _):
+        async with backend.send(a_call(), 0) as reply:
+            assert reply.start is Start.COLD
+            assert reply.usage is not None
+            assert (reply.usage.boot_s, reply.usage.billed_s) == (10.00854, 0.2)
+
+
+async def test_an_init_of_which_no_invocation_came_is_billed() -> None:
+    document = {"errorType": "Runtime.ExitError", "errorMessage": "Runtime exited with error"}
+    behaviour = invoked(INIT_FAILED, document, **{"x-amz-function-error": "Unhandled"})
+    async with function(behaviour, memory="1GiB") as (backend, _):
+        error = await failure(backend)
+    assert error.usage is not None
+    assert error.usage.billed_s == 10.009  # rounded up to whole milliseconds
+    assert error.usage.usd == pytest.approx(10.009 * 0.0000166667 + 0.0000002)
 
 
 BOOTED = kit.write_result(200, [("x-overspill-boot-id", "b"), ("x-overspill-boot-age", "0.01")], b"")

@@ -25,11 +25,6 @@ USD = 0.2 * 0.0000166667 + 0.0000002
 T = TypeVar("T", bound=Backend)
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 @asynccontextmanager
 async def using(kind: type[T], behaviour: Behaviour, **options: Any) -> AsyncIterator[tuple[T, Provider]]:
     async with providing(behaviour) as provider:

@@ -1,52 +1,19 @@
 """Azure Functions: HTTP with a function key, the host's own refusals, and an execution's bill."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from backends.azure_function import BODY_LIMIT, AzureFunction
-from gateway.clock import Clock, FakeClock
+from gateway.clock import FakeClock
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
 from gateway.vocab import Start, Verdict, Work
-from tests.support.provider import SECRET, Behaviour, Provider, Received, Wire, a_call, built, providing
+from tests.support.endpoints import endpoint, failure, says
+from tests.support.provider import SECRET, Behaviour, Received, Wire, a_call, built, providing
 from tests.support.requests import ArrivingBody
 
 AFFINITY = {"Set-Cookie": "ARRAffinity=abc;Path=/;HttpOnly"}
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def app(
-    behaviour: Behaviour, clock: Clock | None = None, **options: Any
-) -> AsyncIterator[tuple[AzureFunction, Provider]]:
-    async with providing(behaviour) as provider:
-        described = {**AzureFunction.example(provider.url), **options}
-        async with built(AzureFunction, described, clock=clock) as (backend, _):
-            yield backend, provider
-
-
-def says(status: int, body: bytes = b"", fields: dict[str, str] | None = None) -> Behaviour:
-    async def behave(request: Received, wire: Wire) -> None:
-        await wire.answer(status, body, fields)
-
-    return behave
-
-
-async def failure(backend: AzureFunction) -> BackendError:
-    with pytest.raises(BackendError) as caught:
-        async with backend.send(a_call(), 0):
-            pass
-    assert SECRET not in str(caught.value)
-    assert str(caught.value).startswith("burst: ")
-    assert backend.client.in_use == 0
-    return caught.value
 
 
 async def test_the_request_goes_out_as_it_came_with_our_key_only() -> None:
@@ -64,7 +31,7 @@ async def test_the_request_goes_out_as_it_came_with_our_key_only() -> None:
 
 
 async def test_the_applications_own_cookies_stay() -> None:
-    async with app(says(200, b"", {"Set-Cookie": "mine=1"})) as (backend, _):
+    async with endpoint(AzureFunction, says(200, b"", {"Set-Cookie": "mine=1"})) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (b"set-cookie", b"mine=1") in reply.headers
 
@@ -79,7 +46,7 @@ async def test_an_entra_token_is_for_the_application_that_takes_it() -> None:
             "resource": "api://embed",
             "key": None,
         }
-        async with app(says(200), **entra) as (backend, provider):
+        async with endpoint(AzureFunction, says(200), **entra) as (backend, provider):
             async with backend.send(a_call(), 0):
                 pass
     assert "resource=api%3A%2F%2Fembed" in machine.seen[0].target
@@ -110,7 +77,10 @@ def test_an_identity_and_what_it_is_for_go_together(alone: dict[str, Any]) -> No
 async def test_whose_failure_it_was(
     status: int, body: bytes, fields: dict[str, str], kind: type[BackendError], relayed: bool
 ) -> None:
-    async with app(says(status, body, {**fields, **AFFINITY, "retry-after": "3"})) as (backend, provider):
+    async with endpoint(AzureFunction, says(status, body, {**fields, **AFFINITY, "retry-after": "3"})) as (
+        backend,
+        provider,
+    ):
         came = await failure(backend)
         assert len(provider.seen) == 1
     assert type(came) is kind
@@ -128,7 +98,7 @@ async def test_whose_failure_it_was(
     ("status", "body"), [(400, b"bad"), (403, b"mine"), (404, b"no model"), (422, b"{}")]
 )
 async def test_the_applications_own_refusal_is_an_answer(status: int, body: bytes) -> None:
-    async with app(says(status, body)) as (backend, _):
+    async with endpoint(AzureFunction, says(status, body)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (reply.status, reply.body) == (status, body)
 
@@ -144,7 +114,7 @@ async def test_the_applications_own_refusal_is_an_answer(status: int, body: byte
     ],
 )
 async def test_warm_or_cold(fields: dict[str, str], start: Start) -> None:
-    async with app(says(200, b"ok", {"x-kept": "1", **fields})) as (backend, _):
+    async with endpoint(AzureFunction, says(200, b"ok", {"x-kept": "1", **fields})) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is start
             assert (b"x-kept", b"1") in reply.headers
@@ -152,7 +122,7 @@ async def test_warm_or_cold(fields: dict[str, str], start: Start) -> None:
 
 
 async def test_the_limit_of_a_request() -> None:
-    async with app(says(200)) as (backend, _):
+    async with endpoint(AzureFunction, says(200)) as (backend, _):
         assert backend.cannot_carry(a_call(ArrivingBody(bytes(10), declared=10))) is None
         call = a_call(Declared(b"", declared=BODY_LIMIT + 1))
         assert (
@@ -194,7 +164,10 @@ async def test_an_execution_is_billed_by_its_memory_and_time(
 ) -> None:
     clock = FakeClock()
     price = {"usd_per_gb_second": 1.0, "usd_per_request": 0.001}
-    async with app(slow(clock, seconds), clock, memory=memory, price=price) as (backend, _):
+    async with endpoint(AzureFunction, slow(clock, seconds), clock, memory=memory, price=price) as (
+        backend,
+        _,
+    ):
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None
             assert reply.usage.usd == pytest.approx(gb_seconds + 0.001)
@@ -207,7 +180,10 @@ async def test_a_start_up_that_is_known_is_not_in_the_bill() -> None:
     clock = FakeClock()
     price = {"usd_per_gb_second": 1.0, "least": "1s"}
     fields = {"x-overspill-boot-id": "b", "x-overspill-boot-age": "4.0"}
-    async with app(slow(clock, 6.5, fields), clock, memory="1GiB", price=price) as (backend, _):
+    async with endpoint(AzureFunction, slow(clock, 6.5, fields), clock, memory="1GiB", price=price) as (
+        backend,
+        _,
+    ):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is Start.COLD
             assert reply.usage is not None
@@ -221,7 +197,7 @@ def test_a_price_needs_the_memory() -> None:
 
 
 async def test_without_a_price_nothing_has_one() -> None:
-    async with app(says(200), price=None) as (backend, _):
+    async with endpoint(AzureFunction, says(200), price=None) as (backend, _):
         assert not backend.price_known
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None

@@ -1,8 +1,6 @@
 """Azure ML: machines that stand by; which failures are Azure's and which the model's; keys and Entra tokens."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -10,41 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from backends.azure_ml import BODY_LIMIT, AzureMl
-from gateway.clock import Clock, FakeClock
+from gateway.clock import FakeClock
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, ConfigError
 from gateway.vocab import Start, Verdict, Work
-from tests.support.provider import SECRET, Behaviour, Provider, Received, Wire, a_call, built, providing
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def endpoint(
-    behaviour: Behaviour, clock: Clock | None = None, **options: Any
-) -> AsyncIterator[tuple[AzureMl, Provider]]:
-    async with providing(behaviour) as provider:
-        async with built(AzureMl, {**AzureMl.example(provider.url), **options}, clock=clock) as (backend, _):
-            yield backend, provider
-
-
-def says(status: int, body: bytes = b"{}", fields: dict[str, str] | None = None) -> Behaviour:
-    async def behave(request: Received, wire: Wire) -> None:
-        await wire.answer(status, body, fields)
-
-    return behave
-
-
-async def failure(backend: AzureMl) -> BackendError:
-    with pytest.raises(BackendError) as caught:
-        async with backend.send(a_call(), 0):
-            pass
-    assert SECRET not in str(caught.value)
-    assert str(caught.value).startswith("burst: ")
-    assert backend.client.in_use == 0
-    return caught.value
+from tests.support.endpoints import endpoint, failure, says
+from tests.support.provider import SECRET, Behaviour, Received, Wire, a_call, providing
 
 
 async def test_the_request_goes_out_as_it_came_with_our_key_to_our_deployment() -> None:
@@ -53,7 +21,7 @@ async def test_the_request_goes_out_as_it_came_with_our_key_to_our_deployment() 
         (b"azureml-model-deployment", b"theirs"),
         (b"x-mine", b"1"),
     ]
-    async with endpoint(says(200, b"ok", {"x-ms-run-fn-exec-ms": "12.5"}), deployment="blue") as (
+    async with endpoint(AzureMl, says(200, b"ok", {"x-ms-run-fn-exec-ms": "12.5"}), deployment="blue") as (
         backend,
         provider,
     ):
@@ -68,7 +36,7 @@ async def test_the_request_goes_out_as_it_came_with_our_key_to_our_deployment() 
 
 
 async def test_a_scoring_script_has_one_path_and_takes_work_only() -> None:
-    async with endpoint(says(200), path="/score") as (backend, provider):
+    async with endpoint(AzureMl, says(200), path="/score") as (backend, provider):
         async with backend.send(a_call(), 0):
             pass
         assert provider.seen[0].target == "/score"
@@ -78,7 +46,7 @@ async def test_a_scoring_script_has_one_path_and_takes_work_only() -> None:
 
 
 async def test_the_limit_of_a_request() -> None:
-    async with endpoint(says(200)) as (backend, _):
+    async with endpoint(AzureMl, says(200)) as (backend, _):
         assert backend.cannot_carry(a_call(bytes(BODY_LIMIT))) is None
         assert "10485760 are allowed" in str(backend.cannot_carry(a_call(bytes(BODY_LIMIT + 1))))
 
@@ -107,7 +75,7 @@ MODEL = "ms-azureml-model-error-statuscode"
     ],
 )
 async def test_whose_failure_it_was(status: int, fields: dict[str, str], kind: type[BackendError]) -> None:
-    async with endpoint(says(status, b"it said " + SECRET.encode(), fields)) as (backend, provider):
+    async with endpoint(AzureMl, says(status, b"it said " + SECRET.encode(), fields)) as (backend, provider):
         came = await failure(backend)
         assert len(provider.seen) == 1
     assert type(came) is kind
@@ -124,27 +92,27 @@ async def test_whose_failure_it_was(status: int, fields: dict[str, str], kind: t
 
 @pytest.mark.parametrize("status", [400, 404, 422])
 async def test_the_models_own_refusal_is_an_answer_with_its_own_status(status: int) -> None:
-    async with endpoint(says(424, b"bad tensor", {MODEL: str(status)})) as (backend, _):
+    async with endpoint(AzureMl, says(424, b"bad tensor", {MODEL: str(status)})) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (reply.status, reply.body) == (status, b"bad tensor")
 
 
 async def test_no_call_waits_for_a_machine() -> None:
-    async with endpoint(says(200)) as (backend, _):
+    async with endpoint(AzureMl, says(200)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is Start.WARM
 
 
 async def test_a_worker_that_says_that_it_has_just_started_is_believed() -> None:
     fields = {"x-overspill-boot-id": "b", "x-overspill-boot-age": "0.0"}
-    async with endpoint(says(200, b"ok", fields)) as (backend, _):
+    async with endpoint(AzureMl, says(200, b"ok", fields)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is Start.COLD
 
 
 async def test_it_is_owned_and_costs_its_hours_only() -> None:
     clock = FakeClock()
-    async with endpoint(says(200), clock, instances=2) as (backend, _):
+    async with endpoint(AzureMl, says(200), clock, instances=2) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None
             assert reply.usage.usd is None
@@ -157,7 +125,7 @@ async def test_it_is_owned_and_costs_its_hours_only() -> None:
             None,
             True,
         )
-    async with endpoint(says(200), price=None) as (backend, _):
+    async with endpoint(AzureMl, says(200), price=None) as (backend, _):
         assert (backend.usd_per_replica_hour, backend.price_known) == (None, False)
 
 
@@ -195,7 +163,7 @@ async def test_an_application_signs_in_with_its_secret_at_its_own_host() -> None
             "tenant": "contoso", "client_id": "app-1", "login_url": login.url,
             "client_secret": {"env": "OVERSPILL_EXAMPLE_SECRET"},
         }  # fmt: skip
-        async with endpoint(says(200), key=None, entra=entra) as (backend, provider):
+        async with endpoint(AzureMl, says(200), key=None, entra=entra) as (backend, provider):
             for _ in range(3):
                 async with backend.send(a_call(), 0):
                     pass
@@ -215,7 +183,7 @@ async def test_an_application_whose_secret_is_missing_is_told_at_start(
     monkeypatch.delenv("OVERSPILL_EXAMPLE_SECRET")
     entra = {"tenant": "t", "client_id": "a", "client_secret": {"env": "OVERSPILL_EXAMPLE_SECRET"}}
     with pytest.raises(ConfigError, match="OVERSPILL_EXAMPLE_SECRET is not set"):
-        async with endpoint(says(200), key=None, entra=entra):
+        async with endpoint(AzureMl, says(200), key=None, entra=entra):
             pass
 
 
@@ -232,7 +200,7 @@ async def test_a_wrong_secret_is_read_again_and_never_shown(monkeypatch: pytest.
             "tenant": "t", "client_id": "a", "login_url": login.url,
             "client_secret": {"env": "OVERSPILL_EXAMPLE_SECRET"},
         }  # fmt: skip
-        async with endpoint(says(200), key=None, entra=entra) as (backend, provider):
+        async with endpoint(AzureMl, says(200), key=None, entra=entra) as (backend, provider):
             came = await failure(backend)
             assert type(came) is BackendDenied
             assert str(came) == "burst: no token from 127.0.0.1: it answered 401 invalid_client"
@@ -246,7 +214,7 @@ async def test_a_wrong_secret_is_read_again_and_never_shown(monkeypatch: pytest.
 async def test_the_machines_own_identity_needs_nothing(client_id: str | None, suffix: str) -> None:
     async with providing(grants("aad-1")) as machine:
         entra = {"metadata_url": machine.url, "client_id": client_id}
-        async with endpoint(says(200), key=None, entra=entra) as (backend, provider):
+        async with endpoint(AzureMl, says(200), key=None, entra=entra) as (backend, provider):
             async with backend.send(a_call(), 0):
                 pass
     assert machine.seen[0].target == (
@@ -262,7 +230,10 @@ async def test_a_token_that_was_taken_back_is_replaced() -> None:
         await wire.answer(401 if stale else 200, b"ok")
 
     async with providing(grants("aad-1", "aad-2")) as machine:
-        async with endpoint(fussy, key=None, entra={"metadata_url": machine.url}) as (backend, provider):
+        async with endpoint(AzureMl, fussy, key=None, entra={"metadata_url": machine.url}) as (
+            backend,
+            provider,
+        ):
             for _ in range(2):
                 async with backend.send(a_call(), 0) as reply:
                     assert reply.status == 200

@@ -11,11 +11,6 @@ from tests.support.endpoints import answer, endpoint, failure, says
 from tests.support.provider import SECRET, a_call
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 @pytest.mark.parametrize(
     ("path", "target"),
     [(None, "/v2/models/minilm/infer"), ("/predict", "/predict"), ("/models/{model}", "/models/minilm")],

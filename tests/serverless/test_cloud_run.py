@@ -2,9 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -14,48 +11,15 @@ from gateway.clock import Clock, FakeClock
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
 from gateway.vocab import Start, Verdict, Work
 from tests.serverless.test_tokens import FLAVOR, jwt
-from tests.support.provider import SECRET, Behaviour, Provider, Received, Wire, a_call, built, providing
+from tests.support.endpoints import endpoint, failure, says
+from tests.support.provider import SECRET, Behaviour, Received, Wire, a_call, providing
 from tests.support.requests import ArrivingBody
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def service(
-    behaviour: Behaviour, clock: Clock | None = None, **options: Any
-) -> AsyncIterator[tuple[CloudRun, Provider]]:
-    async with providing(behaviour) as provider:
-        async with built(CloudRun, {**CloudRun.example(provider.url), **options}, clock=clock) as (
-            backend,
-            _,
-        ):
-            yield backend, provider
-
-
-def says(status: int, body: bytes = b"", fields: dict[str, str] | None = None) -> Behaviour:
-    async def behave(request: Received, wire: Wire) -> None:
-        await wire.answer(status, body, fields)
-
-    return behave
-
-
-async def failure(backend: CloudRun, call: Any = None) -> BackendError:
-    with pytest.raises(BackendError) as caught:
-        async with backend.send(call or a_call(), 0):
-            pass
-    assert SECRET not in str(caught.value)
-    assert str(caught.value).startswith("burst: ")
-    assert backend.client.in_use == 0
-    return caught.value
 
 
 async def test_the_request_goes_out_as_it_came_with_our_token_only() -> None:
     headers = [(b"authorization", b"Bearer callers"), (b"x-serverless-authorization", b"Bearer callers")]
     call = a_call(b"\x00\xff", target=b"/v2/a%2Fb?x=1", headers=headers)
-    async with service(says(200, b"ok")) as (backend, provider):
+    async with endpoint(CloudRun, says(200, b"ok")) as (backend, provider):
         async with backend.send(call, 0) as reply:
             assert (reply.status, reply.body, reply.start) == (200, b"ok", Start.UNKNOWN)
     request = provider.seen[0]
@@ -68,7 +32,7 @@ async def test_where_the_application_wants_authorization_the_token_goes_beside_i
     own = {"Authorization": {"env": "APP_KEY"}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("APP_KEY", "Basic app")
-        async with service(says(200), headers=own) as (backend, provider):
+        async with endpoint(CloudRun, says(200), headers=own) as (backend, provider):
             async with backend.send(a_call(), 0):
                 pass
     assert provider.seen[0].fields["authorization"] == "Basic app"
@@ -76,7 +40,7 @@ async def test_where_the_application_wants_authorization_the_token_goes_beside_i
 
 
 async def test_a_public_service_gets_no_token() -> None:
-    async with service(says(200), identity=None) as (backend, provider):
+    async with endpoint(CloudRun, says(200), identity=None) as (backend, provider):
         async with backend.send(a_call(), 0):
             pass
     assert "authorization" not in provider.seen[0].fields
@@ -99,7 +63,7 @@ async def test_calls_at_once_fetch_one_token_for_the_services_own_host() -> None
     clock = FakeClock()
     async with providing(Metadata(clock)) as google:
         identity = {"metadata_url": google.url}
-        async with service(says(200), clock, identity=identity) as (backend, provider):
+        async with endpoint(CloudRun, says(200), clock, identity=identity) as (backend, provider):
 
             async def call() -> None:
                 async with backend.send(a_call(), 0):
@@ -120,7 +84,10 @@ async def test_no_token_is_logged_or_follows_a_redirect(caplog: pytest.LogCaptur
     metadata = Metadata(FakeClock())
     async with providing(says(200, b"stolen")) as elsewhere, providing(metadata) as google:
         moved = says(302, b"", {"location": elsewhere.url})
-        async with service(moved, metadata.clock, identity={"metadata_url": google.url}) as (backend, _):
+        async with endpoint(CloudRun, moved, metadata.clock, identity={"metadata_url": google.url}) as (
+            backend,
+            _,
+        ):
             async with backend.send(a_call(), 0) as reply:
                 assert reply.status == 302  # the application's own: the client's to follow
         assert elsewhere.seen == []
@@ -142,7 +109,10 @@ async def test_a_refused_token_is_replaced_once(refusals: int) -> None:
 
     metadata = Metadata(clock)
     async with providing(metadata) as google:
-        async with service(fussy, clock, identity={"metadata_url": google.url}) as (backend, provider):
+        async with endpoint(CloudRun, fussy, clock, identity={"metadata_url": google.url}) as (
+            backend,
+            provider,
+        ):
             async with backend.send(a_call(), 0):
                 pass
             if refusals == 1:
@@ -157,7 +127,7 @@ async def test_a_refused_token_is_replaced_once(refusals: int) -> None:
 
 async def test_a_request_that_is_gone_is_not_sent_again() -> None:
     body = ArrivingBody(bytes(200_000), declared=200_000, chunks_of=50_000)
-    async with service(says(401)) as (backend, provider):
+    async with endpoint(CloudRun, says(401)) as (backend, provider):
         with pytest.raises(BackendDenied):
             async with backend.send(a_call(), 0):
                 pass
@@ -169,7 +139,10 @@ async def test_a_request_that_is_gone_is_not_sent_again() -> None:
 
 async def test_no_token_means_that_nothing_was_sent() -> None:
     async with providing(says(503)) as google:
-        async with service(says(200), identity={"metadata_url": google.url}) as (backend, provider):
+        async with endpoint(CloudRun, says(200), identity={"metadata_url": google.url}) as (
+            backend,
+            provider,
+        ):
             came = await failure(backend)
             assert type(came) is BackendUnready
             assert provider.seen == []
@@ -204,7 +177,7 @@ async def test_no_token_means_that_nothing_was_sent() -> None:
 async def test_whose_failure_it_was(
     status: int, body: bytes, kind: type[BackendError], relayed: bool
 ) -> None:
-    async with service(says(status, body, {"retry-after": "3"})) as (backend, provider):
+    async with endpoint(CloudRun, says(status, body, {"retry-after": "3"})) as (backend, provider):
         came = await failure(backend)
         assert len(provider.seen) == 1
     assert type(came) is kind
@@ -219,7 +192,7 @@ async def test_whose_failure_it_was(
     ("status", "body"), [(400, b"bad"), (403, b"mine"), (404, b"no model"), (422, b"{}")]
 )
 async def test_the_applications_own_refusal_is_an_answer(status: int, body: bytes) -> None:
-    async with service(says(status, body)) as (backend, _):
+    async with endpoint(CloudRun, says(status, body)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (reply.status, reply.body) == (status, body)
 
@@ -227,13 +200,13 @@ async def test_the_applications_own_refusal_is_an_answer(status: int, body: byte
 @pytest.mark.parametrize(("age", "start"), [("0.0", Start.COLD), ("300", Start.WARM)])
 async def test_the_worker_kit_tells_warm_from_cold(age: str, start: Start) -> None:
     fields = {"x-overspill-boot-id": "b", "x-overspill-boot-age": age}
-    async with service(says(200, b"ok", fields)) as (backend, _):
+    async with endpoint(CloudRun, says(200, b"ok", fields)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is start
 
 
 async def test_the_limit_of_a_request() -> None:
-    async with service(says(200)) as (backend, _):
+    async with endpoint(CloudRun, says(200)) as (backend, _):
         assert backend.cannot_carry(a_call(bytes(REQUEST_LIMIT))) is None
         too_large = backend.cannot_carry(a_call(bytes(REQUEST_LIMIT + 1)))
         assert too_large == "burst: 33554433 bytes for Cloud Run, 33554432 are allowed"
@@ -250,7 +223,7 @@ def slow(clock: FakeClock, seconds: float) -> Behaviour:
 async def test_by_instance_the_idle_tail_is_paid() -> None:
     clock = FakeClock()
     options = {"price": {"usd_per_second": 1.0}, "cold_start": {"expect": "1s", "idle_after": "10m"}}
-    async with service(slow(clock, 0.25), clock, **options) as (backend, _):
+    async with endpoint(CloudRun, slow(clock, 0.25), clock, **options) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None
             assert reply.usage.usd == pytest.approx(0.25)
@@ -264,7 +237,7 @@ async def test_by_instance_the_idle_tail_is_paid() -> None:
 async def test_by_request_tenths_of_a_second_and_a_fee_are_paid() -> None:
     clock = FakeClock()
     price = {"usd_per_second": 1.0, "usd_per_request": 0.01}
-    async with service(slow(clock, 0.25), clock, billing="request", price=price) as (backend, _):
+    async with endpoint(CloudRun, slow(clock, 0.25), clock, billing="request", price=price) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None
             assert reply.usage.billed_s == pytest.approx(0.3)
@@ -280,7 +253,7 @@ def test_a_fee_belongs_to_request_based_billing() -> None:
 
 
 async def test_without_a_price_nothing_has_one() -> None:
-    async with service(says(200), price=None) as (backend, _):
+    async with endpoint(CloudRun, says(200), price=None) as (backend, _):
         assert not backend.price_known
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None

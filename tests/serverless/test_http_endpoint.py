@@ -1,8 +1,6 @@
 """Any other HTTP endpoint: where a call goes, what proves who we are, what it costs, what is asked of it."""
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,44 +10,19 @@ from backends.http_endpoint import HttpEndpoint, HttpOptions
 from gateway.clock import FakeClock
 from gateway.errors import BackendBroke, BackendDenied, BackendFull
 from gateway.vocab import Charge, Rent, Start
+from tests.support.endpoints import endpoint, says
 from tests.support.provider import (
     SECRET,
-    Behaviour,
-    Provider,
     Received,
     Wire,
     a_call,
     a_chat,
-    built,
-    providing,
 )
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def endpoint(
-    behaviour: Behaviour, clock: FakeClock | None = None, **options: Any
-) -> AsyncIterator[tuple[HttpEndpoint, Provider]]:
-    async with providing(behaviour) as provider:
-        described = {**HttpEndpoint.example(provider.url), **options}
-        async with built(HttpEndpoint, described, clock=clock) as (backend, _):
-            yield backend, provider
-
-
-def says(status: int, body: bytes = b"", fields: dict[str, str] | None = None) -> Behaviour:
-    async def behave(request: Received, wire: Wire) -> None:
-        await wire.answer(status, body, fields)
-
-    return behave
 
 
 async def test_a_call_goes_out_as_it_came_but_for_the_token() -> None:
     headers = [(b"content-type", b"text/plain"), (b"authorization", b"Bearer the-callers")]
-    async with endpoint(says(200, b"ok")) as (backend, provider):
+    async with endpoint(HttpEndpoint, says(200, b"ok")) as (backend, provider):
         call = a_call(b"\x00\xff", method=b"PUT", target=b"/a%2Fb?x=1", headers=headers)
         async with backend.send(call, 0) as reply:
             assert (reply.status, reply.body, reply.start) == (200, b"ok", Start.UNKNOWN)
@@ -59,7 +32,10 @@ async def test_a_call_goes_out_as_it_came_but_for_the_token() -> None:
 
 
 async def test_one_path_can_take_every_call() -> None:
-    async with endpoint(says(200), path="/m/{model}:predict", token=None) as (backend, provider):
+    async with endpoint(HttpEndpoint, says(200), path="/m/{model}:predict", token=None) as (
+        backend,
+        provider,
+    ):
         for call in (a_call(target=b"/v2/models/minilm/infer?raw=1"), a_call()):
             async with backend.send(call, 0):
                 pass
@@ -72,7 +48,7 @@ async def test_one_path_can_take_every_call() -> None:
 
 
 async def test_a_name_cannot_lead_out_of_the_path() -> None:
-    async with endpoint(says(200), path="/m/{model}") as (backend, provider):
+    async with endpoint(HttpEndpoint, says(200), path="/m/{model}") as (backend, provider):
         call = a_chat()
         call.model = "../admin?x=/#"
         async with backend.send(call, 0):
@@ -87,7 +63,7 @@ def test_a_path_that_makes_no_sense_is_refused(path: str) -> None:
 
 
 async def test_a_body_over_the_limit_is_not_carried() -> None:
-    async with endpoint(says(200), max_body="1KiB") as (backend, _):
+    async with endpoint(HttpEndpoint, says(200), max_body="1KiB") as (backend, _):
         assert backend.cannot_carry(a_call(bytes(1024))) is None
         assert backend.cannot_carry(a_call(bytes(1025))) == "burst: 1025 bytes, 1024 are allowed"
 
@@ -112,7 +88,7 @@ async def test_what_a_call_costs(price: Any, rent: Rent, usd: float | None) -> N
         clock.advance(2.0)
         await wire.answer(200, b"ok")
 
-    async with endpoint(two_seconds, clock, price=price) as (backend, _):
+    async with endpoint(HttpEndpoint, two_seconds, clock, price=price) as (backend, _):
         assert backend.rent == rent
         assert backend.price_known == (price is not None)
         async with backend.send(a_call(), 0) as reply:
@@ -129,7 +105,7 @@ def test_a_price_without_any_figure_is_refused() -> None:
 
 async def test_the_worker_kits_fields_tell_warm_from_cold() -> None:
     fields = {"X-Overspill-Boot-Id": "i-1", "X-Overspill-Boot-Age": "0"}
-    async with endpoint(says(200, b"ok", fields)) as (backend, _):
+    async with endpoint(HttpEndpoint, says(200, b"ok", fields)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is Start.COLD
             assert all(not name.startswith(b"x-overspill") for name, _ in reply.headers)
@@ -140,7 +116,7 @@ async def test_the_worker_kits_fields_tell_warm_from_cold() -> None:
     [(401, BackendDenied), (403, BackendDenied), (429, BackendFull), (503, BackendFull), (500, BackendBroke)],
 )
 async def test_failures(status: int, error: type[Exception]) -> None:
-    async with endpoint(says(status, SECRET.encode())) as (backend, _):
+    async with endpoint(HttpEndpoint, says(status, SECRET.encode())) as (backend, _):
         with pytest.raises(error) as caught:
             async with backend.send(a_call(), 0):
                 pass
@@ -148,26 +124,26 @@ async def test_failures(status: int, error: type[Exception]) -> None:
 
 
 async def test_without_a_token_a_403_is_the_applications_own() -> None:
-    async with endpoint(says(403, b"not yours"), token=None) as (backend, _):
+    async with endpoint(HttpEndpoint, says(403, b"not yours"), token=None) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (reply.status, reply.body) == (403, b"not yours")
 
 
 async def test_health_is_asked_only_where_the_file_says_where() -> None:
-    async with endpoint(says(200)) as (backend, provider):
+    async with endpoint(HttpEndpoint, says(200)) as (backend, provider):
         assert await backend.probe(0) is None
         assert provider.seen == []
     for status, ready in ((200, True), (204, False), (503, False)):
-        async with endpoint(says(status), health={"path": "/up"}) as (backend, provider):
+        async with endpoint(HttpEndpoint, says(status), health={"path": "/up"}) as (backend, provider):
             assert await backend.probe(0) is ready
             assert (provider.seen[0].method, provider.seen[0].target) == ("GET", "/up")
             assert provider.seen[0].fields["authorization"] == f"Bearer {SECRET}"
 
 
 async def test_a_ping_never_goes_where_the_model_runs() -> None:
-    async with endpoint(says(404), path="/predict", late_binding="ping") as (backend, provider):
+    async with endpoint(HttpEndpoint, says(404), path="/predict", late_binding="ping") as (backend, provider):
         assert backend.can_open
         await backend.ping(0, route="embed", kind="spill")
     assert provider.seen[0].target.startswith("/.overspill/ping")
-    async with endpoint(says(404)) as (backend, _):
+    async with endpoint(HttpEndpoint, says(404)) as (backend, _):
         assert not backend.can_open

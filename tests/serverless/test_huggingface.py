@@ -17,11 +17,6 @@ KIT = {"x-overspill-boot-id": "b", "x-overspill-boot-age": "0.0"}
 STARTING = b'{"error":"503 Service Unavailable"}'
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 def later(clock: FakeClock, seconds: float, behaviour: Behaviour) -> Behaviour:
     """The same, that much later."""
 

@@ -131,7 +131,7 @@ def test_one_whose_start_was_told_is_known_when_it_answers_after_all() -> None:
 def test_the_age_says_how_long_a_nameless_one_was_up_before_the_call() -> None:
     instances = table()
     call = instances.begin(0.0, "a")
-    instances.meet(call, 1.0, "one", cold=False)
+    instances.meet(call, 1.0, "one", cold=False, age_s=20.0)
     assert instances.end(call, 1.0, instance_id="one", age_s=20.0).billed_s == pytest.approx(1.0)
     assert owed(instances) == pytest.approx(20.0 + 5.0)
 

@@ -14,11 +14,6 @@ KIT = {"x-overspill-boot-id": "b", "x-overspill-boot-age": "0.0"}
 OLD_KIT = {"x-overspill-boot-id": "b", "x-overspill-boot-age": "900"}
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 async def test_the_request_goes_to_the_interceptor_with_the_services_host() -> None:
     async with endpoint(Keda, says(200, b"ok", WARM)) as (backend, provider):
         reply = await answer(backend, a_call(b"body", headers=[(b"x-mine", b"1")]))

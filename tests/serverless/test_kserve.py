@@ -13,11 +13,6 @@ from tests.support.provider import SECRET, a_call, a_chat
 from tests.support.requests import ArrivingBody
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 async def test_the_request_goes_to_the_ingress_with_the_services_host_and_our_token() -> None:
     headers = [
         (b"authorization", b"Bearer callers"),

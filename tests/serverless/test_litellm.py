@@ -41,11 +41,6 @@ BODY = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
 STREAM = BODY[:-1] + b',"stream":true}'
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 async def answers(request: Received, wire: Wire) -> None:
     asked = request.json()
     head = {"id": "c", "created": 1, "model": "m"}

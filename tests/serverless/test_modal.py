@@ -3,13 +3,11 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from backends.modal import Modal
-from gateway.clock import Clock, FakeClock
+from gateway.clock import FakeClock
 from gateway.errors import (
     AnswerTruncated,
     BackendBroke,
@@ -20,10 +18,10 @@ from gateway.errors import (
     SlowRequest,
 )
 from gateway.vocab import Charge, Start, Verdict, Work
+from tests.support.endpoints import endpoint, failure, read, says
 from tests.support.provider import (
     SECRET,
     Behaviour,
-    Provider,
     Received,
     Wire,
     a_call,
@@ -35,47 +33,8 @@ from tests.support.provider import (
 from tests.support.requests import ArrivingBody
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def function(
-    behaviour: Behaviour, clock: Clock | None = None, **options: Any
-) -> AsyncIterator[tuple[Modal, Provider]]:
-    async with providing(behaviour) as provider:
-        described = {**Modal.example(provider.url), **options}
-        async with built(Modal, described, clock=clock) as (backend, _):
-            yield backend, provider
-
-
 def boot(id: str, age: float) -> dict[str, str]:
     return {"X-Overspill-Boot-Id": id, "X-Overspill-Boot-Age": str(age)}
-
-
-def says(status: int, body: bytes, fields: dict[str, str] | None = None) -> Behaviour:
-    async def behave(request: Received, wire: Wire) -> None:
-        await wire.answer(status, body, fields)
-
-    return behave
-
-
-async def read(backend: Modal, call: Any = None) -> bytes:
-    async with backend.send(call or a_call(), 0) as reply:
-        if reply.body is not None:
-            return reply.body
-        assert reply.stream is not None
-        return b"".join([chunk async for chunk in reply.stream])
-
-
-async def failure(backend: Modal) -> BackendError:
-    with pytest.raises(BackendError) as caught:
-        await read(backend)
-    assert SECRET not in str(caught.value)
-    assert str(caught.value).startswith("burst: ")
-    assert backend.client.in_use == 0
-    return caught.value
 
 
 async def test_the_request_goes_out_as_it_came_with_the_token() -> None:
@@ -86,7 +45,7 @@ async def test_the_request_goes_out_as_it_came_with_the_token() -> None:
         (b"x-overspill-priority", b"high"),
     ]
     call = a_call(b"\x00\xff", method=b"PUT", target=b"/v2/a%2Fb?x=1", headers=headers)
-    async with function(says(200, b"ok")) as (backend, provider):
+    async with endpoint(Modal, says(200, b"ok")) as (backend, provider):
         assert await read(backend, call) == b"ok"
     request = provider.seen[0]
     assert (request.method, request.target, request.body) == ("PUT", "/v2/a%2Fb?x=1", b"\x00\xff")
@@ -110,7 +69,7 @@ async def test_a_path_of_the_function_is_kept_in_front() -> None:
 async def test_a_body_that_is_still_arriving_is_streamed(declared: int | None) -> None:
     data = bytes(200_000)
     body = ArrivingBody(data, declared=declared, chunks_of=50_000)
-    async with function(says(200, b"ok")) as (backend, provider):
+    async with endpoint(Modal, says(200, b"ok")) as (backend, provider):
         assert await read(backend, a_call(body)) == b"ok"
     assert provider.seen[0].body == data
     assert provider.seen[0].fields.get("content-length") == (str(declared) if declared else None)
@@ -122,7 +81,7 @@ async def test_a_client_that_stops_sending_is_not_the_backends_fault() -> None:
             yield b"x"
             raise SlowRequest("the body did not arrive")
 
-    async with function(says(200, b"ok")) as (backend, _):
+    async with endpoint(Modal, says(200, b"ok")) as (backend, _):
         with pytest.raises(SlowRequest):
             await read(backend, a_call(Stalling(b"xx", declared=2)))
         assert backend.instances(0.0) == {"opening": 0, "busy": 0, "idle": 0}
@@ -140,7 +99,7 @@ async def test_an_answer_streams_as_it_comes() -> None:
         await more.wait()
         await wire.write(b"3\r\ntwo\r\n0\r\n\r\n")
 
-    async with function(drip) as (backend, _):
+    async with endpoint(Modal, drip) as (backend, _):
         async with backend.send(a_call(stream=True), 0) as reply:
             assert (reply.body, reply.length, reply.usage) == (None, None, None)
             assert reply.headers == [(b"content-type", b"text/event-stream")]
@@ -156,7 +115,7 @@ async def test_an_answer_streams_as_it_comes() -> None:
 
 async def test_a_large_answer_is_streamed_with_its_length() -> None:
     body = bytes(range(256)) * 4000
-    async with function(says(200, body)) as (backend, _):
+    async with endpoint(Modal, says(200, body)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (reply.body, reply.length) == (None, len(body))
             assert reply.stream is not None
@@ -167,7 +126,7 @@ async def test_a_head_request_has_no_body() -> None:
     async def head(request: Received, wire: Wire) -> None:
         await wire.head(200, {"content-length": "500"})
 
-    async with function(head) as (backend, provider):
+    async with endpoint(Modal, head) as (backend, provider):
         for _ in range(2):
             async with backend.send(a_call(b"", method=b"HEAD"), 0) as reply:
                 assert (reply.body, reply.length) == (b"", 500)
@@ -191,7 +150,7 @@ def chain(*, links: int, location: str = "{url}/v2/x?__modal_function_call_id=fc
 
 
 async def test_a_long_answer_is_followed_with_get_until_it_is_there() -> None:
-    async with function(chain(links=3)) as (backend, provider):
+    async with endpoint(Modal, chain(links=3)) as (backend, provider):
         assert await read(backend, a_call(b"body")) == b"at last"
         assert backend.client.in_use == 0
     assert [request.method for request in provider.seen] == ["POST", "GET", "GET", "GET"]
@@ -203,7 +162,10 @@ async def test_a_long_answer_is_followed_with_get_until_it_is_there() -> None:
 
 
 async def test_a_relative_location_is_understood() -> None:
-    async with function(chain(links=1, location="/x?__modal_function_call_id=fc-1")) as (backend, provider):
+    async with endpoint(Modal, chain(links=1, location="/x?__modal_function_call_id=fc-1")) as (
+        backend,
+        provider,
+    ):
         assert await read(backend) == b"at last"
     assert provider.seen[1].target == "/x?__modal_function_call_id=fc-1"
 
@@ -211,14 +173,14 @@ async def test_a_relative_location_is_understood() -> None:
 async def test_the_token_never_follows_to_another_host() -> None:
     async with providing(says(200, b"stolen")) as elsewhere:
         location = elsewhere.url + "/?__modal_function_call_id=fc-1"
-        async with function(chain(links=1, location=location)) as (backend, _):
+        async with endpoint(Modal, chain(links=1, location=location)) as (backend, _):
             error = await failure(backend)
         assert type(error) is BackendBroke
         assert elsewhere.seen == []
 
 
 async def test_the_applications_own_redirect_is_an_answer() -> None:
-    async with function(says(303, b"", {"location": "/login"})) as (backend, provider):
+    async with endpoint(Modal, says(303, b"", {"location": "/login"})) as (backend, provider):
         async with backend.send(a_call(), 0) as reply:
             assert reply.status == 303
             assert (b"location", b"/login") in reply.headers
@@ -238,7 +200,7 @@ async def test_asking_for_a_running_answer_again_is_safe() -> None:
         else:
             await wire.answer(200, b"at last")
 
-    async with function(flaky) as (backend, _):
+    async with endpoint(Modal, flaky) as (backend, _):
         assert await read(backend) == b"at last"
 
 
@@ -251,7 +213,7 @@ async def test_an_answer_that_is_lost_may_have_run_although_nothing_can_be_reach
         else:
             await wire.reset()
 
-    async with function(vanish) as (backend, _):
+    async with endpoint(Modal, vanish) as (backend, _):
         error = await failure(backend)
     assert type(error) is BackendBroke
     assert error.work is Work.MAYBE
@@ -277,7 +239,7 @@ async def test_an_answer_that_is_lost_may_have_run_although_nothing_can_be_reach
 async def test_whose_failure_it_was(
     status: int, body: bytes, kind: type[BackendError], relayed: bool
 ) -> None:
-    async with function(says(status, body, {"retry-after": "3"})) as (backend, _):
+    async with endpoint(Modal, says(status, body, {"retry-after": "3"})) as (backend, _):
         error = await failure(backend)
     assert type(error) is kind
     assert (error.work is Work.NOT_STARTED) == (kind is not BackendBroke)
@@ -295,13 +257,13 @@ async def test_whose_failure_it_was(
     ("status", "body"), [(400, b"bad tensor"), (404, b"no such model"), (422, b"{}"), (403, b"")]
 )
 async def test_the_applications_own_refusal_is_an_answer(status: int, body: bytes) -> None:
-    async with function(says(status, body)) as (backend, _):
+    async with endpoint(Modal, says(status, body)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (reply.status, reply.body) == (status, body)
 
 
 async def test_an_error_that_echoes_the_token_does_not_show_it() -> None:
-    async with function(says(404, b"modal-http: bad token " + SECRET.encode())) as (backend, _):
+    async with endpoint(Modal, says(404, b"modal-http: bad token " + SECRET.encode())) as (backend, _):
         assert "bad token …" in str(await failure(backend))
 
 
@@ -309,7 +271,7 @@ async def test_a_connection_that_breaks_before_the_head_may_have_run() -> None:
     async def reset(request: Received, wire: Wire) -> None:
         await wire.reset()
 
-    async with function(reset) as (backend, _):
+    async with endpoint(Modal, reset) as (backend, _):
         error = await failure(backend)
     assert type(error) is BackendBroke
     assert error.usage is not None
@@ -321,7 +283,7 @@ async def test_a_small_answer_that_breaks_off_is_broken() -> None:
         await wire.write(b"half")
         await wire.reset()
 
-    async with function(cut) as (backend, _):
+    async with endpoint(Modal, cut) as (backend, _):
         assert type(await failure(backend)) is BackendBroke
 
 
@@ -334,7 +296,7 @@ async def test_a_stream_that_breaks_off_is_truncated_and_still_accounted_for() -
         clock.advance(2)
         await wire.reset()
 
-    async with function(cut, clock, price={"usd_per_second": 1.0}) as (backend, _):
+    async with endpoint(Modal, cut, clock, price={"usd_per_second": 1.0}) as (backend, _):
         error = await failure(backend)
         assert type(error) is AnswerTruncated
         assert error.usage is not None
@@ -351,7 +313,7 @@ async def test_measured_seconds_are_the_usage_start_up_included() -> None:
         clock.advance(6.5)
         await wire.answer(200, b"ok", boot(next(names), 6.0))
 
-    async with function(slow, clock, price={"usd_per_second": 0.1}) as (backend, _):
+    async with endpoint(Modal, slow, clock, price={"usd_per_second": 0.1}) as (backend, _):
         for _ in range(2):
             async with backend.send(a_call(), 0) as reply:
                 assert reply.start is Start.COLD  # its process is younger than the wait
@@ -367,7 +329,7 @@ async def test_measured_seconds_are_the_usage_start_up_included() -> None:
     [({}, Start.UNKNOWN, None), (boot("b", 0.001), Start.COLD, 0.001), (boot("b", 300), Start.WARM, 0.0)],
 )
 async def test_warm_or_cold(fields: dict[str, str], start: Start, boot_s: float | None) -> None:
-    async with function(says(200, b"ok", {"x-kept": "1", **fields})) as (backend, _):
+    async with endpoint(Modal, says(200, b"ok", {"x-kept": "1", **fields})) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is start
             assert reply.usage is not None
@@ -377,7 +339,7 @@ async def test_warm_or_cold(fields: dict[str, str], start: Start, boot_s: float 
 
 
 async def test_an_id_alone_tells_a_new_container_from_a_known_one() -> None:
-    async with function(says(200, b"ok", {"x-overspill-boot-id": "b"})) as (backend, _):
+    async with endpoint(Modal, says(200, b"ok", {"x-overspill-boot-id": "b"})) as (backend, _):
         starts = []
         for _ in range(2):
             async with backend.send(a_call(), 0) as reply:
@@ -393,7 +355,7 @@ async def test_leaving_early_closes_the_connection_and_charges_the_time() -> Non
         await wire.write(b"1\r\nx\r\n")
         await wire.hang()
 
-    async with function(endless, clock, price={"usd_per_second": 1.0}) as (backend, provider):
+    async with endpoint(Modal, endless, clock, price={"usd_per_second": 1.0}) as (backend, provider):
         async with backend.send(a_call(), 0) as reply:
             assert reply.stream is not None
             await anext(reply.stream)
@@ -406,7 +368,7 @@ async def test_leaving_early_closes_the_connection_and_charges_the_time() -> Non
 
 
 async def test_without_a_price_nothing_has_one() -> None:
-    async with function(says(200, b"ok"), price=None) as (backend, _):
+    async with endpoint(Modal, says(200, b"ok"), price=None) as (backend, _):
         assert not backend.price_known
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None

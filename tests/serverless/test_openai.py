@@ -38,11 +38,6 @@ ANSWER = b'{"choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":10}}'
 USD = (1000 * 0.1 + 10 * 0.4) / 1e6
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 @asynccontextmanager
 async def server(
     kind: type[Any], behaviour: Behaviour, **options: Any
@@ -271,7 +266,7 @@ async def watched_fleet(
         options = {**OpenAIFleet.example(provider.url), "load": load}
         async with built(OpenAIFleet, {**options, "load": None}, clock=FakeClock()) as (plain, _):
             fleet = OpenAIFleet("fleet", OpenAIFleetOptions.model_validate(options), plain.kit)
-            fleet._heads.open()
+            fleet.heads.open()
             noted = Noted()
             fleet.attach(noted)
             assert fleet.moves

@@ -271,7 +271,7 @@ def test_a_handler_without_the_kit_is_not_pinged(kind: type[Backend]) -> None:
 @pytest.mark.parametrize(
     ("kind", "more", "usd", "fee", "bills_idle", "round_up_s"),
     [
-        (RunPod, {}, 0.00022, 0.0, True, 1.0),
+        (RunPod, {}, 0.00019, 0.0, True, 1.0),
         (Modal, {}, 0.000222, 0.0, True, 0.0),
         (AwsLambda, {"memory": "2GiB"}, 2 * 0.0000166667, 0.0000002, False, 0.001),
         (AwsLambda, {}, None, 0.0000002, False, 0.001),

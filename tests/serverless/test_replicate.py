@@ -29,11 +29,6 @@ POSTED = "/v1/deployments/acme/minilm/predictions"
 CREATED = "2026-11-22T10:00:00.000000Z"
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 def result(body: bytes = b"answer", boot: tuple[str, float] | None = None) -> str:
     fields = [("content-type", "text/plain")]
     if boot is not None:

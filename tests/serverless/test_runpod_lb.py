@@ -1,48 +1,24 @@
 """RunPod load balancing: HTTP as it is, the wait for a first worker, and whose failure it was."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from backends.runpod_lb import PAYLOAD_LIMIT, NoWorker, RunPodLb
 from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.vocab import Start, Work
+from tests.support.endpoints import endpoint, failure, read, says
 from tests.support.provider import (
     SECRET,
-    Behaviour,
-    Provider,
     Received,
     Wire,
     a_call,
     built,
-    providing,
     until,
 )
 from tests.support.requests import ArrivingBody
 
 WORKER = {"X-Runpod-Worker-Id": "w1"}
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def endpoint(behaviour: Behaviour, **options: Any) -> AsyncIterator[tuple[RunPodLb, Provider]]:
-    async with providing(behaviour) as provider:
-        async with built(RunPodLb, {**RunPodLb.example(provider.url), **options}) as (backend, _):
-            yield backend, provider
-
-
-def says(status: int, body: bytes = b"", fields: dict[str, str] | None = None) -> Behaviour:
-    async def behave(request: Received, wire: Wire) -> None:
-        await wire.answer(status, body, fields)
-
-    return behave
 
 
 class Starting:
@@ -63,22 +39,6 @@ class Starting:
             await wire.answer(200, request.body[::-1], WORKER)
 
 
-async def read(backend: RunPodLb, call: Any = None) -> bytes:
-    async with backend.send(call or a_call(), 0) as reply:
-        if reply.body is not None:
-            return reply.body
-        assert reply.stream is not None
-        return b"".join([chunk async for chunk in reply.stream])
-
-
-async def failure(backend: RunPodLb) -> BackendError:
-    with pytest.raises(BackendError) as caught:
-        await read(backend)
-    assert SECRET not in str(caught.value)
-    assert backend.client.in_use == 0
-    return caught.value
-
-
 def alive(backend: RunPodLb) -> int:
     return sum(backend.instances(backend.kit.clock.now()).values())
 
@@ -90,7 +50,7 @@ async def test_the_address_follows_from_the_id() -> None:
 
 
 async def test_the_call_goes_out_as_it_came_with_the_key_and_no_choice_of_worker() -> None:
-    async with endpoint(says(200, b"answer", {**WORKER, "content-type": "text/plain"})) as (
+    async with endpoint(RunPodLb, says(200, b"answer", {**WORKER, "content-type": "text/plain"})) as (
         backend,
         provider,
     ):
@@ -120,7 +80,7 @@ async def test_the_call_goes_out_as_it_came_with_the_key_and_no_choice_of_worker
     [(400, b"no workers available"), (503, b'{"error":"No Workers Available"}'), (502, b"no healthy worker")],
 )
 async def test_a_call_waits_for_the_first_worker(refusal: tuple[int, bytes]) -> None:
-    async with endpoint(Starting([refusal, refusal])) as (backend, provider):
+    async with endpoint(RunPodLb, Starting([refusal, refusal])) as (backend, provider):
         assert await read(backend, a_call(b"ab")) == b"ba"
         assert [r.target for r in provider.seen].count("/ping") == 4  # 204, 204, 200, and 200 again
         assert all(r.fields["authorization"] == f"Bearer {SECRET}" for r in provider.seen)
@@ -128,7 +88,7 @@ async def test_a_call_waits_for_the_first_worker(refusal: tuple[int, bytes]) -> 
 
 async def test_a_worker_that_does_not_come_up_in_time_means_full() -> None:
     starting = Starting([(400, b"no workers available")] * 9, unhealthy=99)
-    async with endpoint(starting, wait_for_worker="0.3s") as (backend, _):
+    async with endpoint(RunPodLb, starting, wait_for_worker="0.3s") as (backend, _):
         error = await failure(backend)
         assert isinstance(error, NoWorker)
         assert (error.work, error.retry_after) == (Work.NOT_STARTED, 8.0)
@@ -139,13 +99,16 @@ async def test_a_body_that_cannot_be_sent_twice_does_not_wait() -> None:
     class Once(ArrivingBody):
         repeatable = False
 
-    async with endpoint(Starting([(400, b"no workers available")])) as (backend, _):
+    async with endpoint(RunPodLb, Starting([(400, b"no workers available")])) as (backend, _):
         with pytest.raises(NoWorker):
             await read(backend, a_call(Once(b"x" * 50, declared=50)))
 
 
 async def test_leaving_while_waiting_for_a_worker_ends_the_wait() -> None:
-    async with endpoint(Starting([(400, b"no workers available")] * 9, unhealthy=99)) as (backend, provider):
+    async with endpoint(RunPodLb, Starting([(400, b"no workers available")] * 9, unhealthy=99)) as (
+        backend,
+        provider,
+    ):
         task = asyncio.ensure_future(read(backend))
         await until(lambda: any(r.target == "/ping" for r in provider.seen))
         task.cancel()
@@ -170,7 +133,7 @@ async def test_leaving_while_waiting_for_a_worker_ends_the_wait() -> None:
 async def test_whose_failure_it_was(
     status: int, body: bytes, fields: dict[str, str], kind: type[BackendError]
 ) -> None:
-    async with endpoint(says(status, body, fields)) as (backend, _):
+    async with endpoint(RunPodLb, says(status, body, fields)) as (backend, _):
         error = await failure(backend)
         assert type(error) is kind
         if fields:
@@ -181,7 +144,7 @@ async def test_whose_failure_it_was(
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422])
 async def test_what_a_worker_says_of_the_request_is_the_clients(status: int) -> None:
-    async with endpoint(says(status, b"no workers of that name, endpoint", WORKER)) as (backend, _):
+    async with endpoint(RunPodLb, says(status, b"no workers of that name, endpoint", WORKER)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.status == status
 
@@ -196,7 +159,7 @@ async def test_a_new_worker_is_not_called_warm_and_a_known_one_is() -> None:
         await wire.answer(200, b"a", WORKER)
 
     slow = {"expect": "400ms", "idle_after": "60s"}
-    async with endpoint(behave, cold_start=slow) as (backend, _):
+    async with endpoint(RunPodLb, behave, cold_start=slow) as (backend, _):
         starts = []
         for _ in range(2):
             async with backend.send(a_call(), 0) as reply:
@@ -211,7 +174,7 @@ async def test_a_stream_is_relayed_as_it_comes_and_its_break_is_seen() -> None:
         await wire.write(b"4\r\ntw")
         await wire.reset()
 
-    async with endpoint(behave) as (backend, _):
+    async with endpoint(RunPodLb, behave) as (backend, _):
         got = b""
         with pytest.raises(AnswerTruncated):
             async with backend.send(a_call(), 0) as reply:
@@ -222,7 +185,7 @@ async def test_a_stream_is_relayed_as_it_comes_and_its_break_is_seen() -> None:
 
 
 async def test_a_body_over_the_limit_is_not_carried() -> None:
-    async with endpoint(says(200)) as (backend, _):
+    async with endpoint(RunPodLb, says(200)) as (backend, _):
         fits = a_call(ArrivingBody(b"x", declared=PAYLOAD_LIMIT))
         over = a_call(ArrivingBody(b"x", declared=PAYLOAD_LIMIT + 1))
         assert backend.cannot_carry(fits) is None
@@ -230,7 +193,7 @@ async def test_a_body_over_the_limit_is_not_carried() -> None:
 
 
 async def test_a_ping_waits_for_the_worker_that_it_makes_start() -> None:
-    async with endpoint(Starting([(400, b"no workers available")])) as (backend, provider):
+    async with endpoint(RunPodLb, Starting([(400, b"no workers available")])) as (backend, provider):
         await backend.ping(0, route="embed", kind="spill")
         assert provider.seen[-1].target.startswith("/.overspill/ping")
         assert alive(backend) == 1

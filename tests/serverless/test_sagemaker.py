@@ -1,5 +1,6 @@
 """SageMaker: a signed invocation, the container's own refusals, and which errors mean that nothing ran."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -21,6 +22,7 @@ from backends.workers import kit
 from gateway.clock import Clock, FakeClock
 from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.vocab import Charge, Start, Verdict, Work
+from tests.support.endpoints import answer
 from tests.support.provider import (
     SECRET,
     Behaviour,
@@ -32,11 +34,6 @@ from tests.support.provider import (
     providing,
     until,
 )
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
 
 
 @asynccontextmanager
@@ -429,6 +426,23 @@ async def test_without_a_price_nothing_has_one(kind: type[SageMaker]) -> None:
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None
             assert reply.usage.usd is None
+
+
+async def test_a_serverless_invocation_that_is_given_up_runs_on_and_is_billed() -> None:
+    async def hangs(request: Received, wire: Wire) -> None:
+        await asyncio.sleep(60)
+
+    clock = FakeClock()
+    async with endpoint(hangs, clock=clock) as (backend, provider):
+        attempt = asyncio.ensure_future(answer(backend))
+        await until(lambda: bool(provider.seen))
+        clock.advance(2.0004)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        (charge,) = backend.settle(clock.now())
+        assert charge.kind == "spill"
+        assert charge.usd == pytest.approx(2.001 * 0.00008)
 
 
 async def test_a_ping_is_answered_by_the_kit() -> None:

@@ -20,11 +20,6 @@ ENQUEUE = "/endpoints/embed/async-invocations"
 OUTPUT, FAILURE = "/answers/out/1.out", "/answers/failed/1.out"
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 class Aws:
     """SageMaker's queue and the bucket. `objects`: what is in it; `tries`: how often a 404 comes first."""
 

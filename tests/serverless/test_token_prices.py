@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from backends import token_prices, token_rates
 from backends.openai_usage import Tokens
 from backends.token_prices import NoPrice, TokenPrice, find_list, look_up
 from backends.token_rates import TokenRates, listed
+from gateway import app
+from gateway.config.load import load
 
 installed = pytest.mark.skipif(find_spec("litellm") is None, reason="the package litellm is not installed")
 
@@ -94,6 +97,20 @@ def test_as_rates_they_read_like_the_file(path: Path) -> None:
         60 * 1.5e-7 + 40 * 7.5e-8 + 10 * 6e-7
     )
     assert token_rates.LISTED == "litellm/"
+
+
+@pytest.mark.parametrize(("model", "doubted"), [("openai/small", False), ("openai/unheard", True)])
+def test_a_file_without_a_price_is_doubted_only_where_the_list_has_none(
+    path: Path, model: str, doubted: bool
+) -> None:
+    described = {"type": "litellm", "model": model, "max_in_flight": 4}
+    document = {
+        "version": 1,
+        "backends": {"one": described},
+        "routes": {"r": {"tiers": [{"backend": "one"}]}},
+    }
+    loaded = load(yaml.safe_dump(document), *app.registries(), resolve_secrets=False)
+    assert any("cost will be unknown" in str(doubt) for doubt in loaded.warnings) == doubted
 
 
 @installed

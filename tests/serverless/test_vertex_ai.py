@@ -1,8 +1,6 @@
 """Vertex AI: where a call goes, what Triton is told, Google's own errors, and two ways to pay for nodes."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -10,59 +8,26 @@ import pytest
 
 from backends.base import Kit
 from backends.vertex_ai import DEDICATED_LIMIT, SHARED_LIMIT, Vertex, VertexAi, VertexAiElastic
-from gateway.clock import Clock, FakeClock
+from gateway.clock import FakeClock
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull
 from gateway.vocab import Start, Verdict, Work
 from tests.serverless.test_tokens import FLAVOR
+from tests.support.endpoints import endpoint, failure, says
 from tests.support.provider import (
     SECRET,
     Background,
-    Behaviour,
-    Provider,
     Received,
     Wire,
     a_call,
-    built,
     providing,
 )
 
 BASE = "/v1/projects/demo/locations/us-central1/endpoints/1234567890"
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
-@asynccontextmanager
-async def endpoint(
-    behaviour: Behaviour, kind: type[Vertex] = VertexAi, clock: Clock | None = None, **options: Any
-) -> AsyncIterator[tuple[Vertex, Provider]]:
-    async with providing(behaviour) as provider:
-        async with built(kind, {**kind.example(provider.url), **options}, clock=clock) as (backend, _):
-            yield backend, provider
-
-
-def says(status: int, body: bytes = b"{}", fields: dict[str, str] | None = None) -> Behaviour:
-    async def behave(request: Received, wire: Wire) -> None:
-        await wire.answer(status, body, fields)
-
-    return behave
-
-
 def made(**options: Any) -> Vertex:
     described = VertexAi.Options.model_validate({**VertexAi.example("http://127.0.0.1:9"), **options})
     return VertexAi("burst", described, Kit(FakeClock(), Random(7), Background().spawn))
-
-
-async def failure(backend: Vertex) -> BackendError:
-    with pytest.raises(BackendError) as caught:
-        async with backend.send(a_call(), 0):
-            pass
-    assert SECRET not in str(caught.value)
-    assert str(caught.value).startswith("burst: ")
-    assert backend.client.in_use == 0
-    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -76,7 +41,7 @@ async def failure(backend: Vertex) -> BackendError:
 )
 async def test_where_a_call_goes(method: str, stream: bool, target: str) -> None:
     headers = [(b"authorization", b"Bearer callers"), (b"x-vertex-ai-triton-redirect", b"metrics")]
-    async with endpoint(says(200, b"ok"), method=method) as (backend, provider):
+    async with endpoint(VertexAi, says(200, b"ok"), method=method) as (backend, provider):
         async with backend.send(a_call(b"body", stream=stream, headers=headers), 0) as reply:
             assert (reply.status, reply.body, reply.start) == (200, b"ok", Start.UNKNOWN)
     request = provider.seen[0]
@@ -91,7 +56,10 @@ async def test_triton_is_told_the_path_and_the_length_of_the_json_part() -> None
         (b"content-type", b"application/octet-stream"), (b"inference-header-content-length", b"13"),
         (b"x-vertex-ai-triton-redirect", b"metrics"),
     ]  # fmt: skip
-    async with endpoint(says(200, b"x", {"content-type": kind}), container="triton") as (backend, provider):
+    async with endpoint(VertexAi, says(200, b"x", {"content-type": kind}), container="triton") as (
+        backend,
+        provider,
+    ):
         async with backend.send(a_call(headers=headers), 0) as reply:
             fields = dict(reply.headers)
             assert fields[b"inference-header-content-length"] == b"9"
@@ -107,7 +75,10 @@ async def test_an_access_token_comes_from_the_metadata_server() -> None:
         await wire.json(200, {"access_token": "ya29", "expires_in": 3599, "token_type": "Bearer"}, FLAVOR)
 
     async with providing(google) as machine:
-        async with endpoint(says(200), identity={"metadata_url": machine.url}) as (backend, provider):
+        async with endpoint(VertexAi, says(200), identity={"metadata_url": machine.url}) as (
+            backend,
+            provider,
+        ):
             for _ in range(2):
                 async with backend.send(a_call(), 0):
                     pass
@@ -136,7 +107,7 @@ def google_error(code: int, status: str, message: str = "no") -> bytes:
     ],
 )
 async def test_googles_own_errors(status: int, body: bytes, kind: type[BackendError]) -> None:
-    async with endpoint(says(status, body, {"retry-after": "3"})) as (backend, provider):
+    async with endpoint(VertexAi, says(status, body, {"retry-after": "3"})) as (backend, provider):
         came = await failure(backend)
         assert len(provider.seen) == 1
     assert type(came) is kind
@@ -151,7 +122,7 @@ async def test_googles_own_errors(status: int, body: bytes, kind: type[BackendEr
     ("status", "kind"), [(429, BackendFull), (503, BackendFull), (500, BackendBroke), (504, BackendBroke)]
 )
 async def test_the_containers_own_failure(status: int, kind: type[BackendError]) -> None:
-    async with endpoint(says(status, b'{"error":"the queue is full"}')) as (backend, _):
+    async with endpoint(VertexAi, says(status, b'{"error":"the queue is full"}')) as (backend, _):
         came = await failure(backend)
     assert type(came) is kind
     assert came.answer is not None
@@ -160,13 +131,16 @@ async def test_the_containers_own_failure(status: int, kind: type[BackendError])
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422])
 async def test_the_containers_own_refusal_is_an_answer(status: int) -> None:
-    async with endpoint(says(status, b'{"error":"bad tensor"}')) as (backend, _):
+    async with endpoint(VertexAi, says(status, b'{"error":"bad tensor"}')) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert (reply.status, reply.body) == (status, b'{"error":"bad tensor"}')
 
 
 async def test_an_error_that_echoes_the_token_does_not_show_it() -> None:
-    async with endpoint(says(404, google_error(404, "NOT_FOUND", f"Bearer {SECRET}"))) as (backend, _):
+    async with endpoint(VertexAi, says(404, google_error(404, "NOT_FOUND", f"Bearer {SECRET}"))) as (
+        backend,
+        _,
+    ):
         assert "Bearer …" in str(await failure(backend))
 
 
@@ -198,14 +172,14 @@ def test_what_is_never_sent() -> None:
 @pytest.mark.parametrize(("age", "start"), [("0.0", Start.COLD), ("300", Start.WARM)])
 async def test_the_worker_kit_tells_warm_from_cold(age: str, start: Start) -> None:
     fields = {"x-overspill-boot-id": "b", "x-overspill-boot-age": age}
-    async with endpoint(says(200, b"ok", fields)) as (backend, _):
+    async with endpoint(VertexAi, says(200, b"ok", fields)) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is start
 
 
 async def test_nodes_that_stand_by_are_owned_and_cost_their_hours_only() -> None:
     clock = FakeClock()
-    async with endpoint(says(200), VertexAi, clock, instances=2) as (backend, _):
+    async with endpoint(VertexAi, says(200), clock, instances=2) as (backend, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None
             assert reply.usage.usd is None
@@ -223,7 +197,7 @@ async def test_nodes_that_are_scaled_to_zero_bill_their_idle_tail_in_half_minute
         await wire.answer(200, b"ok")
 
     options = {"price": {"usd_per_replica_hour": 3600}, "cold_start": {"expect": "1m", "idle_after": "5m"}}
-    async with endpoint(slow, VertexAiElastic, clock, **options) as (backend, _):
+    async with endpoint(VertexAiElastic, slow, clock, **options) as (backend, _):
         assert (backend.owned, backend.can_open) == (False, False)
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None
@@ -235,7 +209,7 @@ async def test_nodes_that_are_scaled_to_zero_bill_their_idle_tail_in_half_minute
 
 @pytest.mark.parametrize("kind", [VertexAi, VertexAiElastic])
 async def test_without_a_price_nothing_has_one(kind: type[Vertex]) -> None:
-    async with endpoint(says(200), kind, price=None) as (backend, _):
+    async with endpoint(kind, says(200), price=None) as (backend, _):
         assert not backend.price_known
         async with backend.send(a_call(), 0) as reply:
             assert reply.usage is not None

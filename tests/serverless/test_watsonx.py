@@ -14,12 +14,6 @@ from gateway.vocab import Call, Start, Verdict, WholeBody, Work
 from tests.support.endpoints import answer, endpoint, failure, in_turn, says
 from tests.support.provider import SECRET, Received, Wire, a_call, a_chat, providing
 
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERSPILL_EXAMPLE_SECRET", SECRET)
-
-
 KEY: dict[str, Any] = {"api_key": {"env": "OVERSPILL_EXAMPLE_SECRET"}, "token": None}
 
 

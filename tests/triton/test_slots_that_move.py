@@ -244,6 +244,7 @@ def test_auto_lowers_them_when_calls_take_longer_or_are_refused() -> None:
         pass
     slot.pushed_back(bench.clock.now())
     slot.give_back(NEUTRAL, bench.clock.now())
+    assert bench.backend.pushbacks == 1
     assert bench.supply.capacity == pytest.approx(0.9 * high, abs=1)
     bench.consistent()
 

@@ -1,11 +1,9 @@
-"""RunPod's SDK as the worker, and moto as Lambda: code of others against our wire formats. Opt-in.
+"""RunPod's SDK as the worker: code of others against our wire format. Opt-in.
 
-The packages `runpod` and `moto[server]` are looked for in this interpreter, or in the one that
-OVERSPILL_PEERS_PYTHON names.
+The package `runpod` is looked for in this interpreter, or in the one that OVERSPILL_PEERS_PYTHON names.
 """
 
 import asyncio
-import json
 import os
 import shutil
 import socket
@@ -20,7 +18,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from backends.aws_lambda import AwsLambda
 from backends.runpod import RunPod
 from backends.workers import kit, runpod_handler
 from gateway.errors import BackendBroke
@@ -129,21 +126,3 @@ async def test_the_runpod_sdk_serves_our_jobs(tmp_path: Path) -> None:
                 assert dict(reply.headers)[b"x-path"] == b"POST /v2/x?a=1"
                 with pytest.raises(BackendBroke, match=r"ValueError.* boom"):
                     await read(backend, a_call(target=b"/boom"))
-
-
-async def test_moto_takes_our_signed_invocations(tmp_path: Path) -> None:
-    needs("moto.server")
-    port = free_port()
-    result = json.dumps(kit.write_result(201, [("x-a", "1")], b"answer"))
-    arguments = ("-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
-    async with process(port, *arguments, cwd=tmp_path) as server:
-        async with aiohttp.ClientSession() as session:
-            for path, document in (
-                ("/moto-api/config", {"lambda": {"use_docker": False}}),
-                ("/moto-api/static/lambda-simple/response", {"results": [result]}),
-            ):
-                async with session.post(server + path, json=document) as answer:
-                    assert answer.status in (200, 201)
-        async with built(AwsLambda, {**AwsLambda.example(server), "qualifier": "live"}) as (backend, _):
-            reply = await read(backend, a_call(b"x"))
-            assert (reply.status, reply.body, reply.headers) == (201, b"answer", [(b"x-a", b"1")])
