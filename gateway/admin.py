@@ -1,16 +1,17 @@
-"""The admin port: metrics, health, the state of routes and backends, and why it was decided so; read-only.
+"""The admin port: metrics, health, the state of routes and backends, and why it was decided so.
 
     /metrics          Prometheus text, or OpenMetrics where `accept` asks for it
     /livez            200 while the process can answer
     /readyz           200 while some route can be served; 503 with the reasons, also while draining
-    /admin/config     the running configuration, secrets by reference
+    /admin/config     the running configuration, secrets by reference, and a file that was rejected
+    /admin/reload     POST: read the file again and take it over; 422 or 409 with every problem if not
     /admin/routes     what each route was asked, where it went, how fast, at what cost
     /admin/backends   slots, readiness, breakers and instances of each backend
     /admin/explain    POST: what would be decided about a call, or was, and why every other way lost
 
 It stands beside the data plane on the same event loop: what it does takes milliseconds at most between
-two turns of the loop. It never changes anything and never shows a secret, a header or a body. It asks
-nobody who they are, so it belongs on a private address.
+two turns of the loop. But for a reload it changes nothing, and it never shows a secret, a header or a body.
+It asks nobody who they are, so it belongs on a private address.
 """
 
 import asyncio
@@ -27,8 +28,10 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from gateway import __version__
+from gateway.config.status import ConfigStatus
 from gateway.explain.live import USAGE, Answer, Explaining
 from gateway.metrics import GatewayCollector, Observed, build_registry
+from gateway.reload import NO_FILE, Outcome, Reloader
 from gateway.reports import not_served, report_backends, report_routes
 
 log = logging.getLogger("overspill.admin")
@@ -43,8 +46,14 @@ class AdminState(Observed, Protocol):
     @property
     def draining(self) -> bool: ...
 
-    def effective_config(self) -> str:
-        """The running configuration as YAML, secrets by reference."""
+    @property
+    def config(self) -> ConfigStatus:
+        """The running configuration, and the last file that was not taken over."""
+        ...
+
+    @property
+    def reloader(self) -> Reloader | None:
+        """Who takes over a changed file; None where there is none."""
         ...
 
 
@@ -64,8 +73,13 @@ class Views(Protocol):
         """Can the gateway be sent traffic?"""
         ...
 
-    def config(self) -> str:
-        """The running configuration as YAML, secrets by reference."""
+    @property
+    def config(self) -> ConfigStatus:
+        """The running configuration, and the last file that was not taken over."""
+        ...
+
+    async def reload(self) -> Outcome:
+        """Read the file again, and take it over."""
         ...
 
     async def routes(self) -> list[dict[str, Any]]:
@@ -102,9 +116,15 @@ class LocalViews:
         """As of now."""
         return judge(self._state)
 
-    def config(self) -> str:
-        """The running configuration."""
-        return self._state.effective_config()
+    @property
+    def config(self) -> ConfigStatus:
+        """As of now."""
+        return self._state.config
+
+    async def reload(self) -> Outcome:
+        """In this process."""
+        reloader = self._state.reloader
+        return NO_FILE if reloader is None else await reloader.reload()
 
     async def routes(self) -> list[dict[str, Any]]:
         """As of now."""
@@ -138,6 +158,7 @@ class AdminPort:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/admin/config", self._config)
+        app.router.add_post("/admin/reload", self._reload)
         app.router.add_get("/admin/routes", self._routes)
         app.router.add_get("/admin/backends", self._backends)
         if self._views.explains:
@@ -172,8 +193,15 @@ class AdminPort:
         health = await self._views.health()
         return _json(health._asdict(), status=200 if health.status == "ready" else 503)
 
-    async def _config(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._views.config(), content_type="text/plain", charset="utf-8")
+    async def _config(self, request: web.Request) -> web.Response:
+        config = self._views.config
+        if "application/json" in request.headers.get("accept", ""):
+            return _json(config.as_dict())
+        return web.Response(text=config.as_yaml(), content_type="text/plain", charset="utf-8")
+
+    async def _reload(self, _: web.Request) -> web.Response:
+        outcome = await self._views.reload()
+        return _json(outcome.body, status=outcome.status)
 
     async def _routes(self, _: web.Request) -> web.Response:
         return _json({"routes": await self._views.routes()})
@@ -194,6 +222,7 @@ class Admin(AdminPort):
 
     def __init__(self, state: AdminState, explaining: Explaining | None = None) -> None:
         self.registry = build_registry(GatewayCollector(state, version=__version__))
+        self.registry.register(state.config)
         super().__init__(LocalViews(state, explaining, self.registry))
 
 

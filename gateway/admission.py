@@ -4,6 +4,7 @@ It bounds how many calls are inside at once, the queued ones included, so that a
 refusal and not memory. It never looks at backends: whether a slot is free is the pool's question.
 """
 
+from collections.abc import Iterable
 from types import TracebackType
 
 from gateway.errors import Contended
@@ -13,13 +14,17 @@ FOR_BEST_EFFORT = 0.8
 
 
 class Admission:
-    """Counts the calls inside; used as `with admission.enter():`."""
+    """Counts the calls inside; used as `with admission.enter():`.
 
-    __slots__ = ("_limit", "inside")
+    before:  the calls that came in under earlier configurations and are still inside take places too
+    """
 
-    def __init__(self, *, limit: int) -> None:
+    __slots__ = ("_before", "_limit", "inside")
+
+    def __init__(self, *, limit: int, before: Iterable["Admission"] = ()) -> None:
         self._limit = limit
-        self.inside = 0
+        self.inside: int = 0
+        self._before: list[Admission] = [each for each in before if each.inside]
 
     def enter(self, priority: str = "default") -> "Admission":
         """A place, or Contended. The place is the context; leaving it gives the place back.
@@ -27,7 +32,11 @@ class Admission:
         The last fifth of the places is not for best-effort calls: they are refused first.
         """
         limit = self._limit * FOR_BEST_EFFORT if priority == "best_effort" else self._limit
-        if self.inside >= limit:
+        inside = self.inside
+        if self._before:
+            self._before = [each for each in self._before if each.inside]
+            inside += sum(each.inside for each in self._before)
+        if inside >= limit:
             raise Contended(f"the gateway already holds {self._limit} calls, its limit", retry_after=1.0)
         return self
 

@@ -1,67 +1,63 @@
-"""The composition root: builds every object once from the settings, and runs them until told to stop.
+"""The composition root: builds every object from the settings, and puts others in place when these change.
 
-The only importer of concrete backends and policies. Nobody imports it but the command line and tests.
+The only importer of concrete backends and policies. Nobody imports it but what runs it as a process, the
+command line and tests.
 """
 
 import asyncio
-import gc
 import logging
 import math
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
-
-import uvloop
 
 import backends as backend_plugins
 import policies as policy_plugins
-from backends.base import Backend, Kit
-from gateway import __version__, hedging, prewarming, recording
-from gateway.access_log import AccessLog
+from backends.base import Backend
+from gateway import __version__
 from gateway.admin import Admin
-from gateway.admission import Admission
-from gateway.advice import Advice
-from gateway.assembly import Assembly
 from gateway.background import Background
-from gateway.budgets import spending_of
+from gateway.budgets import Budgets
 from gateway.capacity import Capacity
 from gateway.clock import Clock, SystemClock
 from gateway.config.effective import effective
+from gateway.config.load import Loaded, load
 from gateway.config.schema import Address, Settings
+from gateway.config.source import Source
+from gateway.config.status import ConfigStatus, DrainingCalls
 from gateway.connection import ListenerLimits
-from gateway.dispatch import Dispatch
 from gateway.explain.live import Explaining
 from gateway.explain.ring import Ring
+from gateway.fittings import access_log, advice, makers, tracing
 from gateway.grpc_server import GrpcLimits, GrpcServer
+from gateway.hedging import Hedging
 from gateway.ledger import Ledger
 from gateway.listener import Listener
+from gateway.member import Member
 from gateway.memory import Memory
 from gateway.new_replica import size_of
 from gateway.opening import Opening
 from gateway.pipeline import Pipeline
 from gateway.pool import Pool
+from gateway.prewarming import Prewarming
 from gateway.protocols.base import Protocols
 from gateway.protocols.grpc import Grpc
 from gateway.protocols.kserve import Kserve
 from gateway.protocols.openai import OpenAI
 from gateway.protocols.raw import Raw
-from gateway.readiness import Readiness
+from gateway.protocols.webhooks import Webhooks
 from gateway.recorder import Recorder
 from gateway.registry import Registry
 from gateway.relay import Relay
+from gateway.reload import CannotNow, Reloader
 from gateway.retry_budget import RetryBudgets
-from gateway.routes import Route, RouteTable
-from gateway.tallies import BackendFacts, RouteFacts
+from gateway.routes import RouteTable
+from gateway.spending import Spending
+from gateway.succession import Draft, Succession
+from gateway.table import Builder, route_facts
+from gateway.tallies import BackendFacts
 from gateway.workers.desk import Desk
-from gateway.workers.inventory import part_of, shared_by
-from gateway.workers.ports import Port, listening
-from gateway.workers.run import Plan
-from gateway.workers.run import run as run_workers
 from gateway.workers.station import Station
 from policies.base import Policy
 
@@ -69,8 +65,6 @@ log = logging.getLogger("overspill")
 
 SETTLE_EVERY_S = 0.5
 """How often charges outside attempts (idle tails) are collected."""
-PROBE_EVERY_S = 5.0
-"""Time between readiness checks where a backend has no `probe_every` of its own."""
 
 
 def registries() -> tuple[Registry[Backend], Registry[Policy]]:
@@ -78,11 +72,17 @@ def registries() -> tuple[Registry[Backend], Registry[Policy]]:
     return backend_plugins.backends, policy_plugins.policies
 
 
+def load_file(path: Path) -> Loaded:
+    """A configuration file, checked, with its secrets there. Raises ConfigProblems."""
+    return load(path, *registries(), wall=SystemClock().wall())
+
+
 class Gateway:
     """A running gateway. Build it on the event loop that will run it.
 
     recorder:  notes every event and decision of its pools; None: nobody does
     station:   its place among the workers that share ports, slots and budgets; None: it is alone
+    source:    the file that the settings were read from, to be read again; None: they stay as they are
     """
 
     def __init__(
@@ -93,83 +93,102 @@ class Gateway:
         chance: Random,
         recorder: Recorder | None = None,
         station: Station | None = None,
+        source: Source | None = None,
     ) -> None:
-        self.settings = settings
         self.station = station
         self.clock = clock
         self.draining = False
         self.background = Background()
-        kit = Kit(clock=clock, chance=chance, spawn=self.background.spawn)
-        backends, policies = registries()
-        self.backends = {
-            name: backends.get(options.type)(name, options, kit)
-            for name, options in settings.backends.items()
-        }
-        seams = {"clock": clock, "chance": chance, "timers": asyncio.get_running_loop()}
-        new_capacity, new_pool = _makers(recorder, station, seams)
-        self.capacities = {name: new_capacity(backend) for name, backend in self.backends.items()}
-        self.spending = spending_of(settings, station)
-        self.retries = _retries(settings, clock.now())
-        self.readiness = {
-            name: Readiness(capacity, clock=clock, chance=chance)
-            for name, capacity in self.capacities.items()
-        }
+        self._listen = settings.listen
+        self._recorder = recorder
+        self.tracing = tracing(settings, clock, chance)
+        self._ring = Ring(told=None if self.tracing is None else self.tracing.tracer.decided)
         self.opening = Opening(spawn=self.background.spawn, cold_tail=self._cold_tail)
-        assembly = Assembly(
-            backends=self.backends, capacities=self.capacities, spending=self.spending,
-            opener=self.opening, clock=clock, new_pool=new_pool,
-        )  # fmt: skip
-        self.estimates = assembly.estimates
-        self.pools = {
-            name: assembly.pool(name, options, policies.get(options.policy.type)(options.policy.options))
-            for name, options in settings.routes.items()
-        }
-        self.prewarming = prewarming.of_routes(settings, self.pools, clock)
-        self.hedging = hedging.of_routes(
-            settings, self.pools, clock=clock, chance=chance, spawn=self.background.spawn
-        )
+        self.tables = self._succession(settings, chance)
         known = self.estimates if recorder is None else recorder.remembering(self.estimates)
         self.memory = None if settings.state is None else Memory(known, settings.state, clock)
-        self.routes = RouteTable(
-            Route.of(name, options, self.pools[name]) for name, options in settings.routes.items()
-        )
-        self.access_log = _access_log(settings, clock, chance)
+        self.access_log = access_log(settings, clock, chance)
         self.ledger = self._ledger()
+        self.ledger.traced = None if self.tracing is None else self.tracing.results
         new_pipeline = self._steps()
         self.pipeline = new_pipeline(protocols=self._protocols())
-        self.listener = Listener(self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance)
-        self.admin, self.desk = self._windows()
+        self._pipelines = [self.pipeline]
+        self.listener = Listener(
+            self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance,
+            names_traces=self.tracing is None,
+        )  # fmt: skip
+        self.config = ConfigStatus(effective(settings), clock.wall())
+        self.reloader = None if source is None else self._reloader(source, settings)
+        self.explaining = Explaining(
+            self.routes, self.pools, ring=self._ring, clock=clock, spending=self.spending
+        )
+        self.admin, self.desk = Admin(self, self.explaining), Desk(self, self.explaining)
+        for window in (self.admin, self.desk):
+            window.registry.register(DrainingCalls(lambda: self.tables.draining))
         self.grpc = self._grpc(new_pipeline)
         self.http_address: Address | None = None
         self.grpc_address: Address | None = None
         self.admin_address: Address | None = None
 
+    def _succession(self, settings: Settings, chance: Random) -> Succession:
+        clock, (backends, policies) = self.clock, registries()
+        seams = {"clock": clock, "chance": chance, "timers": asyncio.get_running_loop()}
+        new_capacity, new_pool = makers(self._recorder, self.station, seams)
+        builder = Builder(
+            policies=policies, opener=self.opening, budgets=Budgets(self.station), ring=self._ring,
+            new_pool=new_pool, clock=clock, chance=chance, spawn=self.background.spawn,
+        )  # fmt: skip
+        self.estimates = builder.estimates
+        tables = Succession(
+            builder, backends=backends, policies=policies, new_capacity=new_capacity,
+            background=self.background, clock=clock, chance=chance,
+        )  # fmt: skip
+        tables.parted = self._parted
+        tables.found(settings)
+        return tables
+
     def _ledger(self) -> Ledger:
-        settings, share = self.settings, 1.0 if self.station is None else 1.0 / self.station.count
+        settings = self.settings
         return Ledger(
-            routes=[_route_facts(name, settings) for name in settings.routes],
-            backends=[BackendFacts.of(backend, share) for backend in self.backends.values()],
+            routes=[route_facts(name, settings) for name in settings.routes],
+            backends=self._backend_facts(),
             now=self.clock.now(),
             access_log=self.access_log,
             # From a part of the calls no number of replicas can be worked out.
-            advice=_advice(settings, self.backends) if self.station is None else None,
+            advice=advice(settings, self.backends) if self.station is None else None,
         )
 
+    def _backend_facts(self) -> list[BackendFacts]:
+        """Of those in the file, and of those that still have calls though they are not there any more."""
+        share = 1.0 if self.station is None else 1.0 / self.station.count
+        named: dict[str, Member] = {}
+        for member in self.tables.members:
+            named.setdefault(member.name, member)
+        return [BackendFacts.of(member.backend, share) for member in named.values()]
+
+    def _reloader(self, source: Source, settings: Settings) -> Reloader:
+        return Reloader(
+            source, settings, adopt=self.reload, counted=self.ledger.reloaded,
+            status=self.config, clock=self.clock,
+        )  # fmt: skip
+
     def _protocols(self) -> Protocols:
-        raw = Raw()
+        raw, kserve = Raw(), Kserve(self, version=__version__)
         openai = OpenAI(lambda: self.routes.models("openai"))
-        return Protocols([Kserve(self, version=__version__), openai, raw], fallback=raw)
+        return Protocols([kserve, openai, raw, Webhooks(lambda: self.backends)], fallback=raw)
 
     def _steps(self) -> Callable[..., Pipeline]:
         """A pipeline for each port, told its protocols; the state behind them is one."""
+        table = self.tables.table
         return partial(
             Pipeline,
-            routes=self.routes,
-            admission=Admission(limit=self.settings.limits.calls),
-            dispatch=Dispatch(clock=self.clock, retries=self.retries, hedgers=self.hedging),
+            routes=table.routes,
+            admission=table.admission,
+            dispatch=table.dispatch,
             relay=Relay(clock=self.clock),
             ledger=self.ledger,
             clock=self.clock,
+            tracer=None if self.tracing is None else self.tracing.tracer,
         )
 
     def _grpc(self, new_pipeline: Callable[..., Pipeline]) -> GrpcServer | None:
@@ -177,30 +196,65 @@ class Gateway:
         if self.settings.listen.grpc is None:
             return None
         protocol, limits = Grpc(self, version=__version__), self.settings.limits
+        pipeline = new_pipeline(protocols=Protocols([protocol], fallback=protocol))
+        self._pipelines.append(pipeline)
         return GrpcServer(
-            new_pipeline(protocols=Protocols([protocol], fallback=protocol)),
+            pipeline,
             protocol,
             limits=GrpcLimits(body=limits.body, body_buffer=limits.body_buffer),
             clock=self.clock,
             name=self.listener.name,
         )
 
-    def _windows(self) -> tuple[Admin, Desk]:
-        """Where people look in: themselves, or through the admin process of several workers."""
-        explaining = self._explaining()
-        return Admin(self, explaining), Desk(self, explaining)
-
     def _cold_tail(self, route: str, backend: str) -> float:
         return self.estimates.of(route, backend).cold.tail
 
-    def _explaining(self) -> Explaining:
-        """From now on every decision is noted, so that it can be explained."""
-        ring = Ring()
-        for pool in self.pools.values():
-            pool.witness = witness = ring.of(pool)
-            if pool.route in self.hedging:
-                self.hedging[pool.route].noting = witness
-        return Explaining(self.routes, self.pools, ring=ring, clock=self.clock, spending=self.spending)
+    # -- what the configuration of the moment has made
+
+    @property
+    def settings(self) -> Settings:
+        """What the gateway runs by."""
+        return self.tables.table.settings
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """By name."""
+        return self.tables.table.backends
+
+    @property
+    def capacities(self) -> Mapping[str, Capacity]:
+        """The slots of each backend."""
+        return self.tables.table.capacities
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """By route."""
+        return self.tables.table.pools
+
+    @property
+    def prewarming(self) -> Mapping[str, Prewarming]:
+        """Of each route that opens instances ahead."""
+        return self.tables.table.prewarming
+
+    @property
+    def hedging(self) -> Mapping[str, Hedging]:
+        """Of each route that hedges."""
+        return self.tables.table.hedging
+
+    @property
+    def routes(self) -> RouteTable:
+        """All routes."""
+        return self.tables.table.routes
+
+    @property
+    def spending(self) -> Spending:
+        """The spill budgets."""
+        return self.tables.table.spending
+
+    @property
+    def retries(self) -> RetryBudgets:
+        """The retry budgets."""
+        return self.tables.table.retries
 
     # -- facts that protocols and the admin port ask for
 
@@ -229,27 +283,56 @@ class Gateway:
         """The running configuration, secrets by reference."""
         return effective(self.settings)
 
+    # -- another configuration
+
+    async def reload(self, settings: Settings) -> None:
+        """Run by these settings from now on. ConfigError when it cannot be, and then nothing has changed."""
+        self.adopt(await self.prepare(settings))
+
+    async def prepare(self, settings: Settings) -> Draft:
+        """The first half of it: open what is new. Either half is all that can fail."""
+        if self._recorder is not None:
+            raise CannotNow("decisions are being recorded, and a recording is of one configuration")
+        if self.draining:
+            raise CannotNow("the gateway is about to end")
+        return await self.tables.prepare(settings.model_copy(update={"listen": self._listen}))
+
+    def adopt(self, draft: Draft) -> None:
+        """The second half of it, in one step."""
+        self.tables.adopt(draft)
+        table = self.tables.table
+        for pipeline in self._pipelines:
+            pipeline.follow(routes=table.routes, admission=table.admission, dispatch=table.dispatch)
+        self.explaining.follow(table.routes, table.pools, table.spending)
+        self.listener.limits = _listener_limits(table.settings)
+        self._rebook()
+
+    def _rebook(self) -> None:
+        settings = self.settings
+        facts = [route_facts(name, settings) for name in settings.routes]
+        self.ledger.reload(routes=facts, backends=self._backend_facts(), now=self.clock.now())
+        self._follow_sizes()
+
+    def _parted(self, member: Member) -> None:
+        self._settle_member(member, math.inf)
+        self._rebook()
+
     # -- life
 
     async def open(self) -> None:
         """Open backends, then the admin port, then the data port: ready only when everything is."""
-        for backend in self.backends.values():
-            await backend.open()
+        await self.tables.open()
         self._follow_sizes()
-        # Whether a replica is up is known before the first request, not learned at its cost.
-        await asyncio.gather(*(readiness.probe_all() for readiness in self.readiness.values()))
-        for name, readiness in self.readiness.items():
-            every = getattr(self.backends[name].options, "probe_every", PROBE_EVERY_S)
-            self.background.spawn(readiness.run(every), name=f"probe {name}")
+        self.tables.begin()
         self.background.spawn(self._settle_forever(), name="settle charges")
-        for name, ahead in self.prewarming.items():
-            self.background.spawn(ahead.run(), name=f"open ahead for {name}")
         if self.memory is not None:
             self.memory.load()
             if self._writes_state:
                 self.background.spawn(self.memory.run(), name="save estimates")
         if self.ledger.advice is not None:
             self.background.spawn(self.ledger.advice.run(self.effective_config), name="advice on replicas")
+        if self.reloader is not None:
+            self.background.spawn(self.reloader.watch(), name="watch the configuration file")
         listen, shared = self.settings.listen, self.station is not None
         if self.station is None:
             self.admin_address = Address(*await self.admin.start(*listen.admin))
@@ -262,7 +345,7 @@ class Gateway:
     async def close(self) -> None:
         """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""
         self.draining = True
-        for ahead in self.prewarming.values():
+        for ahead in self.tables.table.prewarming.values():
             ahead.stop()
         drains = [self.listener.drain(self.settings.drain_timeout)]
         if self.grpc is not None:
@@ -270,19 +353,18 @@ class Gateway:
         await asyncio.gather(*drains)
         await self.opening.close()
         self.settle(math.inf)  # what still idles will be billed to its end, though nobody counts then
-        for capacity in self.capacities.values():
-            capacity.close()
         if self.station is not None:
             self.station.close()
+        await self.tables.close()
         await self.background.close(grace=0.0)
-        for backend in self.backends.values():
-            await backend.close()
         await self.admin.stop()
         await self.desk.stop()
         if self.memory is not None and self._writes_state:
             self.memory.save()
         if self.access_log is not None:
             self.access_log.close()
+        if self.tracing is not None:
+            await self.tracing.close()
 
     @property
     def _writes_state(self) -> bool:
@@ -290,13 +372,16 @@ class Gateway:
 
     def settle(self, until: float) -> None:
         """Book the charges outside attempts that fell due by `until`."""
-        now = self.clock.now()
-        for name, backend in self.backends.items():
-            for charge in backend.settle(until):
-                self.ledger.charge(name, charge)
-                self.spending.spend(charge.route, name, charge.usd, now)
-                if charge.route in self.prewarming:
-                    self.prewarming[charge.route].charged(charge, now)
+        for member in self.tables.members:
+            self._settle_member(member, until)
+
+    def _settle_member(self, member: Member, until: float) -> None:
+        now, name, table = self.clock.now(), member.name, self.tables.table
+        for charge in member.backend.settle(until):
+            self.ledger.charge(name, charge)
+            table.spending.spend(charge.route, name, charge.usd, now)
+            if charge.route in table.prewarming:
+                table.prewarming[charge.route].charged(charge, now)
 
     async def _settle_forever(self) -> None:
         while True:
@@ -312,173 +397,5 @@ class Gateway:
                 self.ledger.resized(name, *size, now=self.clock.now())
 
 
-def serve(settings: Settings, *, record: Path | None = None, workers: int = 1) -> int:
-    """Run until SIGTERM or SIGINT, then drain. Returns the exit status. `record`: where decisions go.
-
-    workers:  processes that share the ports, the slots and the spill budgets; only one can record.
-              ConfigError for a backend whose slots cannot be shared
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if workers > 1:
-        return _serve_with(settings, workers)
-    return _run(settings, record, None)
-
-
-def _serve_with(settings: Settings, workers: int) -> int:
-    clock, listen = SystemClock(), settings.listen
-    shared = shared_by(settings, _looked_at(settings, clock))
-    with ExitStack() as undo:
-        try:
-            ports = {"http": undo.enter_context(Port(*listen.http))}
-            if listen.grpc is not None:
-                ports["grpc"] = undo.enter_context(Port(*listen.grpc))
-            admin = undo.enter_context(listening(*listen.admin))
-        except OSError as error:
-            log.error("cannot start: %s", error)
-            return 1
-        found = {name: Address(port.host, port.port) for name, port in ports.items()}
-        bound = settings.model_copy(update={"listen": listen.model_copy(update=found)})
-        plan = Plan(
-            workers=workers, shared=shared, work=partial(_run, bound, None), admin=admin, ports=ports,
-            drain_timeout=settings.drain_timeout, reopens=settings.access_log is not None,
-            config=effective(settings),
-        )  # fmt: skip
-        return run_workers(plan, clock)
-
-
-def _run(settings: Settings, record: Path | None, station: Station | None) -> int:
-    """One gateway on a loop of its own, in this process."""
-    if station is not None:
-        settings = part_of(settings, station.index, station.count)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, record, station))
-
-
-async def _serve(settings: Settings, record: Path | None, station: Station | None) -> int:
-    chance = Random()  # noqa: S311 - it spreads load and names requests; it guards nothing
-    stop = asyncio.Event()
-    with ExitStack() as undo:
-        try:
-            recorder = None if record is None else recording.begun(record, chance)
-            gateway = Gateway(
-                settings, clock=SystemClock(), chance=chance, recorder=recorder, station=station
-            )
-            undo.enter_context(_signals(gateway, stop))
-            await gateway.open()
-        except OSError as error:
-            log.error("cannot start: %s", error)
-            return 1
-        if station is None:
-            log.info("serving on http://%s, admin on http://%s", gateway.http_address, gateway.admin_address)
-            if gateway.grpc_address is not None:
-                log.info("serving gRPC on %s", gateway.grpc_address)
-        else:
-            station.serving()
-        # What was built at start lives as long as the process: it need not be looked at again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)  # requests leave no cycles behind: there is little to look for
-        await stop.wait()
-        log.info("draining for up to %g s", settings.drain_timeout)
-        await gateway.close()
-        if recorder is not None and record is not None:
-            recording.end(recorder, record)
-    return 0
-
-
-@contextmanager
-def _signals(gateway: Gateway, stop: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    with ExitStack() as undo:
-        handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set}
-        if gateway.access_log is not None:
-            handlers[signal.SIGHUP] = gateway.access_log.reopen  # so that logs can be rotated
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-            undo.callback(loop.remove_signal_handler, number)
-        if gateway.station is not None:  # nobody would stop or restart a worker without its supervisor
-            loop.add_reader(gateway.station.leash, stop.set)
-            undo.callback(loop.remove_reader, gateway.station.leash)
-        yield
-
-
-def _makers(
-    recorder: Recorder | None, station: Station | None, seams: Mapping[str, Any]
-) -> tuple[Callable[[Backend], Capacity], Callable[..., Pool]]:
-    """What capacities and pools are made with."""
-    if recorder is not None:
-        return recorder.capacity, recorder.pool
-    if station is not None:
-        return partial(_shared_capacity, station, seams), partial(Pool, **seams)
-    return partial(Capacity, **seams), partial(Pool, **seams)
-
-
-def _shared_capacity(station: Station, seams: Mapping[str, Any], backend: Backend) -> Capacity:
-    return Capacity(backend, slots=partial(station.slots, backend.name), **seams)
-
-
-def _looked_at(settings: Settings, clock: Clock) -> Iterator[Backend]:
-    """The backends of these settings, built and never opened."""
-    kit = Kit(clock=clock, chance=Random(), spawn=_spawn_nothing)  # noqa: S311 - nothing is drawn of it
-    registry = registries()[0]
-    for name, options in settings.backends.items():
-        yield registry.get(options.type)(name, options, kit)
-
-
-def _spawn_nothing(work: Any, /, *, name: str) -> None:
-    work.close()
-    raise RuntimeError(f"{name}: a backend that is only looked at starts nothing")
-
-
-def _retries(settings: Settings, now: float) -> RetryBudgets:
-    options = settings.retry_budget
-    return RetryBudgets(
-        settings.routes,
-        share=options.share,
-        floor_per_second=options.floor_per_second,
-        limits_outage=options.on_outage == "limit",
-        now=now,
-    )
-
-
-def _access_log(settings: Settings, clock: Clock, chance: Random) -> AccessLog | None:
-    options = settings.access_log
-    if options is None:
-        return None
-    target = sys.stdout.fileno() if options.path == "-" else Path(options.path)
-    return AccessLog(target, clock=clock, share=options.sample, chance=chance)
-
-
-def _advice(settings: Settings, backends: Mapping[str, Backend]) -> Advice | None:
-    """Where there is something to advise: an owned backend with a price, on a route with a budget."""
-    if not settings.advice:
-        return None
-    priced = [name for name, each in backends.items() if each.owned and each.usd_per_replica_hour is not None]
-    budgeted = {
-        tier.backend for route in settings.routes.values() if route.latency_budget for tier in route.tiers
-    }
-    wanted = [name for name in priced if name in budgeted]
-    if not wanted:
-        return None
-    routes = [
-        name for name, route in settings.routes.items() if any(tier.backend in wanted for tier in route.tiers)
-    ]
-    return Advice(every_s=settings.advice.every, routes=routes, backends=wanted)
-
-
 def _listener_limits(settings: Settings) -> ListenerLimits:
     return ListenerLimits(**{name: getattr(settings.limits, name) for name in ListenerLimits._fields})
-
-
-def _route_facts(name: str, settings: Settings) -> RouteFacts:
-    options = settings.routes[name]
-    budget = options.latency_budget
-    return RouteFacts(
-        name,
-        within=None if budget is None else budget.within,
-        first_byte=None if budget is None else budget.first_byte,
-        objective=0.99 if budget is None else budget.objective,
-        backends=tuple(tier.backend for tier in options.tiers),
-        match=", ".join(options.match.models) or f"/invoke/{name}",
-        hedged=options.hedge is not None,
-    )

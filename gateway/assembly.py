@@ -21,7 +21,7 @@ NewPool = Callable[..., Pool]
 
 
 class Assembly:
-    """Makes the pool of one route after the other. `estimates` holds what all of them learn."""
+    """Makes the pool of one route after the other. `estimates` holds what all of them have learned."""
 
     def __init__(
         self,
@@ -32,8 +32,9 @@ class Assembly:
         opener: Opener,
         clock: Clock,
         new_pool: NewPool,
+        estimates: Estimates | None = None,
     ) -> None:
-        self.estimates = Estimates()
+        self.estimates = estimates or Estimates()
         self._backends = backends
         self._capacities = capacities
         self._spending = spending

@@ -30,9 +30,11 @@ class Attainment:
 
     __slots__ = (
         "_allowed", "_base", "_began", "_ends", "_late", "_late_before", "_seen", "_seen_before", "caution",
+        "objective",
     )  # fmt: skip
 
     def __init__(self, objective: float, now: float) -> None:
+        self.objective = objective
         self._allowed = 1.0 - objective
         self._base = max(0.0, NormalDist().inv_cdf(min(objective, 0.99999)) / _AT_99) if objective else 0.0
         self._began = now

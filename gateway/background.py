@@ -22,9 +22,14 @@ class Background:
 
     def spawn(self, work: Coroutine[Any, Any, None], /, *, name: str) -> None:
         """Run `work` beside the requests; its failure is logged."""
+        self.start(work, name=name)
+
+    def start(self, work: Coroutine[Any, Any, None], /, *, name: str) -> asyncio.Task[None]:
+        """The same, for who may have to end it before the rest."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     async def close(self, grace: float) -> None:
         """Let what is under way finish for `grace` seconds, then cancel it."""

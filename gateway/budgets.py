@@ -30,15 +30,33 @@ def names_of(settings: Settings) -> Iterator[tuple[str, SpillBudget, float | Non
             yield f"backend {name}", most, None
 
 
-def spending_of(settings: Settings, sources: Sources | None) -> Spending:
-    """Every budget. `sources`: who counts them for several processes; None: each counts here."""
-    budgets = {}
-    for name, limits, share in names_of(settings):
-        if sources is None:
-            budgets[name] = Budget(name, limits, share_of_requests=share)
-        else:
-            budgets[name] = Budget(name, limits, source=sources.spend(name), share=sources.share(name))
-    return Spending(
-        routes={name: budgets[key] for name in settings.routes if (key := f"route {name}") in budgets},
-        backends={name: budgets[key] for name in settings.backends if (key := f"backend {name}") in budgets},
-    )
+class Budgets:
+    """Every budget there ever was, by its name: what was spent under one configuration counts under the next.
+
+    sources:  who counts them for several processes; None: each counts here
+    """
+
+    def __init__(self, sources: Sources | None) -> None:
+        self._sources = sources
+        self._budgets: dict[str, Budget] = {}
+
+    def spending(self, settings: Settings) -> Spending:
+        """Those of this configuration, held to its limits from now on."""
+        for name, limits, share in names_of(settings):
+            source = None if self._sources is None else self._sources.spend(name)
+            shared = None if self._sources is None else self._sources.share(name)
+            if name in self._budgets:
+                self._budgets[name].change(limits, share, shared)
+            else:
+                self._budgets[name] = Budget(
+                    name, limits, share_of_requests=share, source=source, share=shared
+                )
+        named = {name for name, _, _ in names_of(settings)}
+        return Spending(
+            routes={
+                name: self._budgets[key] for name in settings.routes if (key := f"route {name}") in named
+            },
+            backends={
+                name: self._budgets[key] for name in settings.backends if (key := f"backend {name}") in named
+            },
+        )

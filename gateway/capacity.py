@@ -57,7 +57,7 @@ class Capacity(ReplicaSet):
         watched: bool = True,
     ) -> None:
         super().__init__(backend, clock=clock, chance=chance, timers=timers, slots=slots)
-        self.carries_all = type(backend).cannot_carry is Backend.cannot_carry
+        self.carries_all = backend.carries_all
         """No call could ever be unfit for it: a question that need not be asked."""
         self._watched = watched
         self._subscribers: list[Subscriber] = []
@@ -135,11 +135,6 @@ class Capacity(ReplicaSet):
         )
 
     # -- choosing and taking -------------------------------------------------------------------
-
-    def pick(self, excluded: Replicas = ()) -> int | None:
-        """The replica that the next call should take a slot of, or None when no slot is free."""
-        replica = self._pick(self._open, excluded, self._clock.now())
-        return None if replica is None else replica.index
 
     def take(self, excluded: Replicas, now: float, reason: Reason, queued_s: float) -> Slot | None:
         """Pick a replica and take a slot of it, in one step; None when there is none."""

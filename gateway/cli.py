@@ -13,13 +13,14 @@ from typing import Annotated
 
 import typer
 
-from gateway import __version__, app
+from gateway import __version__, app, serving
 from gateway.clock import SystemClock
 from gateway.config import price_list
 from gateway.config.effective import effective
 from gateway.config.json_schema import json_schema
 from gateway.config.load import Loaded, load
 from gateway.config.problems import ConfigProblems, Problem
+from gateway.config.source import Source
 from gateway.errors import ConfigError
 from gateway.explain import options as explaining
 from gateway.probe import options as probing
@@ -87,9 +88,10 @@ def serve(config: ConfigFile, *, record: options.Record = None, workers: Workers
         typer.echo(f"overspill serve: {error}", err=True)
         raise typer.Exit(BAD_CONFIG) from None
     try:
-        loaded = _load(config)
+        source = Source(config, app.load_file)
+        loaded = source.read()
         _print(loaded.warnings, warning=True)
-        status = app.serve(loaded.settings, record=record, workers=count)
+        status = serving.serve(source, loaded.settings, record=record, workers=count)
     except ConfigProblems as error:
         _print(error.problems)
         raise typer.Exit(BAD_CONFIG) from None
@@ -186,6 +188,7 @@ def explain(
     operation: explaining.Operation = None,
     stream: explaining.Stream = False,
     body: explaining.Body = 0,
+    version: explaining.Version = "",
     as_json: explaining.AsJson = False,
 ) -> None:
     """Say what would be decided about a call in a given state, and why every other way lost.
@@ -199,7 +202,9 @@ def explain(
         look(
             _load(config, resolve_secrets=False).settings, app.registries(),
             route=route, state=state, protocol=protocol, as_json=as_json,
-            wanted=Wanted(size=size, priority=priority, operation=operation, stream=stream, body=body),
+            wanted=Wanted(
+                size=size, priority=priority, operation=operation, stream=stream, body=body, version=version
+            ),
         )  # fmt: skip
     except ConfigProblems as error:
         _print(error.problems)

@@ -142,10 +142,6 @@ class BackendEstimates:
         """
         self._survival.learn(age, cold)
 
-    def note_prediction(self, predicted_tail: float, actual: float) -> None:
-        """A finish was predicted, as calibrated when it was decided, and came after `actual` seconds."""
-        self.calibration = recalibrated(self.calibration, self._steps, predicted_tail, actual)
-
     def refresh(self) -> None:
         """Take in the last samples of a burst, which otherwise wait for the next one: for a slow tick."""
         self._service.refresh()

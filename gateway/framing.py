@@ -12,16 +12,40 @@ from gateway.exchange import Exchange
 from gateway.vocab import Headers
 
 _LOOKED_AT = frozenset(
-    (b"content-length", b"host", b"transfer-encoding", b"expect", b"x-request-id", b"traceparent")
-)
-_ONE_OF_A_KIND = frozenset((b"x-request-id", b"traceparent", b"expect", b"transfer-encoding"))
+    (
+        b"content-length", b"host", b"transfer-encoding", b"expect", b"x-request-id", b"traceparent",
+        b"tracestate",
+    )
+)  # fmt: skip
+_ONE_OF_A_KIND = frozenset((b"x-request-id", b"traceparent", b"tracestate", b"expect", b"transfer-encoding"))
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
-TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-"
+_TRACEPARENT = re.compile(rb"00" + _IDS + rb"[0-9a-f]{2}")
+_LATER = re.compile(rb"(?!00|ff)[0-9a-f]{2}(" + _IDS + rb")([0-9a-f]{2})(?:-.*)?", re.DOTALL)
 
 
 def comes_again(headers: Headers) -> bool:
     """May a later request have the very same head?"""
     return _ONE_OF_A_KIND.isdisjoint([name for name, _ in headers])
+
+
+def traceparent_of(value: bytes) -> str:
+    """A traceparent in the form that is passed on, "" if it is none.
+
+    Of a later version of the field only what version 00 knows is taken (W3C Trace Context, "Versioning of
+    traceparent").
+    """
+    if _TRACEPARENT.fullmatch(value):
+        return value.decode("ascii")
+    later = _LATER.fullmatch(value)
+    if later is None:
+        return ""
+    return f"00{later[1].decode('ascii')}{int(later[2], 16) & 1:02x}"
+
+
+def without_state(headers: Headers) -> Headers:
+    """Less tracestate, which means nothing beside another trace than the one it came with."""
+    return [field for field in headers if field[0] != b"tracestate"]
 
 
 def read_framing(exchange: Exchange) -> tuple[int | None, bool]:
@@ -30,8 +54,8 @@ def read_framing(exchange: Exchange) -> tuple[int | None, bool]:
     Takes over the request's id and trace where they are fit to be passed on. Raises BadCall, NotOffered.
     """
     length: int | None = 0
-    hosts = 0
-    expects = False
+    hosts = traces = 0
+    expects = state = False
     for name, value in exchange.headers:
         if name not in _LOOKED_AT:
             continue
@@ -52,8 +76,15 @@ def read_framing(exchange: Exchange) -> tuple[int | None, bool]:
         elif name == b"x-request-id":
             if REQUEST_ID.fullmatch(value):
                 exchange.request_id = value.decode("ascii")
-        elif name == b"traceparent" and TRACEPARENT.fullmatch(value):
-            exchange.traceparent = value.decode("ascii")
+        elif name == b"traceparent":
+            traces += 1
+            exchange.traceparent = traceparent_of(value)
+        else:
+            state = True
+    if traces > 1:
+        exchange.traceparent = ""  # which of them would it be?
+    if state and not exchange.traceparent:
+        exchange.headers = without_state(exchange.headers)
     if hosts > 1 or (hosts == 0 and not exchange.http10):
         raise BadCall("an HTTP/1.1 request has exactly one host field", close=True)
     return length, expects

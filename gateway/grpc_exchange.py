@@ -8,7 +8,7 @@ import asyncio
 from typing import Protocol
 
 from gateway.errors import ClientGone, DeadlinePassed, OverspillError
-from gateway.framing import REQUEST_ID, TRACEPARENT
+from gateway.framing import REQUEST_ID, traceparent_of, without_state
 from gateway.message_stream import MessageStream
 from gateway.protocols.base import error_text
 from gateway.protocols.grpc import STATUS_FIELD, code_of, code_of_error
@@ -132,10 +132,11 @@ class GrpcExchange:
                 if REQUEST_ID.fullmatch(data):
                     self.request_id = data.decode("ascii")
             elif name == "traceparent":
-                if TRACEPARENT.fullmatch(data):
-                    self.traceparent = data.decode("ascii")
+                self.traceparent = traceparent_of(data)
             else:
                 headers.append((name.encode("ascii"), data))
+        if not self.traceparent:
+            headers = without_state(headers)
         remaining = self._context.time_remaining()
         if remaining is not None and remaining < _LONGEST_DEADLINE_S:
             milliseconds = max(remaining * 1000, 0.001)

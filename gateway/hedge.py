@@ -184,9 +184,9 @@ class Race:
         held_s = self._hedging.clock.now() - slot.taken_at
         name, replica = slot.backend.name, slot.backend.replicas[slot.replica]
         if error is None:
-            record.lost(name, replica, None, held_s, refused=False)
+            record.lost(name, replica, None, held_s, refused=False, began=slot.taken_at)
         else:
-            record.tried(name, error.usage, held_s, replica, error.work)
+            record.tried(name, error.usage, held_s, replica, error.work, error=error.word)
         lease.take_over(second.lease, Verdict.NEUTRAL if error is None else error.verdict)
         self._attempt.went_on(second.slot, error)
         second.hedged.slot_at = None
@@ -234,7 +234,10 @@ class Race:
         hedged = second.hedged
         hedged.slot_at = None
         self._record.attempts += 1
-        self._record.lost(hedged.backend, hedged.replica, usage, held_s, refused=refused)
+        self._record.lost(
+            hedged.backend, hedged.replica, usage, held_s, refused=refused, began=second.slot.taken_at,
+            error=ended.word if isinstance(ended, BackendError) else "",
+        )  # fmt: skip
 
     # -- the second's task ---------------------------------------------------------------------
 
@@ -255,6 +258,8 @@ class Race:
         self._hedger = asyncio.current_task()
         self._second = second
         self._record.hedge = second.hedged
+        if self._record.trace is not None:
+            second.call.traceparent = self._record.trace.hedged(second.slot.taken_at)
         apart = Record(self._record.request_id, self._record.traceparent, self._record.arrived)
         sending = self._sending = self._first.beside(second.call, second.slot, apart)
         try:

@@ -90,6 +90,11 @@ class Allotment:
         """One was."""
         self._hedges.add(1, now)
 
+    def with_share(self, other: "Allotment") -> "Allotment":
+        """The same calls and hedges, and the share of the other."""
+        other._calls, other._hedges = self._calls, self._hedges
+        return other
+
     def permits(self, now: float) -> bool:
         """There may be one more."""
         return self._hedges.total(now) < self._share * self._calls.total(now)
@@ -131,6 +136,12 @@ class Hedging:
         self._allotment = Allotment(share)
         self._chance = chance
         self._learned: dict[tuple[str, int], Learned] = {}
+
+    def inherit(self, earlier: "Hedging") -> None:
+        """Go on with what this route learned, and had of its share, under an earlier configuration."""
+        if earlier._quantile == self._quantile:
+            self._learned = earlier._learned
+        self._allotment = earlier._allotment.with_share(self._allotment)
 
     def around(
         self,

@@ -40,19 +40,26 @@ def budget_edges(within: float | None) -> tuple[float, ...]:
 
 
 class Histogram:
-    """Counts per bucket. A value equal to an edge falls below it, as Prometheus' `le` wants it."""
+    """Counts per bucket. A value equal to an edge falls below it, as Prometheus' `le` wants it.
 
-    __slots__ = ("counts", "edges", "total")
+    examples:  by bucket the last value that came with a trace, that trace, and when it was counted
+    """
+
+    __slots__ = ("counts", "edges", "examples", "total")
 
     def __init__(self, edges: Sequence[float]) -> None:
         self.edges = edges
         self.counts = [0] * (len(edges) + 1)
         self.total = 0.0
+        self.examples: dict[int, tuple[float, str, float]] = {}
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.edges, value)] += 1
+    def observe(self, value: float, trace: str = "", at: float = 0.0) -> None:
+        """Count one value; with a trace it becomes the example of its bucket."""
+        bucket = bisect_left(self.edges, value)
+        self.counts[bucket] += 1
         self.total += value
+        if trace:
+            self.examples[bucket] = (value, trace, at)
 
     @property
     def count(self) -> int:

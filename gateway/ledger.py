@@ -6,7 +6,7 @@ the owned replicas cost by standing there equals what calls were charged for slo
 calls will be, plus idle.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 
 from gateway import pricing
@@ -29,6 +29,9 @@ from gateway.vocab import Charge, Outcome, Reply
 
 _OUTSIDE_BUDGET = frozenset((Outcome.CLIENT_GONE, Outcome.REJECTED))
 """The client's own doing: neither kept nor missed."""
+
+_SAMPLED = frozenset("13579bdf")
+"""Last digits of a traceparent whose trace somebody keeps (W3C Trace Context, the sampled flag)."""
 
 _ANSWERED = frozenset((Outcome.OK, Outcome.BACKEND_REJECTED))
 """The client had a whole answer, so its latency says whether the budget was kept."""
@@ -54,6 +57,7 @@ class Ledger:
         self.opened = 0
         self.closed = 0
         self.reloads = {"ok": 0, "rejected": 0}
+        self.traced: Callable[[], Mapping[str, int]] | None = None
         self.backends: dict[str, BackendFacts] = {}
         self.routes: dict[str, RouteTally] = {}
         self.standing: dict[str, Standing] = {}
@@ -96,10 +100,13 @@ class Ledger:
         lane = tally.lane
         route = lane.route
         duration = now - record.arrived
-        lane.duration.observe(duration)
+        trace = record.traceparent
+        if trace[-1:] not in _SAMPLED:
+            trace = ""
+        lane.duration.observe(duration, trace, now)
         first_byte_at = record.first_byte_at
         if first_byte_at is not None:
-            lane.ttfb.observe(first_byte_at - record.arrived)
+            lane.ttfb.observe(first_byte_at - record.arrived, trace, now)
         if record.attempts:
             own = duration - record.queued_s - record.upstream_s
             route.overhead.observe(own if own > 0.0 else 0.0)
@@ -108,6 +115,7 @@ class Ledger:
                 self._book_cost(record, lane, now)
             if outcome is Outcome.OK:
                 route.served += 1
+                lane.served += 1
             if route.within is not None and outcome not in _OUTSIDE_BUDGET:
                 route.budget_calls += 1
                 within = route.within
@@ -204,8 +212,9 @@ class Ledger:
             raise ValueError(f"unknown kind of cost {charge.kind!r}; known: {', '.join(sorted(KINDS))}")
         if not (isfinite(charge.usd) and charge.usd >= 0):
             raise ValueError(f"a charge of {charge.usd!r} dollars makes no sense")
-        usd = self._lane(charge.route, backend).usd
-        usd[charge.kind] = usd.get(charge.kind, 0.0) + charge.usd
+        lane = self._lane(charge.route, backend)
+        lane.usd[charge.kind] = lane.usd.get(charge.kind, 0.0) + charge.usd
+        lane.outside_usd += charge.usd
 
     def idle_usd(self, now: float) -> dict[str, float]:
         """Dollars per owned backend of known price that no call answers for; never falls."""
@@ -334,6 +343,7 @@ def _book(lane: Lane, kind: str, attempt: Tried, now: float) -> float | None:
         usd = lane.standing.attribute(attempt.held_s, now)
     elif not lane.owned and usage is not None:
         usd = usage.usd
+        lane.billed_s += usage.billed_s or 0.0
         if usage.boot_s:
             lane.boots.observe(usage.boot_s)
     elif attempt.refused and not lane.owned:

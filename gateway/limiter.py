@@ -79,11 +79,6 @@ class GradientLimiter:
         self._cut_at = -inf
         self._open_window(now)
 
-    @property
-    def base_s(self) -> float | None:
-        """Seconds that a call takes while the replica is half used at most; None before the first window."""
-        return self._base
-
     def answered(self, seconds: float, in_flight: int, now: float) -> bool:
         """A call succeeded after `seconds`; there were `in_flight`, itself included. True: `limit` changed.
 

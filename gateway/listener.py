@@ -24,10 +24,19 @@ _NOT_ZERO = 1 << 64 | 1
 
 
 class Listener:
-    """All client connections of one port."""
+    """All client connections of one port.
+
+    names_traces:  whether requests that come without a trace get one here; else their traceparent stays ""
+    """
 
     def __init__(
-        self, handler: Handler, *, limits: ListenerLimits, clock: Clock, chance: random.Random
+        self,
+        handler: Handler,
+        *,
+        limits: ListenerLimits,
+        clock: Clock,
+        chance: random.Random,
+        names_traces: bool = True,
     ) -> None:
         self.handler = handler
         self.limits = limits
@@ -35,6 +44,7 @@ class Listener:
         self.draining = False
         self.heads = KnownHeads()
         self._chance = chance
+        self._names_traces = names_traces
         self._connections: set[Connection] = set()
         self._server: Any = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -88,7 +98,7 @@ class Listener:
         if not exchange.request_id:
             self._id_count += 1
             exchange.request_id = f"{self._id_prefix}{self._id_count:x}"
-        if not exchange.traceparent:
+        if not exchange.traceparent and self._names_traces:
             ids = "%048x" % (self._chance.getrandbits(192) | _NOT_ZERO)
             exchange.traceparent = f"00-{ids[:32]}-{ids[32:]}-01"
 

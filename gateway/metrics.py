@@ -5,13 +5,12 @@ here: a scrape costs time in proportion to the label sets that exist, and these 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
-    GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
@@ -19,9 +18,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from backends.base import Backend
+from gateway.backend_metrics import backend_metrics
 from gateway.clock import Clock
 from gateway.histogram import BOOT_EDGES, Histogram, merged
 from gateway.ledger import Ledger
+from gateway.metric_families import Stamp, buckets, counted, gauged
 from gateway.retry_budget import RetryBudgets
 from gateway.spending import Spending
 from gateway.tallies import NONE, Lane
@@ -102,7 +103,7 @@ class GatewayCollector(Collector):
         yield from self._money()
         yield from self._spending()
         yield from self._gauges()
-        yield _counted(
+        yield counted(
             "config_reloads", "Configurations read again, by what became of them.", ["result"],
             {(result,): count for result, count in self._ledger.reloads.items()},
         )  # fmt: skip
@@ -112,6 +113,11 @@ class GatewayCollector(Collector):
             "Access log lines that could not be written.",
             value=0 if log is None else log.lost,
         )
+        traced = self._ledger.traced
+        yield counted(
+            "traced_calls", "Sampled calls by what became of their spans.", ["result"],
+            {} if traced is None else {(result,): count for result, count in traced().items()},
+        )  # fmt: skip
         yield InfoMetricFamily("overspill_build", "What is running.", value={"version": self._version})
 
     def _requests(self) -> Iterator[Metric]:
@@ -127,19 +133,23 @@ class GatewayCollector(Collector):
                 decisions[route, tally.reason] += tally.count
             if tally.start is not None:
                 starts[route, backend, tally.start] += tally.count
-        yield _counted(
+        yield counted(
             "requests", "Calls that ended, by how they ended for their client.",
             ["route", "backend", "outcome"], requests,
         )  # fmt: skip
-        yield _counted(
+        yield counted(
             "decisions", "Calls by the reason why they went where they went, or were not served.",
             ["route", "reason"], decisions,
         )  # fmt: skip
-        yield _counted(
+        yield counted(
             "starts", "Answers by whether the instance that gave them had to start first.",
             ["route", "backend", "start"], starts,
         )  # fmt: skip
-        yield _counted(
+        yield counted(
+            "served", "Inference calls that were answered.", ["route", "backend"],
+            {(lane.route.facts.name, lane.backend): lane.served for lane in self._used()},
+        )  # fmt: skip
+        yield counted(
             "hedges", "Calls with a second attempt beside the first, by whether its answer was used.",
             ["route", "result"],
             {
@@ -171,26 +181,27 @@ class GatewayCollector(Collector):
             labels=["backend"],
         )
         booted: dict[str, list[Histogram]] = defaultdict(list)
+        stamp = Stamp(self._observed.clock)
         for lane in self._ledger.lanes.values():
             labels = [lane.route.facts.name, lane.backend]
-            durations.add_metric(labels, _buckets(lane.duration), lane.duration.total)
-            first_bytes.add_metric(labels, _buckets(lane.ttfb), lane.ttfb.total)
+            durations.add_metric(labels, buckets(lane.duration, stamp), lane.duration.total)
+            first_bytes.add_metric(labels, buckets(lane.ttfb, stamp), lane.ttfb.total)
             if lane.kind == "spill":
                 booted[lane.backend].append(lane.boots)
         for name, route in self._ledger.routes.items():
-            overheads.add_metric([name], _buckets(route.overhead), route.overhead.total)
+            overheads.add_metric([name], buckets(route.overhead), route.overhead.total)
         for backend, histograms in booted.items():
             whole = merged(histograms, BOOT_EDGES)
-            boots.add_metric([backend], _buckets(whole), whole.total)
+            boots.add_metric([backend], buckets(whole), whole.total)
         yield from (durations, first_bytes, overheads, boots)
 
     def _budgets(self) -> Iterator[Metric]:
         routes = [route for route in self._ledger.routes.values() if route.within is not None]
-        yield _gauged(
+        yield gauged(
             "latency_budget_seconds", "Time within which a call should be answered.", ["route"],
             {(route.facts.name,): route.within or 0.0 for route in routes},
         )  # fmt: skip
-        yield _gauged(
+        yield gauged(
             "latency_budget_objective", "Share of calls that should be answered within it.", ["route"],
             {
                 (route.facts.name,): route.facts.objective
@@ -198,12 +209,12 @@ class GatewayCollector(Collector):
                 if route.facts.objective is not None
             },
         )  # fmt: skip
-        yield _counted(
+        yield counted(
             "latency_budget_missed",
             "Calls answered too late or not at all, unless the client gave up or was wrong.", ["route"],
             {(route.facts.name,): route.missed for route in routes},
         )  # fmt: skip
-        yield _counted(
+        yield counted(
             "latency_budget_requests", "Calls that count for the latency budget, missed or kept.", ["route"],
             {(route.facts.name,): route.budget_calls for route in routes},
         )  # fmt: skip
@@ -212,26 +223,47 @@ class GatewayCollector(Collector):
         now = self._observed.clock.now()
         costs: dict[tuple[str, ...], float] = {}
         unpriced: dict[tuple[str, ...], float] = {}
+        outside: dict[tuple[str, ...], float] = {}
         for lane in self._used():
             if lane.cost_known:
+                labels = (lane.route.facts.name, lane.backend)
+                # From zero on, or the first dollar of a kind would be no increase.
+                for kind in ("retry",) if lane.owned else ("retry", "prewarm"):
+                    costs[*labels, kind] = 0.0
+                if lane.route.facts.hedged:
+                    costs[*labels, "hedge"] = 0.0
                 for kind, usd in lane.usd.items():
-                    costs[lane.route.facts.name, lane.backend, kind] = usd
+                    costs[*labels, kind] = usd
                 if not lane.owned:
-                    unpriced[lane.route.facts.name, lane.backend] = lane.unpriced
-        yield _counted(
+                    unpriced[labels] = lane.unpriced
+                    outside[labels] = lane.outside_usd
+        yield counted(
             "cost_usd", "Dollars that calls cost; absent where a price is not known.",
             ["route", "backend", "kind"], costs,
         )  # fmt: skip
-        yield _counted(
+        yield counted(
             "unpriced_attempts",
             "Attempts that broke off without telling their cost: cost_usd is a lower bound by them.",
             ["route", "backend"], unpriced,
         )  # fmt: skip
-        yield _counted(
+        yield counted(
+            "cost_outside_calls_usd",
+            "The part of cost_usd that no call answers for: instances that idle, pings, abandoned starts.",
+            ["route", "backend"], outside,
+        )  # fmt: skip
+        yield counted(
+            "billed_seconds", "Seconds that rented backends billed for attempts, start-up included.",
+            ["route", "backend"],
+            {
+                (lane.route.facts.name, lane.backend): lane.billed_s
+                for lane in self._used() if lane.kind == "spill"
+            },
+        )  # fmt: skip
+        yield counted(
             "fleet_idle_usd", "Dollars that owned replicas cost while no call held their slots.", ["backend"],
             {(backend,): usd for backend, usd in self._ledger.idle_usd(now).items()},
         )  # fmt: skip
-        yield _gauged(
+        yield gauged(
             "cost_per_1k_requests_usd",
             "Dollars per 1,000 served calls since the start, with the route's share of idle replicas.",
             ["route"],
@@ -245,94 +277,62 @@ class GatewayCollector(Collector):
             ("backend_", "backend", self._observed.spending.backends),
         ):
             left = {name: budget.remaining_usd(now) for name, budget in budgets.items()}
-            yield _gauged(
+            yield gauged(
                 f"{prefix}spill_budget_remaining_usd",
                 "Dollars that may still be spent on rented backends now; below zero when overspent.", [label],
                 {(name,): usd for name, usd in left.items() if usd is not None},
             )  # fmt: skip
-            yield _counted(
+            yield gauged(
+                f"{prefix}spill_budget_limit_usd", "The lower of the spill budget's limits in dollars.",
+                [label],
+                {
+                    (name,): budget.limit_usd
+                    for name, budget in budgets.items() if budget.limit_usd is not None
+                },
+            )  # fmt: skip
+            yield counted(
                 f"{prefix}spill_budget_exhaustions", "How often the spill budget was used up.", [label],
                 {(name,): budget.exhaustions for name, budget in budgets.items()},
             )  # fmt: skip
         retries = self._observed.retries.routes
-        yield _gauged(
+        yield gauged(
             "retry_budget_tokens", "Extra attempts that would be made now, if needed.", ["route"],
             {(name,): budget.tokens(now) for name, budget in retries.items()},
         )  # fmt: skip
-        yield _counted(
+        yield counted(
             "retry_budget_refused", "Extra attempts that were not made for want of a token.", ["route"],
             {(name,): budget.refused for name, budget in retries.items()},
         )  # fmt: skip
 
     def _gauges(self) -> Iterator[Metric]:
         capacities = list(self._observed.capacities.values())
-        yield _gauged(
+        yield gauged(
             "in_flight", "Slots taken.", ["backend"],
             {(each.backend.name,): each.in_flight for each in capacities},
         )  # fmt: skip
-        yield _gauged(
+        yield gauged(
             "capacity", "Slots of all replicas, usable now or not.", ["backend"],
             {(each.backend.name,): each.capacity for each in capacities},
         )  # fmt: skip
-        yield _gauged(
+        yield gauged(
             "backend_ready", "1 while some replica is ready, or nothing else is known.", ["backend"],
             {(each.backend.name,): float(is_ready(each)) for each in capacities},
         )  # fmt: skip
-        yield _gauged(
+        yield gauged(
             "breaker_state", "Worst breaker of its replicas: 0 closed, 1 half open, 2 open.", ["backend"],
             {(each.backend.name,): worst_breaker(each) for each in capacities},
         )  # fmt: skip
-        yield from self._loads(capacities)
+        yield from backend_metrics(capacities, self._ledger.backends, self._observed.clock.now())
         advice = self._ledger.advice
-        yield _gauged(
+        yield gauged(
             "recommended_replicas",
             "Replicas that would have met the objective for the last calls at least cost; absent till known.",
             ["backend"],
             {} if advice is None else {(name,): float(n) for name, n in advice.recommended.items()},
         )
-        yield _gauged(
+        yield gauged(
             "queue_depth", "Calls waiting in the gateway for a slot.", ["route"],
             {(pool.route,): pool.queue_depth for pool in self._observed.pools.values()},
-        )  # fmt: skip
-
-    def _loads(self, capacities: Sequence[CapacityView]) -> Iterator[Metric]:
-        """One value for each replica that told its load lately; the backends bound how many these are."""
-        now = self._observed.clock.now()
-        told = [
-            ((each.backend.name, str(replica["name"])), replica["in_flight"], load)
-            for each in capacities
-            if each.backend.moves
-            for replica in each.view(now)["replicas"]
-            if (load := replica["load"]) is not None
-        ]
-        yield _counted(
-            "instances_started", "Rented instances whose start was seen, by any call or ping.", ["backend"],
-            {
-                (each.backend.name,): started
-                for each in capacities
-                if (started := each.backend.instances_started) is not None
-            },
-        )  # fmt: skip
-        presumed = [
-            (each.backend.name, said)
-            for each in capacities
-            if (said := each.backend.instances_presumed) is not None
-        ]
-        yield _counted(
-            "instances_presumed", "Rented instances that were booked and never heard of.", ["backend"],
-            {(name,): number for name, (number, _) in presumed},
-        )  # fmt: skip
-        yield _counted(
-            "presumed_usd", "US dollars that were booked for those.", ["backend"],
-            {(name,): usd for name, (_, usd) in presumed},
-        )  # fmt: skip
-        yield _gauged(
-            "replica_load", "Calls on a replica: the gateway's own and those that other clients have there.",
-            ["backend", "replica"], {labels: own + load["elsewhere"] for labels, own, load in told},
-        )  # fmt: skip
-        yield _gauged(
-            "replica_load_age_seconds", "How old the replica's own figures are that replica_load rests on.",
-            ["backend", "replica"], {labels: load["age_s"] for labels, _, load in told},
         )  # fmt: skip
 
     def _used(self) -> Iterator[Lane]:
@@ -357,27 +357,3 @@ def worst_breaker(capacity: CapacityView) -> int:
     """0 when every breaker is closed, 1 when one is half open, 2 when one is open."""
     states = [capacity.breaker_state(index) for index in range(len(capacity.backend.replicas))]
     return max((BREAKER_STATES[state] for state in states), default=0)
-
-
-def _counted(
-    name: str, text: str, labels: Sequence[str], samples: Mapping[tuple[str, ...], float]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"overspill_{name}", text, labels=labels)
-    for values, value in samples.items():
-        family.add_metric(values, value)
-    return family
-
-
-def _gauged(
-    name: str, text: str, labels: Sequence[str], samples: Mapping[tuple[str, ...], float]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"overspill_{name}", text, labels=labels)
-    for values, value in samples.items():
-        family.add_metric(values, value)
-    return family
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    buckets: list[tuple[str, float]] = [(repr(edge), float(count)) for edge, count in histogram.cumulative()]
-    buckets.append(("+Inf", float(histogram.count)))
-    return buckets

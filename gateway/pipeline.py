@@ -21,13 +21,15 @@ import logging
 from gateway.admission import Admission
 from gateway.clock import Clock
 from gateway.dispatch import Dispatch
-from gateway.errors import BackendError, OverspillError
+from gateway.errors import BackendError, OverspillError, Shed
 from gateway.exchange import Conversation
 from gateway.ledger import Ledger
 from gateway.protocols.base import Answer, Protocols
 from gateway.record import Record
+from gateway.refusals import never
 from gateway.relay import Relay, passed_on
 from gateway.routes import RouteTable
+from gateway.tracing.tracer import Tracer
 from gateway.vocab import Call, Headers, Outcome
 
 log = logging.getLogger("overspill.pipeline")
@@ -46,6 +48,7 @@ class Pipeline:
         relay: Relay,
         ledger: Ledger,
         clock: Clock,
+        tracer: Tracer | None = None,
     ) -> None:
         self._protocols = protocols
         self._routes = routes
@@ -54,10 +57,17 @@ class Pipeline:
         self._relay = relay
         self._ledger = ledger
         self._clock = clock
+        self._tracer = tracer
+
+    def follow(self, *, routes: RouteTable, admission: Admission, dispatch: Dispatch) -> None:
+        """From now on calls take these. Those that are inside go on by what they came in by."""
+        self._routes, self._admission, self._dispatch = routes, admission, dispatch
 
     async def handle(self, exchange: Conversation) -> None:
         """Answer one request."""
         record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
+        if (tracer := self._tracer) is not None:
+            tracer.begin(record, exchange)
         try:
             read = await self._protocols.read(exchange)  # 2
             if isinstance(read, Answer):
@@ -65,24 +75,28 @@ class Pipeline:
                 return
             call = _forwarded(read, exchange.peer)
             _describe(call, record)
-            route = self._routes.lookup(call)  # 3
+            route, dispatch = self._routes.lookup(call), self._dispatch  # 3
             record.route = route.name
             with self._admission.enter(call.priority):  # 4
                 if call.body.whole() is None:
                     await call.body.settle()
                 if route.size_of is not None:
                     call.size = route.size_of(call)
-                attempt = self._dispatch.attempt(call, record)
+                attempt = dispatch.attempt(call, record)
                 while attempt.again:
+                    if tracer is not None:
+                        tracer.attempt(record, call, attempt.failure)
                     with attempt:
                         async with (lease := route.pool.slot(call, attempt)) as slot:  # 5
-                            async with self._dispatch.send(
+                            async with dispatch.send(
                                 call, slot, attempt, record, task=exchange.task, lease=lease
                             ) as reply:  # 6
                                 usd = self._ledger.cost_at_head(record, reply, self._clock.now())
                                 await self._relay.copy(  # 7
                                     reply, exchange, record, usd=usd, stall_timeout=route.stall_timeout_s
                                 )
+        except Shed as error:
+            self._fail(exchange, record, never(call, route.pool.tiers) or error)
         except OverspillError as error:
             self._fail(exchange, record, error)
         except asyncio.CancelledError:
@@ -95,12 +109,18 @@ class Pipeline:
         finally:
             record.bytes_in = exchange.body.length or 0
             self._ledger.close(record, self._clock.now())  # 8
+            if tracer is not None:
+                tracer.end(record)
 
     def refuse(self, exchange: Conversation, error: OverspillError) -> None:
         """Answer and record a request that could not even be read."""
         record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
+        if (tracer := self._tracer) is not None:
+            tracer.begin(record, exchange)
         self._fail(exchange, record, error)
         self._ledger.close(record, self._clock.now())
+        if tracer is not None:
+            tracer.end(record)
 
     def _answer(self, exchange: Conversation, record: Record, answer: Answer) -> None:
         """An answer of the gateway's own: health, the list of models."""

@@ -130,6 +130,13 @@ class Pool:
     caution: "property" = property(attrgetter("attainment.caution"))
     """Standard deviations that predictions allow for."""
 
+    def inherit(self, earlier: "Pool", *, same_budget: bool) -> None:
+        """Go on with what is known of the route's calls from an earlier configuration; not with the calls."""
+        if self.reference.name == earlier.reference.name:
+            self._arriving = earlier._arriving
+        if same_budget:
+            self.attainment = earlier.attainment
+
     def load(self, now: float) -> float:
         """Work that came per second lately: the slots of the reference tier that it would keep busy."""
         return self._arriving.per_second(now)

@@ -115,6 +115,10 @@ class HourlyCap:
         self._reserved = _Hour()
         self._charged = _Hour()
 
+    def limit(self, usd_per_hour: float) -> None:
+        """Another limit from now on; what was spent counts."""
+        self._cap = usd_per_hour
+
     def remaining(self, now: float) -> float:
         """What may still be reserved."""
         return max(0.0, self._cap - max(self._reserved.total(now), self._charged.total(now)))

@@ -50,6 +50,13 @@ class Prewarming:
         )
         pool.demand = Demand(self.controller.arrived, self.controller.gap)
 
+    def inherit(self, earlier: "Prewarming", options: Prewarm) -> None:
+        """Go on with what this route learned, and spent, under an earlier configuration."""
+        self.controller = earlier.controller
+        self.controller.options = options
+        self.controller.cap.limit(options.usd_per_hour)
+        self._pool.demand = Demand(self.controller.arrived, self.controller.gap)
+
     # -- life ----------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -1,12 +1,13 @@
 """The record of one call: what the other steps write down and the ledger books at the end.
 
-Knows the leaves only. It holds no body, header, key or token, so that nothing of the kind can reach a
-metric, a log line or a trace. All times are monotonic seconds, durations seconds, sizes bytes.
+Knows the leaves and `tracing.trace` only. It holds no body, header, key or token, so that nothing of the kind
+can reach a metric, a log line or a trace. All times are monotonic seconds, durations seconds, sizes bytes.
 """
 
 from typing import Literal, NamedTuple
 
 from gateway.errors import BackendError, OverspillError
+from gateway.tracing.trace import Trace
 from gateway.vocab import Outcome, Reason, Start, Usage, Work
 
 
@@ -15,6 +16,8 @@ class Tried(NamedTuple):
 
     refused:  the work did not start
     kind:     what it is booked as
+    began:    when it took its slot; None where nobody needs to know
+    error:    word of the error that ended it, "" where another attempt was faster, or it is told elsewhere
     """
 
     backend: str
@@ -23,6 +26,8 @@ class Tried(NamedTuple):
     held_s: float
     refused: bool
     kind: str = "retry"
+    began: float | None = None
+    error: str = ""
 
 
 class Hedged:
@@ -67,13 +72,14 @@ class Record:
     refused        True when the last attempt failed before its work started: nothing is owed for it
     failed         attempts that failed before the last one, or lost against another
     hedge          the second attempt that was started beside one; None while there was none
+    trace          what its spans will be made of; None for a call that is not traced
     """
 
     __slots__ = (
         "arrived", "attempts", "backend", "bytes_in", "bytes_out", "closed_at", "error", "failed",
         "first_byte_at", "head_at", "hedge", "inference", "model", "operation", "outcome", "protocol",
         "queued_s", "reason", "refused", "replica", "request_id", "route", "slot_at", "start", "status",
-        "stream", "traceparent", "upstream_s", "usage", "usd", "usd_kind",
+        "stream", "trace", "traceparent", "upstream_s", "usage", "usd", "usd_kind",
     )  # fmt: skip
 
     def __init__(self, request_id: str, traceparent: str, arrived: float) -> None:
@@ -97,6 +103,7 @@ class Record:
         self.usd: float | None = None
         self.failed: tuple[Tried, ...] = ()
         self.hedge: Hedged | None = None
+        self.trace: Trace | None = None
 
     def took(self, backend: str, replica: str, reason: Reason, now: float) -> None:
         """An attempt begins: a slot was taken at `now`. It is held until `tried` or the end of the call."""
@@ -113,20 +120,33 @@ class Record:
         held_s: float,
         replica: str = "",
         work: Work = Work.NOT_STARTED,
+        *,
+        error: str = "",
     ) -> None:
         """The attempt failed and gave its slot back after `held_s`. What it cost is booked as a retry.
 
         `work` not started and no `usage`: the backend is owed nothing.
         """
         refused = usage is None and work is Work.NOT_STARTED
-        self.failed += (Tried(backend, replica or self.replica, usage, held_s, refused),)
+        began, replica = self.slot_at, replica or self.replica
+        self.failed += (Tried(backend, replica, usage, held_s, refused, began=began, error=error),)
         self.slot_at = None
         self.usage = None
         self.start = None
 
-    def lost(self, backend: str, replica: str, usage: Usage | None, held_s: float, *, refused: bool) -> None:
+    def lost(
+        self,
+        backend: str,
+        replica: str,
+        usage: Usage | None,
+        held_s: float,
+        *,
+        refused: bool,
+        began: float | None = None,
+        error: str = "",
+    ) -> None:
         """An attempt beside the one that goes on has ended. What it cost is booked as a hedge."""
-        self.failed += (Tried(backend, replica, usage, held_s, refused, "hedge"),)
+        self.failed += (Tried(backend, replica, usage, held_s, refused, "hedge", began, error),)
 
     def fail(self, error: OverspillError) -> None:
         """The call ends with `error`. A status that the client has already seen stays."""

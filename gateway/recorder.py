@@ -80,7 +80,7 @@ class Recorder:
                 "can_open": backend.can_open,
                 "binds_late": backend.binds_late,
                 "rent": None if rent is None else list(rent),
-                "carries_all": type(backend).cannot_carry is Backend.cannot_carry and backend.speaks_grpc,
+                "carries_all": backend.carries_all and backend.speaks_grpc,
             }
         )
         return _Capacity(self, backend, clock=self._still, chance=self._chance, timers=self._timers)

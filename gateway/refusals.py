@@ -4,10 +4,20 @@ Knows the tiers of one route and how many wait; it decides nothing.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from math import ceil
 
-from gateway.errors import Contended, DeadlinePassed, NoCapacity, OverspillError
+from gateway.errors import (
+    BodyTooLarge,
+    Contended,
+    DeadlinePassed,
+    NoCapacity,
+    NotOffered,
+    OverspillError,
+    UnknownRoute,
+)
 from gateway.tier import Tier
+from gateway.vocab import Call, WholeBody
 from policies.base import Shed
 
 
@@ -78,3 +88,21 @@ class Refusals:
         """Whole seconds, at least one: when the first breaker lets a trial through."""
         waits = (tier.supply.retry_in(now) for tier in self._tiers)
         return float(max(1, ceil(min((wait for wait in waits if wait is not None), default=0.0))))
+
+
+def never(call: Call, tiers: Sequence[Tier]) -> OverspillError | None:
+    """What to tell a client whose call no backend of its route could ever carry: trying again is no use.
+
+    413 where it is for its size, 404 for the version it asks for, else 501. None where some backend could.
+    """
+    why = [tier.supply.backend.unfit(call) for tier in tiers]
+    if not why or None in why:
+        return None
+    said = f"no backend of route {call.route} can carry this call: {'; '.join(filter(None, why))}"
+    current, empty = copy(call), copy(call)
+    current.version = ""
+    empty.body = WholeBody(b"")
+    for other, error in ((empty, BodyTooLarge), (current, UnknownRoute)):
+        if any(tier.supply.backend.unfit(other) is None for tier in tiers):
+            return error(said)
+    return NotOffered(said)

@@ -14,6 +14,7 @@ Pure: the time is an argument. It never knows what an attempt is.
 """
 
 from collections.abc import Iterable
+from copy import copy
 
 from gateway.windows import Window
 
@@ -97,6 +98,15 @@ class RetryBudgets:
         limits_outage: bool = False,
         now: float,
     ) -> None:
-        floor = Floor(floor_per_second, now)
+        self._floor = Floor(floor_per_second, now)
+        self._share = share
         self.limits_outage = limits_outage
-        self.routes = {route: RetryBudget(share, floor) for route in routes}
+        self.routes = {route: RetryBudget(share, self._floor) for route in routes}
+
+    def of(self, routes: Iterable[str]) -> "RetryBudgets":
+        """The budgets of other routes by the same rule: those that are here already go on as they are."""
+        other = copy(self)
+        other.routes = {
+            route: self.routes.get(route) or RetryBudget(self._share, self._floor) for route in routes
+        }
+        return other

@@ -1,4 +1,4 @@
-"""A histogram of durations that forgets: logarithmic bins, exponential decay, mergeable.
+"""A histogram of durations that forgets: logarithmic bins, exponential decay.
 
 Standard library only, and no clock: the moment of every sample is an argument. It never knows what it
 measures; values and times are seconds.
@@ -96,24 +96,6 @@ class Sketch:
     def needs_rebase(self, now: float) -> bool:
         """True when samples of `now` would weigh too much for comfort."""
         return now - self.origin > _MOST_HALF_LIVES * self.half_life
-
-    def merge(self, other: Self) -> None:
-        """Add another sketch: the same as having inserted its samples here. Raises ValueError when it
-        forgets at another pace.
-        """
-        if other.half_life != self.half_life:
-            raise ValueError(
-                f"sketches that forget at {self.half_life} s and at {other.half_life} s cannot be added"
-            )
-        if other.origin > self.origin:  # scaling down is always safe, scaling up may overflow
-            self.rebase(other.origin)
-        factor = exp2((other.origin - self.origin) / self.half_life)
-        self.counts = [a + b * factor for a, b in zip(self.counts, other.counts, strict=True)]
-        self.weight += other.weight * factor
-        self.total += other.total * factor
-        self.squares += other.squares * factor
-        self.most = max(self.most, other.most)
-        self.top = max(self.top, other.top)
 
     def count(self, now: float) -> float:
         """How many samples of this moment the sketch is worth."""

@@ -74,6 +74,7 @@ class Slot(msgspec.Struct, eq=False):
 
     def pushed_back(self, now: float) -> None:
         """The replica refused the call as one too many. Told before the slot is given back."""
+        self.backend.pushbacks += 1
         self.state.pushed_back(now)
 
     def give_back(self, verdict: Verdict, now: float) -> None:

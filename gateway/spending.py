@@ -88,18 +88,30 @@ class SpendSource(Protocol):
         """When `amount` will be there at the latest if nothing more is spent; infinity for never."""
         ...
 
+    def limit(self, usd_per_hour: float | None, usd_per_day: float | None) -> None:
+        """Other limits from now on, in dollars; None for no such limit."""
+        ...
+
 
 class LocalSpend:
     """The money of one budget, counted in this process alone. Limits in dollars; None for no such limit."""
 
-    __slots__ = ("_limits", "_reserved")
+    __slots__ = ("_limits", "_reserved", "_windows")
 
     def __init__(self, *, usd_per_hour: float | None = None, usd_per_day: float | None = None) -> None:
+        self._windows: dict[float, Window] = {}
+        self._limits: list[tuple[int, Window]] = []
+        self._reserved = 0
+        self.limit(usd_per_hour, usd_per_day)
+
+    def limit(self, usd_per_hour: float | None, usd_per_day: float | None) -> None:
+        """Other limits from now on. What was spent under the same kind of limit counts."""
         limits = ((usd_per_hour, HOUR_S, HOUR_SLOTS), (usd_per_day, DAY_S, DAY_SLOTS))
         self._limits = [
-            (whole_units(usd), Window(seconds, slots)) for usd, seconds, slots in limits if usd is not None
+            (whole_units(usd), self._windows.setdefault(seconds, Window(seconds, slots)))
+            for usd, seconds, slots in limits
+            if usd is not None
         ]
-        self._reserved = 0
 
     def remaining(self, now: float) -> int | None:
         """The least that any limit leaves."""
@@ -119,8 +131,8 @@ class LocalSpend:
         self._reserved -= amount
 
     def spend(self, amount: int, now: float) -> None:
-        """Count it in every window, as of now."""
-        for _, window in self._limits:
+        """Count it in every window, as of now: also in those that limit nothing any more, but may again."""
+        for window in self._windows.values():
             window.add(amount, now)
 
     def available_at(self, amount: int, now: float) -> float:
@@ -139,6 +151,7 @@ class Budget:
     """One `spill_budget` of the file: its money, its share of calls, and what happens when it is used up.
 
     name:        as people know it, `route embed` or `backend burst`
+    limit_usd:   the lower of its limits in dollars; None where it has none
     refused:     attempts that were not granted
     overrun:     attempts that were granted in spite of it, because the file says `warn`
     exhaustions: how often it was used up, each told in the log; it is one as long as it is never enough for
@@ -146,7 +159,7 @@ class Budget:
     """
 
     __slots__ = (
-        "_credit", "_share", "_short_at", "_source", "exhaustions", "name",
+        "_credit", "_share", "_short_at", "_source", "exhaustions", "limit_usd", "name",
         "on_exhausted", "overrun", "refused",
     )  # fmt: skip
 
@@ -160,6 +173,7 @@ class Budget:
         share: ShareSource | None = None,
     ) -> None:
         self.name = name
+        self.limit_usd = _lower_limit(options)
         self.on_exhausted = options.on_exhausted
         self._source: SpendSource = source or LocalSpend(
             usd_per_hour=options.usd_per_hour, usd_per_day=options.usd_per_day
@@ -170,6 +184,23 @@ class Budget:
         self._credit = Window(CUT_OFF_S, 10)
         self._short_at = -inf
         self.refused = self.overrun = self.exhaustions = 0
+
+    def change(
+        self, options: SpillBudget, share_of_requests: float | None, share: ShareSource | None
+    ) -> None:
+        """Hold it to other limits from now on. What was spent and set aside stays so.
+
+        share:  who counts the share of calls, if there is one and not this process alone
+        """
+        self.on_exhausted = options.on_exhausted
+        self.limit_usd = _lower_limit(options)
+        self._source.limit(options.usd_per_hour, options.usd_per_day)
+        if share_of_requests is None or share is not None:
+            self._share = share
+        elif isinstance(self._share, LocalShare):
+            self._share.share = share_of_requests
+        else:
+            self._share = LocalShare(share_of_requests)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -333,6 +364,10 @@ class Purse:
                 return None
             granted.append(budget)
         return Reservation(self.budgets, usd, now)
+
+
+def _lower_limit(options: SpillBudget) -> float | None:
+    return min((usd for usd in (options.usd_per_hour, options.usd_per_day) if usd is not None), default=None)
 
 
 def refusal(route: str, purse: Purse, usd: float | None, now: float, *, fleet_usable: bool) -> Shed:

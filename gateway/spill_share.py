@@ -35,10 +35,10 @@ class ShareSource(Protocol):
 class LocalShare:
     """Calls counted in this process alone, unless the windows are shared."""
 
-    __slots__ = ("_rented", "_requests", "_share")
+    __slots__ = ("_rented", "_requests", "share")
 
     def __init__(self, share: float, *, requests: Window | None = None, rented: Window | None = None) -> None:
-        self._share = share
+        self.share = share
         self._requests = requests or Window(HOUR_S, HOUR_SLOTS)
         self._rented = rented or Window(HOUR_S, HOUR_SLOTS)
 
@@ -48,7 +48,7 @@ class LocalShare:
 
     def allows(self, now: float) -> bool:
         """Fewer rented calls than the share of all calls."""
-        return self._rented.total(now) < self._share * self._requests.total(now)
+        return self._rented.total(now) < self.share * self._requests.total(now)
 
     def take(self, now: float, *, force: bool = False) -> bool:
         """Count it: who asks has asked `allows` just before."""

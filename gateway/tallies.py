@@ -167,11 +167,14 @@ class Lane:
     slot_seconds:  slot time that requests of the route held there
     unknown:       True when an answer came whose cost cannot be known: there is no sum to show then
     unpriced:      attempts that broke off without telling their cost: the sum is a lower bound by them
+    outside_usd:   the part of `usd` that fell due outside any attempt, and is in no line of the access log
+    billed_s:      seconds that a rented backend billed for attempts
+    served:        inference calls that were answered
     """
 
     __slots__ = (
-        "backend", "boots", "duration", "kind", "owned", "priced", "route", "slot_seconds", "standing",
-        "ttfb", "unknown", "unpriced", "usd",
+        "backend", "billed_s", "boots", "duration", "kind", "outside_usd", "owned", "priced", "route",
+        "served", "slot_seconds", "standing", "ttfb", "unknown", "unpriced", "usd",
     )  # fmt: skip
 
     def __init__(
@@ -183,6 +186,9 @@ class Lane:
         self.ttfb = Histogram(budget_edges(route.within))
         self.boots = Histogram(BOOT_EDGES)
         self.slot_seconds = 0.0
+        self.billed_s = 0.0
+        self.outside_usd = 0.0
+        self.served = 0
         self.unknown = False
         self.unpriced = 0
         self.usd: dict[str, float] = {}

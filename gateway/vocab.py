@@ -237,6 +237,7 @@ class Usage(NamedTuple):
     reported:    True when the provider said so, False when the gateway measured it
     memory_gb:   memory of the instance as the provider reports it; None where it does not
     queued_s:    seconds it waited in the provider's own queue, no start-up among them; None if not known
+    input_tokens, output_tokens:  what a language model read and wrote; None where nobody counted
     """
 
     billed_s: float | None = None
@@ -246,6 +247,8 @@ class Usage(NamedTuple):
     reported: bool = False
     memory_gb: float | None = None
     queued_s: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class Reply:

@@ -13,7 +13,14 @@ LEAVES = {"gateway." + name for name in ("vocab", "errors", "clock", "registry",
 LEAF_LIBRARIES = {"pydantic"}
 
 STEPS = "gateway.steps"  # what stands between the leaves and the pipeline
-ABOVE = {"gateway.pipeline", "gateway.listener", "gateway.connection", "gateway.app", "gateway.cli"}
+ABOVE = {
+    "gateway.pipeline",
+    "gateway.listener",
+    "gateway.connection",
+    "gateway.app",
+    "gateway.serving",
+    "gateway.cli",
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -16,7 +16,8 @@ MODULE_LINES = 500
 FUNCTION_LINES = 60
 HEAVY = {
     "botocore", "cryptography", "grpc", "litellm", "pytriton", "sklearn", "numpy", "modal", "runpod", "tritonclient",
-    "gateway.demo", "gateway.app", "gateway.explain", "gateway.probe", "gateway.simulator",
+    "gateway.demo", "gateway.app", "gateway.explain", "gateway.probe", "gateway.simulator", "gateway.tracing",
+    "opentelemetry",
 }  # fmt: skip
 """Optional or costly packages that may be imported where they are used."""
 

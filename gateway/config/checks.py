@@ -76,7 +76,7 @@ def _check_inline_secrets(tree: Tree) -> None:
             and path[-2] == "headers"
             and isinstance(path[-1], str)
             and _SECRET_HEADERS.fullmatch(path[-1])
-            and path[0] == "backends"
+            and path[0] in {"backends", "tracing"}
         ):
             tree.problem(tree.at_value(path), path, SECRET_RULE)
 

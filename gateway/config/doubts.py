@@ -25,10 +25,13 @@ many calls, each taking its whole budget, would have cost as much as opening it 
 
 
 class Rented(NamedTuple):
-    """What a rented backend says of its instances, and whether one can be opened without a call."""
+    """What a rented backend says of its instances, whether one can be opened without a call, and whether it
+    knows what it costs.
+    """
 
     rent: Rent | None
     can_open: bool
+    price_known: bool
 
 
 def warnings(
@@ -39,7 +42,9 @@ def warnings(
     _doubt_ports(settings, doubts)
     used = {tier.backend for route in settings.routes.values() for tier in route.tiers}
     for name, options in settings.backends.items():
-        _doubt_backend(name, options, doubts, used=name in used)
+        # A price that the file leaves out may be known from elsewhere: litellm brings a list of them.
+        listed = name in rented and rented[name].price_known
+        _doubt_backend(name, options, doubts, used=name in used, listed=listed)
     for name, route in settings.routes.items():
         _doubt_route(name, route, doubts)
         _doubt_spill_budget(name, route, doubts, owned)
@@ -64,6 +69,13 @@ def _doubt_ports(settings: Settings, doubts: Tree) -> None:
             ("listen", "grpc"),
             "grpcio is not installed, so the gateway will not start; pip install 'overspill[grpc]'",
         )
+    if settings.tracing is not None and not _exports(settings.tracing.protocol):
+        _doubt(
+            doubts,
+            ("tracing", "protocol") if settings.tracing.protocol == "grpc" else ("tracing",),
+            f"OpenTelemetry's exporter for {settings.tracing.protocol} is not installed, so the gateway will "
+            "not start; pip install 'overspill[otel]'",
+        )
     if not settings.listen.admin.loopback:
         _doubt(
             doubts,
@@ -73,11 +85,18 @@ def _doubt_ports(settings: Settings, doubts: Tree) -> None:
         )
 
 
-def _doubt_backend(name: str, options: BaseModel, doubts: Tree, *, used: bool) -> None:
+def _exports(protocol: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"opentelemetry.exporter.otlp.proto.{protocol}") is not None
+    except ModuleNotFoundError:  # not even the packages above it
+        return False
+
+
+def _doubt_backend(name: str, options: BaseModel, doubts: Tree, *, used: bool, listed: bool) -> None:
     path: Path = ("backends", name)
     if not used:
         _doubt(doubts, path, "no route uses this backend")
-    if getattr(options, "price", "known") is None:
+    if getattr(options, "price", "known") is None and not listed:
         _doubt(
             doubts,
             (*path, "price"),

@@ -7,6 +7,7 @@ stands there and what would be right. Values are quoted only where they cannot b
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -72,8 +73,14 @@ def validate(model: type[Model], data: object, tree: Tree, base: Path) -> Model 
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        _Explainer(tree, base, data, model.model_json_schema()).explain(error)
+        _Explainer(tree, base, data, _shape(model)).explain(error)
         return None
+
+
+@cache
+def _shape(model: type[BaseModel]) -> JsonSchema:
+    """Built once: it takes longer than everything else about a problem, and several sections can be wrong."""
+    return model.model_json_schema()
 
 
 def is_sensitive(path: Path) -> bool:

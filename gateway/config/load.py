@@ -124,6 +124,8 @@ class _Reader:
             tree.problem(tree.at_value(()), (), f"{what}; a configuration begins with `version: 1`")
             raise ConfigProblems(tree.problems)
         document = validate(Document, tree.data, tree, ())
+        if document is not None and document.tracing is not None and self._resolve_secrets:
+            check_secrets(document.tracing, tree, ("tracing",))
         options = {name: self._backend(name) for name in self._section("backends")}
         uses = {name: self._policy(name) for name in self._section("routes")}
         check_tree(tree)
@@ -165,7 +167,7 @@ class _Reader:
             if not kind.owned:
                 with suppress(ConfigError):  # it is told when the gateway is built
                     backend = kind(name, options.model_copy(update={"headers": {}}), kit)
-                    rented[name] = Rented(backend.rent, backend.can_open)
+                    rented[name] = Rented(backend.rent, backend.can_open, backend.price_known)
         return rented
 
     def _backend(self, name: str) -> BackendOptions | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 from pydantic import Field, PlainSerializer, PlainValidator, SerializeAsAny, WithJsonSchema, model_validator
 
 from backends.base import BackendOptions, SpillBudget
+from gateway.config.tracing import Tracing
 from gateway.options import Duration, Options, Share, Size, Usd, parse_duration
 from policies.base import PolicyOptions, TierOptions
 
@@ -318,6 +319,13 @@ class RouteOptions(_Route):
     policy: PolicyUse
 
 
+class Reload(Options):
+    """When a changed file is taken over: always at SIGHUP and at POST /admin/reload."""
+
+    watch: bool = True
+    """Also as soon as the file is seen to have changed; it is looked at every second."""
+
+
 class _File(Options):
     version: Literal[1]
     """Version of this file format."""
@@ -327,12 +335,16 @@ class _File(Options):
     """How much one client may ask."""
     access_log: AccessLog | None = None
     """One JSON line for each call; absent: none is written."""
+    tracing: Tracing | None = None
+    """Spans for OpenTelemetry; absent: none are made."""
     retry_budget: RetryBudget = RetryBudget()
     """How many extra attempts there may be after failures."""
     state: State | None = None
     """What is kept across restarts; absent: nothing."""
     drain_timeout: Period = 30.0
     """How long calls in flight may take to finish when the gateway stops."""
+    reload: Reload = Reload()
+    """When a changed file is taken over. Its ports, limits of connections and logs need a restart."""
     advice: Advice | Literal[False] = Advice()
     """How often to work out how many replicas were needed; `false`: never. It takes an owned backend with a
     price on a route with a latency budget, and then, each time, some seconds of one core that nothing else

@@ -42,11 +42,12 @@ class Figures(NamedTuple):
         return sum(self.get("cost_usd_total").values()) + self.idle_usd
 
     def usd_by_kind(self) -> dict[str, float]:
-        """Dollars by kind, with the fleet's idle time as `fleet_idle`."""
+        """Dollars by kind, the fleet's idle time as `fleet_idle`; no kind that nothing was spent on."""
         kinds: dict[str, float] = {}
         for (_, kind), usd in self.get("cost_usd_total").items():
             kinds[kind] = kinds.get(kind, 0.0) + usd
-        return {**kinds, "fleet_idle": self.idle_usd}
+        spent = {kind: usd for kind, usd in kinds.items() if usd or kind in ("fleet", "spill")}
+        return {**spent, "fleet_idle": self.idle_usd}
 
     def usd_by_backend(self) -> dict[str, float]:
         """Dollars by backend, idle time included."""

@@ -29,7 +29,9 @@ SECRETS = {
 """What the gateway's environment holds: the secrets that the emulators accept."""
 
 
-def policy_file(plan: Plan, *, http: int, admin: int, triton: str, emulators: Mapping[str, str]) -> str:
+def policy_file(
+    plan: Plan, *, http: int, admin: int, triton: str, emulators: Mapping[str, str], access_log: str
+) -> str:
     """The file as text. `triton` is a base URL, `emulators` has one for every rented backend."""
     rented = "\n".join(_rented(each, emulators[each.name]) for each in RENTED)
     last = RENTED[-1].name
@@ -38,6 +40,7 @@ def policy_file(plan: Plan, *, http: int, admin: int, triton: str, emulators: Ma
 # Written by `overspill demo`. Fill the warm fleet first; what it cannot take at once is spilled.
 version: 1
 listen: {{http: 127.0.0.1:{http}, admin: 127.0.0.1:{admin}}}
+access_log: {{path: {access_log}, sample: 100%}}
 
 backends:                        # list prices as of 2026-11
   {FLEET}:
@@ -59,6 +62,7 @@ routes:
       - {{backend: {FLEET}, when_full: {{queue: 20ms, then: spill}}}}
 {between}
       - {{backend: {last}, when_full: {{queue: 500ms, then: shed}}}}
+    spill_budget: {{usd_per_hour: 5, on_exhausted: queue}}   # the demo spends a cent or two
 """
 
 

@@ -29,6 +29,7 @@ class Stage(NamedTuple):
 
     trained: Trained
     policy: Path
+    access_log: Path
     url: str  # of the gateway's data plane
     admin: str
     triton: str  # `real` or `bundled`
@@ -66,7 +67,10 @@ def stage(plan: Plan, say: Say) -> Iterator[Stage]:
 
         http, admin = free_port(), free_port()
         policy = folder / "overspill.yaml"
-        policy.write_text(policy_file(plan, http=http, admin=admin, triton=url, emulators=urls))
+        access_log = folder / "access.jsonl"
+        policy.write_text(
+            policy_file(plan, http=http, admin=admin, triton=url, emulators=urls, access_log=str(access_log))
+        )
         gateway = undo.enter_context(
             start_module("gateway", "gateway.cli", "serve", "-c", str(policy), env=SECRETS)
         )
@@ -75,6 +79,7 @@ def stage(plan: Plan, say: Say) -> Iterator[Stage]:
         yield Stage(
             trained,
             policy,
+            access_log,
             f"http://127.0.0.1:{http}",
             f"http://127.0.0.1:{admin}",
             "real" if reason is None else "bundled",

@@ -41,9 +41,10 @@ class Wanted:
     operation: what it would ask for, in the protocol's own word; None: what that protocol is mostly used for
     stream:    whether its answer would be a stream
     body:      bytes of its body
+    version:   the model's version that it would ask for; "" for whichever is current
     """
 
-    __slots__ = ("body", "operation", "priority", "protocol", "size", "stream", "timeout")
+    __slots__ = ("body", "operation", "priority", "protocol", "size", "stream", "timeout", "version")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Wanted:
         operation: str | None = None,
         stream: bool = False,
         body: int = 0,
+        version: str = "",
     ) -> None:
         self.size = size
         self.priority = priority
@@ -63,6 +65,7 @@ class Wanted:
         self.operation = operation
         self.stream = stream
         self.body = body
+        self.version = version
 
 
 class _Declared(WholeBody):
@@ -90,6 +93,7 @@ def make_call(wanted: Wanted, now: float) -> Call:
         target=_TARGETS.get(operation, b"/"),
         headers=[(b"content-type", b"application/json")],
         body=_Declared(wanted.body),
+        version=wanted.version,
         inference=operation not in _QUESTIONS,
         stream=wanted.stream,
         arrived=now,

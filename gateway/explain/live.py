@@ -32,6 +32,7 @@ USAGE: Mapping[str, Any] = {
         "operation": "optional: what is asked for, as in the access log: infer, chat, stream_infer, …",
         "stream": "optional: true for a call whose answer is a stream",
         "body": "optional: bytes of the request's body",
+        "version": "optional: the version of the model that it asks for",
         "request_id": "the x-request-id of an answer; instead of the other keys",
     },
 }  # fmt: skip
@@ -46,6 +47,7 @@ class _Question(msgspec.Struct, forbid_unknown_fields=True):
     operation: str | None = None
     stream: bool = False
     body: Annotated[int, msgspec.Meta(ge=0)] = 0
+    version: str = ""
 
 
 class Answer(NamedTuple):
@@ -72,6 +74,10 @@ class Explaining:
         self._ring = ring
         self._clock = clock
         self._spending = spending
+
+    def follow(self, routes: RouteTable, pools: Mapping[str, Pool], spending: Spending) -> None:
+        """From now on answer about these."""
+        self._routes, self._pools, self._spending = routes, pools, spending
 
     def answer(self, body: bytes) -> Answer:
         """To one question. 400: it is none; 404: there is no such route or request."""
@@ -104,6 +110,7 @@ class Explaining:
             operation=question.operation,
             stream=question.stream,
             body=question.body,
+            version=question.version,
         )
         asked = Asked(pool, make_call(wanted, now), lot=chance.random())
         more = beside(pool, asked, now, objective=route.objective, spending=self._spending)

@@ -34,6 +34,9 @@ Operation = Annotated[
 ]
 Stream = Annotated[bool, typer.Option("--stream", help="Its answer is a stream.")]
 Body = Annotated[int, typer.Option("--body", min=0, metavar="BYTES", help="The size of its body.")]
+Version = Annotated[
+    str, typer.Option("--version", metavar="VERSION", help="The version of the model that it asks for.")
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the explanation as one JSON object on standard output.")
 ]

@@ -14,7 +14,7 @@ from gateway.lease import Lease
 from gateway.pool import Pool
 from gateway.record import Hedged
 from gateway.tier import Tier
-from gateway.vocab import Reason
+from gateway.vocab import Call, Reason
 from policies.base import Action, Hold, Run
 
 _in_order: Callable[[Lease], Any] = attrgetter("order")
@@ -55,15 +55,23 @@ class Noted(NamedTuple):
     hedged: Hedged | None = None
 
 
-class Ring:
-    """All of them, the oldest first. `of` makes the witness of one pool (`Pool.witness`)."""
+Told = Callable[[Pool, Call, tuple[Any, ...]], None]
+"""Takes each decision as it is noted: the pool, the call, and the fields of a `Noted`."""
 
-    def __init__(self, kept: int = KEPT) -> None:
+
+class Ring:
+    """All of them, the oldest first. `of` makes the witness of one pool (`Pool.witness`).
+
+    told:  who else wants to know each of them
+    """
+
+    def __init__(self, kept: int = KEPT, *, told: Told | None = None) -> None:
         self._noted: deque[tuple[Any, ...]] = deque(maxlen=kept)
+        self._told = told
 
     def of(self, pool: Pool) -> "Witness":
         """Who notes what that pool decides."""
-        return Witness(pool, self._noted)
+        return Witness(pool, self._noted) if self._told is None else Telling(pool, self._noted, self._told)
 
     def find(self, request_id: str) -> Iterator[Noted]:
         """What was decided about one request, in order."""
@@ -113,6 +121,29 @@ class Witness:
             lease.bucket, [_row(tier, lease) for tier in self._tiers], lease.since, lease.drawn, lease.late,
             (len(pool.waiting), pool.in_time, _before(pool, lease)),
         ))  # fmt: skip
+
+
+class Telling(Witness):
+    """Notes them and passes them on."""
+
+    __slots__ = ("_noted", "_told")
+
+    def __init__(self, pool: Pool, noted: deque[tuple[Any, ...]], told: Told) -> None:
+        super().__init__(pool, noted)
+        self._noted = noted
+        self._told = told
+
+    def hedges(self, lease: Lease, action: Run, now: float, hedged: Hedged) -> None:
+        """See `Witness.hedges`."""
+        super().hedges(lease, action, now, hedged)
+        self._told(self._pool, lease.call, self._noted[-1])
+
+    def note(self, lease: Lease, action: Action, now: float) -> None:
+        """See `Witness.note`."""
+        before = self._noted[-1] if self._noted else None
+        super().note(lease, action, now)
+        if self._noted and (noted := self._noted[-1]) is not before:
+            self._told(self._pool, lease.call, noted)
 
 
 def _before(pool: Pool, lease: Lease) -> float:

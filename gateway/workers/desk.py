@@ -1,7 +1,7 @@
 """The counter at which one worker answers what the admin process asks: one JSON line in, one JSON text out.
 
 It stands on a Unix socket in a directory that only this user can enter. Everything is told in one answer, so
-that metrics, routes and backends of one look fit together. It only reads. Knows no HTTP.
+that metrics, routes and backends of one look fit together. It only reads, but for a reload. Knows no HTTP.
 """
 
 import asyncio
@@ -9,15 +9,18 @@ import contextlib
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from msgspec import json
+from msgspec import convert, json
 
 from gateway import __version__
 from gateway.admin import AdminState, judge
+from gateway.errors import ConfigError
 from gateway.explain.live import Explaining
+from gateway.metric_families import plain
 from gateway.metrics import GatewayCollector, build_registry
 from gateway.reports import report_backends, report_routes, route_sums
+from gateway.workers.assignment import Assignment
 
 log = logging.getLogger("overspill.workers")
 
@@ -30,13 +33,37 @@ def place_of(directory: Path, worker: int) -> Path:
     return directory / f"worker-{worker}"
 
 
+_STEPS = ("prepare", "commit", "abort", "rows")
+
+
+class Apprentice(Protocol):
+    """Who takes over a configuration in this worker."""
+
+    async def prepare(self, assignment: Assignment) -> None:
+        """Open what is new. ConfigError when it cannot be."""
+        ...
+
+    def commit(self) -> None:
+        """Put in place what was prepared."""
+        ...
+
+    async def abort(self) -> None:
+        """Forget it."""
+        ...
+
+    def rows(self) -> list[int]:
+        """Rows of slots that are in use here."""
+        ...
+
+
 class Desk:
-    """Answers for one gateway."""
+    """Answers for one gateway. `apprentice`: who takes over other configurations in it."""
 
     def __init__(self, state: AdminState, explaining: Explaining) -> None:
         self._state = state
         self._explaining = explaining
-        self._registry = build_registry(GatewayCollector(state, version=__version__))
+        self.registry = build_registry(GatewayCollector(state, version=__version__))
+        self.apprentice: Apprentice | None = None
         self._server: asyncio.AbstractServer | None = None
         self._place: Path | None = None
 
@@ -58,9 +85,32 @@ class Desk:
         with contextlib.suppress(OSError, TimeoutError, ValueError):  # who asked has gone, or is no colleague
             async with asyncio.timeout(_PATIENCE_S):
                 question = json.decode(await reader.readline())
-                writer.write(json.encode(self._answer(question)))
+            answer = (
+                await self._taking_over(question) if question["ask"] in _STEPS else self._answer(question)
+            )
+            async with asyncio.timeout(_PATIENCE_S):
+                writer.write(json.encode(answer))
                 await writer.drain()
         writer.close()
+
+    async def _taking_over(self, question: dict[str, Any]) -> dict[str, Any]:
+        """One step of a reload by all workers. `error`: why this one cannot take part."""
+        apprentice = self.apprentice
+        if apprentice is None:
+            return {"error": "takes over nothing"}
+        try:
+            if question["ask"] == "prepare":
+                await apprentice.prepare(convert(question["with"], Assignment))
+            elif question["ask"] == "commit":
+                apprentice.commit()
+            elif question["ask"] == "abort":
+                await apprentice.abort()
+        except ConfigError as error:
+            return {"error": str(error)}
+        except Exception:
+            log.exception("a step of a reload failed: %s", question["ask"])
+            return {"error": "failed; its log has the details"}
+        return {"error": None, "rows": apprentice.rows()}
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if question["ask"] == "explain":
@@ -76,9 +126,9 @@ class Desk:
                     "name": family.name,
                     "type": family.type,
                     "help": family.documentation,
-                    "samples": [[sample.name, sample.labels, sample.value] for sample in family.samples],
+                    "samples": [plain(sample) for sample in family.samples],
                 }
-                for family in self._registry.collect()
+                for family in self.registry.collect()
             ],
             "routes": report_routes(state.ledger, state.capacities, state.pools, now),
             "sums": route_sums(state.ledger, now),
@@ -86,10 +136,12 @@ class Desk:
         }
 
 
-async def ask(place: Path, question: dict[str, Any]) -> dict[str, Any] | None:
-    """Ask the worker at this socket; None when it does not answer."""
+async def ask(
+    place: Path, question: dict[str, Any], *, patience: float = _PATIENCE_S
+) -> dict[str, Any] | None:
+    """Ask the worker at this socket; None when it does not answer within `patience` seconds."""
     try:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(patience):
             reader, writer = await asyncio.open_unix_connection(str(place))
             try:
                 writer.write(json.encode(question) + b"\n")

@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client.core import Metric
 
 from gateway.histogram import Histogram
+from gateway.metric_families import latest, plain
 from gateway.metrics import BREAKER_STATES
 from gateway.reports import quantiles
 
@@ -21,8 +22,10 @@ Report = Mapping[str, Any]
 
 _GAUGES: Mapping[str, Callable[[Iterable[float]], float]] = {
     "overspill_in_flight": sum,
+    "overspill_config_draining_calls": sum,
     "overspill_queue_depth": sum,
     "overspill_retry_budget_tokens": sum,
+    "overspill_price_known": min,
     "overspill_spill_budget_remaining_usd": min,
     "overspill_backend_spill_budget_remaining_usd": min,
     "process_virtual_memory_bytes": sum,
@@ -32,6 +35,7 @@ _GAUGES: Mapping[str, Callable[[Iterable[float]], float]] = {
     "process_start_time_seconds": min,
 }
 _COST = "overspill_cost_per_1k_requests_usd"
+_SLOTS = "overspill_slots"
 _ADDED = ("counter", "histogram")
 
 
@@ -39,6 +43,7 @@ def merge_metrics(alive: Sequence[Report], gone: Sequence[Report] = ()) -> list[
     """One family for each name. Of the reports in `gone` only what is added up counts."""
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]] = {}
+    traced: dict[tuple[str, tuple[tuple[str, str], ...]], list[Any]] = {}
     for place, report in enumerate((*alive, *gone)):
         for family in report["metrics"]:
             if place >= len(alive) and family["type"] not in _ADDED:
@@ -47,18 +52,48 @@ def merge_metrics(alive: Sequence[Report], gone: Sequence[Report] = ()) -> list[
             if name not in families:
                 families[name] = Metric(name, family["help"], family["type"])
                 values[name] = {}
-            for sample, labels, value in family["samples"]:
-                values[name].setdefault((sample, tuple(labels.items())), []).append(value)
+            for sample, labels, value, *exemplars in family["samples"]:
+                key = (sample, tuple(labels.items()))
+                values[name].setdefault(key, []).append(value)
+                if exemplars:
+                    traced.setdefault(key, []).extend(exemplars)
     costs = {name: _cost(sums) for name, sums in add_sums((*alive, *gone)).items()}
     for name, family in families.items():
+        if name == _SLOTS:
+            _slots(family, values[name])
+            continue
         rule = sum if family.type in _ADDED else _GAUGES.get(name, max)
         for (sample, labels), several in values[name].items():
             said: float | None = rule(several)
             if name == _COST:
                 said = costs.get(dict(labels)["route"])
             if said is not None:
-                family.add_sample(sample, dict(labels), said)
+                exemplar = latest(traced.get((sample, labels), ()))
+                family.add_sample(sample, dict(labels), said, exemplar=exemplar)
     return list(families.values())
+
+
+def _slots(family: Metric, values: Mapping[tuple[str, tuple[tuple[str, str], ...]], Sequence[float]]) -> None:
+    """Slots by state: each worker knows its own busy ones and instances, and all see the same capacity.
+
+    What is left of the capacity is what no worker uses: the closed slots, or the idle ones of a backend that
+    has none to close.
+    """
+    backends: dict[str, dict[str, Sequence[float]]] = {}
+    for (_, labels), several in values.items():
+        said = dict(labels)
+        backends.setdefault(said["backend"], {})[said["state"]] = several
+    for name, states in backends.items():
+        capacity = max(map(sum, zip(*states.values(), strict=False)))
+        rest = "closed" if "closed" in states else "idle"
+        counts = {
+            state: max(several) if state == "gone" else sum(several)
+            for state, several in states.items()
+            if state != rest
+        }
+        counts[rest] = max(0.0, capacity - sum(counts.values()))
+        for state, count in counts.items():
+            family.add_sample(_SLOTS, {"backend": name, "state": state}, count)
 
 
 def merge_routes(alive: Sequence[Report], gone: Sequence[Report] = ()) -> list[dict[str, Any]]:
@@ -128,7 +163,7 @@ def fold(gone: Sequence[Report], last: Report) -> list[Report]:
             "name": family.name,
             "type": family.type,
             "help": family.documentation,
-            "samples": [[sample.name, sample.labels, sample.value] for sample in family.samples],
+            "samples": [plain(sample) for sample in family.samples],
         }
         for family in merge_metrics(several)
         if family.type in _ADDED

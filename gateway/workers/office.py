@@ -6,7 +6,7 @@ worker said last. Knows no backend and no route.
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -17,7 +17,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway.admin import AdminPort, Health, expose
+from gateway.background import Background
+from gateway.config.status import ConfigStatus
 from gateway.explain.live import Answer
+from gateway.reload import Outcome, Reloader
+from gateway.signals import Signals
 from gateway.workers.desk import ask, place_of
 from gateway.workers.merge import Report, fold, merge_backends, merge_health, merge_metrics, merge_routes
 from gateway.workers.shared_slots import Replicas
@@ -28,10 +32,13 @@ class MergedViews:
 
     explains = True
 
-    def __init__(self, directory: Path, replicas: Replicas, config: str) -> None:
+    reloader: Reloader
+
+    def __init__(self, directory: Path, replicas: Replicas, config: ConfigStatus) -> None:
+        self.reloads = {"ok": 0, "rejected": 0}
         self._places = [place_of(directory, worker) for worker in range(replicas.workers)]
         self._replicas = replicas
-        self._config = config
+        self.config = config
         self._last: list[Report | None] = [None] * replicas.workers
         self._gone: list[Report] = []
         self._one_at_a_time = asyncio.Lock()
@@ -40,16 +47,17 @@ class MergedViews:
         """All workers' metrics, and how many of them there are."""
         alive, gone = await self._reports()
         registry = CollectorRegistry()
-        registry.register(_Collected([*merge_metrics(alive, gone), *self._workers(len(alive))]))
+        merged = [each for each in merge_metrics(alive, gone) if each.name != "overspill_config_reloads"]
+        registry.register(_Collected([*merged, *self._workers(len(alive)), *self.config.collect()]))
         return await expose(registry, accept)
 
     async def health(self) -> Health:
         """Ready as long as one worker is."""
         return Health(*merge_health((await self._reports())[0]))
 
-    def config(self) -> str:
-        """The configuration that all workers were started with."""
-        return self._config
+    async def reload(self) -> Outcome:
+        """In all workers, or in none."""
+        return await self.reloader.reload()
 
     async def routes(self) -> list[dict[str, Any]]:
         """All workers' calls."""
@@ -91,8 +99,20 @@ class MergedViews:
             self._last[worker] = report
         return [report for report in told if report is not None], [*self._gone, *gone]
 
+    def counted(self, *, ok: bool) -> None:
+        """A reload is over."""
+        self.reloads["ok" if ok else "rejected"] += 1
+
     def _workers(self, answering: int) -> list[Metric]:
+        reloads = CounterMetricFamily(
+            "overspill_config_reloads",
+            "Configurations read again, by what became of them.",
+            labels=["result"],
+        )
+        for result, count in self.reloads.items():
+            reloads.add_metric([result], count)
         return [
+            reloads,
             GaugeMetricFamily("overspill_workers", "Worker processes that answer.", value=answering),
             CounterMetricFamily(
                 "overspill_worker_restarts",
@@ -113,21 +133,35 @@ class _Collected(Collector):
         return self._metrics
 
 
-def attend(views: MergedViews, listening: socket, leash: int) -> int:
-    """Serve the admin port until SIGTERM, or until the supervisor is gone."""
+NewReloader = Callable[[MergedViews], Reloader]
+
+
+def attend(views: MergedViews, listening: socket, leash: int, new_reloader: NewReloader) -> int:
+    """Serve the admin port until SIGTERM, or until the supervisor is gone. SIGHUP: take over the file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; this one ends last
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_attend(views, listening, leash))
+        return runner.run(_attend(views, listening, leash, new_reloader))
 
 
-async def _attend(views: MergedViews, listening: socket, leash: int) -> int:
+async def _attend(views: MergedViews, listening: socket, leash: int, new_reloader: NewReloader) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    background = Background()
+    views.reloader = reloader = new_reloader(views)
+    signals = Signals()
+    signals.on(signal.SIGTERM, call=stop.set)
+    signals.on(signal.SIGHUP, call=lambda: background.spawn(_reload(reloader), name="reload at SIGHUP"))
     loop.add_reader(leash, stop.set)
     port = AdminPort(views)
-    await port.start("", 0, listening=listening)
-    await stop.wait()
+    with signals.installed():
+        await port.start("", 0, listening=listening)
+        background.spawn(reloader.watch(), name="watch the configuration file")
+        await stop.wait()
+        await background.close(grace=0.0)
     loop.remove_reader(leash)
     await port.stop()
     return 0
+
+
+async def _reload(reloader: Reloader) -> None:
+    await reloader.reload()

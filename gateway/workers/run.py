@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.clock import Clock
+from gateway.config.status import ConfigStatus
+from gateway.reload import Reloader
 from gateway.workers import office
 from gateway.workers.inventory import Shared
 from gateway.workers.ports import Port
@@ -25,6 +27,9 @@ from gateway.workers.supervisor import Job, Supervisor
 log = logging.getLogger("overspill.workers")
 
 MOST_WORKERS = 64
+SPARE_REPLICAS = 64
+SPARE_BUDGETS = 32
+"""What reloads may bring while the workers run, beside what the first configuration has."""
 _AFTER_DRAIN_S = 15.0
 """What a worker may take to end after its last call."""
 
@@ -44,8 +49,8 @@ class Plan(NamedTuple):
     work:           what a worker does until it is told to stop; returns its exit status
     ports:          those that all workers share, by what they speak
     drain_timeout:  seconds that running calls have when it ends
-    reopens:        whether the workers do something at SIGHUP
     config:         the configuration for people
+    reloader:       makes who takes over a changed file, of the views of all workers and what these share
     """
 
     workers: int
@@ -54,8 +59,8 @@ class Plan(NamedTuple):
     admin: socket.socket
     ports: Mapping[str, Port]
     drain_timeout: float
-    reopens: bool
-    config: str
+    config: ConfigStatus
+    reloader: Callable[[office.MergedViews, Common], Reloader]
 
 
 class _Watch:
@@ -91,23 +96,29 @@ def run(plan: Plan, clock: Clock) -> int:
     directory = Path(tempfile.mkdtemp(prefix="overspill-"))
     leash = os.pipe()
     try:
-        replicas = Replicas(plan.shared.slots, plan.workers)
-        common = Common(replicas, Accounts(plan.shared.budgets, plan.workers), directory)
+        replicas = Replicas(plan.shared.slots, plan.workers, spare=SPARE_REPLICAS)
+        accounts = Accounts(plan.shared.budgets, plan.workers, spare=SPARE_BUDGETS)
+        common = Common(replicas, accounts, directory)
         stations = [Station(index, common, leash[0]) for index in range(plan.workers)]
         jobs = [Job(f"worker {each.index}", partial(plan.work, each)) for each in stations]
         views = office.MergedViews(directory, replicas, plan.config)
-        attend = partial(office.attend, views, plan.admin, leash[0])
+        reloader = partial(_reloader, plan, common)
+        attend = partial(office.attend, views, plan.admin, leash[0], reloader)
         supervisor = Supervisor(
             [*jobs, Job("the admin process", attend, last=True)],
             _Watch(common, plan.workers, clock),
             clock=clock,
             patience=plan.drain_timeout + _AFTER_DRAIN_S,
-            hangup=plan.reopens,
+            hangup=True,
             leash=leash,
         )
         return supervisor.run(partial(_tell, plan))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _reloader(plan: Plan, common: Common, views: office.MergedViews) -> Reloader:
+    return plan.reloader(views, common)
 
 
 def _tell(plan: Plan) -> None:

@@ -27,18 +27,23 @@ class Replicas:
     """The shared state of all replicas of all backends. Made before the first worker is forked.
 
     capacities:  slots of every replica, keyed by (backend name, replica index)
+    spare:       rows for replicas that a reload brings: what is shared must be there before the first fork
+    keys:        which row each replica has; every process is told when that changes
     """
 
-    def __init__(self, capacities: dict[tuple[str, int], int], workers: int) -> None:
+    def __init__(self, capacities: dict[tuple[str, int], int], workers: int, *, spare: int = 0) -> None:
         self.keys = {key: index for index, key in enumerate(capacities)}
-        self.capacities = list(capacities.values())
         self.workers = workers
-        count = len(capacities)
+        count = len(capacities) + spare
+        self._rows = count
+        self.capacities = memoryview(mmap(-1, max(1, count) * _WORD)).cast("q")
+        for row, slots in enumerate(capacities.values()):
+            self.capacities[row] = slots
         self._row = workers + 1  # the last cell is the supervisor's: what it keeps back
         cells = 1 + _PER_WORKER * workers + count * (self._row + workers)
         self._cells = memoryview(mmap(-1, cells * _WORD)).cast("q")
         flags = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        self.tokens = [os.eventfd(slots, flags) for slots in self.capacities]
+        self.tokens = [os.eventfd(slots, flags) for slots in self.capacities[:count]]
         self._suspects: set[int] = set()
         self._lingering: deque[tuple[float, int, int]] = deque()
 
@@ -69,8 +74,19 @@ class Replicas:
 
     def dry(self, replica: int) -> memoryview:
         """For each worker: 1 while it waits to hear that a slot of that replica came free."""
-        start = 1 + (_PER_WORKER + replica) * self.workers + len(self.keys) * self._row
+        start = 1 + (_PER_WORKER + replica) * self.workers + self._rows * self._row
         return self._cells[start : start + self.workers]
+
+    def provide(self, row: int, slots: int) -> None:
+        """Give a row that nobody uses so many slots."""
+        token = self.tokens[row]
+        while True:
+            try:
+                os.eventfd_read(token)
+            except BlockingIOError:
+                break
+        self.capacities[row] = slots
+        os.eventfd_write(token, slots)
 
     # -- what the supervisor does --------------------------------------------------------------
 
@@ -134,12 +150,15 @@ class SharedSlots:
 
     __slots__ = (
         "_callback", "_dry", "_held", "_loop", "_own", "_replica", "_timer", "_token", "_watching", "_worker",
-        "capacity", "free", "in_flight",
+        "capacity", "closed", "free", "in_flight", "row",
     )  # fmt: skip
 
     def __init__(self, replicas: Replicas, replica: int, worker: int, loop: AbstractEventLoop) -> None:
         self.capacity = replicas.capacities[replica]
-        self._token = replicas.tokens[replica]
+        self.row = replica
+        # Of its own: a loop watches a descriptor once, and after a reload two may be for one replica.
+        self._token = os.dup(replicas.tokens[replica])
+        self.closed = False
         self._held = replicas.held(replica)
         self._dry = replicas.dry(replica)
         self._own = replicas.worker(worker)
@@ -204,6 +223,9 @@ class SharedSlots:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if not self.closed:
+            self.closed = True
+            os.close(self._token)
 
     def _left(self) -> int:
         """Slots that nobody has counted as theirs."""

@@ -14,7 +14,7 @@ from math import inf
 from mmap import mmap
 from typing import NamedTuple
 
-from gateway.spending import DAY_S, DAY_SLOTS, HOUR_S, HOUR_SLOTS, LocalSpend, whole_units
+from gateway.spending import DAY_S, DAY_SLOTS, HOUR_S, HOUR_SLOTS, LocalSpend
 from gateway.spill_share import LocalShare
 from gateway.windows import Window
 
@@ -165,8 +165,8 @@ class SharedSpend(LocalSpend):
     def __init__(self, account: Account, worker: int) -> None:
         self._account = account
         self._worker = worker
-        limits = ((account.limits.usd_per_hour, account.hour), (account.limits.usd_per_day, account.day))
-        self._limits = [(whole_units(usd), window) for usd, window in limits if usd is not None]
+        self._windows: dict[float, Window] = {HOUR_S: account.hour, DAY_S: account.day}
+        self.limit(account.limits.usd_per_hour, account.limits.usd_per_day)
 
     @property
     def _reserved(self) -> int:
@@ -250,16 +250,27 @@ class SharedShare(LocalShare):
 class Accounts:
     """All budgets, keyed as `route NAME` and `backend NAME`."""
 
-    def __init__(self, budgets: dict[str, Limits], workers: int) -> None:
-        fd = os.memfd_create("overspill-budgets") if budgets else -1
-        self._accounts = {
-            name: Account(fd, place, limits, workers) for place, (name, limits) in enumerate(budgets.items())
-        }
+    def __init__(self, budgets: dict[str, Limits], workers: int, *, spare: int = 0) -> None:
+        fd = os.memfd_create("overspill-budgets") if budgets or spare else -1
+        all_limits = [*budgets.values(), *[Limits(None, None, None)] * spare]
+        self._all = [Account(fd, place, limits, workers) for place, limits in enumerate(all_limits)]
+        self.places = {name: place for place, name in enumerate(budgets)}
+        self._accounts = {name: self._all[place] for name, place in self.places.items()}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def assign(self, places: dict[str, int], limits: dict[str, Limits]) -> None:
+        """Which account each budget has from now on, and its limits. Every process is told."""
+        self.places = places
+        self._accounts = {name: self._all[place] for name, place in places.items()}
+        for name, each in limits.items():
+            self._accounts[name].limits = each
 
     def __getitem__(self, name: str) -> Account:
         return self._accounts[name]
 
     def reap(self, worker: int, now: float) -> None:
         """A worker's process has ended."""
-        for account in self._accounts.values():
+        for account in self._all:
             account.spend(worker).forfeit(now)

@@ -7,11 +7,14 @@ from asyncio import AbstractEventLoop, get_running_loop
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import json
+
 from gateway.spending import SpendSource
 from gateway.spill_share import ShareSource
+from gateway.workers.assignment import CURRENT, Assignment
 from gateway.workers.desk import place_of
 from gateway.workers.shared_slots import Replicas, SharedSlots
-from gateway.workers.shared_spending import Accounts
+from gateway.workers.shared_spending import Accounts, Limits
 
 
 class Common(NamedTuple):
@@ -49,7 +52,7 @@ class Station:
         loop: AbstractEventLoop = get_running_loop()
         replicas = self._common.replicas
         source = SharedSlots(replicas, replicas.keys[backend, replica], self.index, loop)
-        self._slots.append(source)
+        self._slots = [each for each in self._slots if not each.closed] + [source]
         return source
 
     def spend(self, budget: str) -> SpendSource:
@@ -59,6 +62,23 @@ class Station:
     def share(self, budget: str) -> ShareSource | None:
         """Its share of calls, if it has one."""
         return self._common.accounts[budget].share()
+
+    def assign(self, shared: "Assignment") -> None:
+        """Other rows and accounts from now on, for what is made from now on."""
+        self._common.replicas.keys = {(backend, index): row for backend, index, row in shared.rows}
+        limits = {name: Limits(*each) for name, each in shared.limits.items()}
+        self._common.accounts.assign(dict(shared.accounts), limits)
+
+    def rows(self) -> list[int]:
+        """Rows that this worker may still take slots of."""
+        return [source.row for source in self._slots if not source.closed]
+
+    def current(self) -> "Assignment | None":
+        """The last configuration that all workers took over; None: that with which they were started."""
+        try:
+            return json.decode((self._common.directory / CURRENT).read_bytes(), type=Assignment)
+        except FileNotFoundError:
+            return None
 
     def serving(self) -> None:
         """The port takes calls from now on."""

@@ -60,14 +60,14 @@ class Job:
         self.since = 0.0
         self.due: float | None = None
         self.pause = FIRST_PAUSE_S
+        self.told = False
 
 
 class Supervisor:
     """Runs jobs until SIGTERM or SIGINT.
 
     patience:  seconds that they have to end in, before they are killed
-    hangup:    whether SIGHUP is passed on to them; otherwise it does nothing. A reload of the configuration
-               belongs here: to be checked once, then taken over by all or none
+    hangup:    whether SIGHUP is passed on to them; otherwise it does nothing
     leash:     (read, write) ends of a pipe whose write end only the supervisor keeps open
     """
 
@@ -109,6 +109,8 @@ class Supervisor:
         finally:
             for job in self._jobs:
                 self._signal(job, signal.SIGKILL)
+            while signal.sigtimedwait(_SIGNALS, 0) is not None:
+                pass  # who asks twice for the end is not to end what cleans up now
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         return self._status
 
@@ -126,8 +128,7 @@ class Supervisor:
             self._stop(0)
         elif told.si_signo == signal.SIGHUP and self._hangup:
             for job in self._jobs:
-                if not job.last:
-                    self._signal(job, signal.SIGHUP)
+                self._signal(job, signal.SIGHUP)
 
     def _stop(self, status: int) -> None:
         if self._stopping is None:
@@ -136,7 +137,7 @@ class Supervisor:
             for job in self._jobs:
                 job.due = None
                 if not job.last:
-                    self._signal(job, signal.SIGTERM)
+                    self._end(job)
 
     def _reap(self) -> None:
         for number, job in enumerate(self._jobs):
@@ -179,7 +180,7 @@ class Supervisor:
                 self._signal(job, signal.SIGKILL)
         if not any(job.pid is not None for job in self._jobs if not job.last):
             for job in self._jobs:
-                self._signal(job, signal.SIGTERM)
+                self._end(job)
 
     def _start(self, job: Job) -> None:
         job.since = self._clock.now()
@@ -202,6 +203,12 @@ class Supervisor:
         finally:
             logging.shutdown()
             os._exit(status)  # nothing of the supervisor's is to be cleaned up twice
+
+    def _end(self, job: Job) -> None:
+        """Once: what ends already has no handler any more, and would be killed by a second one."""
+        if not job.told:
+            job.told = True
+            self._signal(job, signal.SIGTERM)
 
     @staticmethod
     def _signal(job: Job, number: int) -> None:

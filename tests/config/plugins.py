@@ -83,6 +83,10 @@ class Rented(_Silent):
         return Rent(usd, idle_s=idle_s, boot_s=0.0 if cold is None else cold.expect)
 
     @property
+    def price_known(self) -> bool:
+        return self.options.price is not None
+
+    @property
     def can_open(self) -> bool:
         return self.options.late_binding == "ping"
 

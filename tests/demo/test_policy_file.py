@@ -19,7 +19,14 @@ def test_the_file_is_valid_and_says_what_the_plan_says(
     emulators = {each.name: "http://127.0.0.1:9" for each in RENTED}
     file = tmp_path / "overspill.yaml"
     file.write_text(
-        policy_file(plan, http=18000, admin=18002, triton="http://127.0.0.1:8", emulators=emulators)
+        policy_file(
+            plan,
+            http=18000,
+            admin=18002,
+            triton="http://127.0.0.1:8",
+            emulators=emulators,
+            access_log=str(tmp_path / "access.jsonl"),
+        )
     )
 
     loaded = load(file, *registries())

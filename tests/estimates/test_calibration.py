@@ -21,8 +21,7 @@ def coverage(objective: float, actual: Callable[[int, Random], float], calls: in
         predicted = profile.mean + estimates.calibration * (profile.tail - profile.mean)
         seconds = actual(call, chance)
         held += seconds <= predicted
-        estimates.note_prediction(predicted, seconds)
-        estimates.learn_service(bucket, seconds, now)
+        estimates.learn_served(bucket, seconds, now)
     return held / calls
 
 

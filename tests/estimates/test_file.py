@@ -23,8 +23,7 @@ def taught(seed: int = 1, calls: int = 300) -> Estimates:
         for call in range(calls):
             size = 2.0 ** chance.uniform(3, 12)
             seconds = 0.001 * size * chance.lognormvariate(0, 0.3)
-            pair.learn_service(pair.bucket_of(size), seconds, call * 0.7)
-            pair.note_prediction(1.3 * seconds, seconds * chance.lognormvariate(0, 0.3))
+            pair.learn_served(pair.bucket_of(size), seconds, call * 0.7)
             pair.learn_start(chance.uniform(0, 60), cold=chance.random() < 0.3)
             if call % 7 == 0:
                 pair.learn_cold(chance.choice([5.0, 200.0, None]), chance.choice([1.5, 60.0]), call * 0.7)

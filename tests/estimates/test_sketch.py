@@ -1,4 +1,4 @@
-"""A sketch answers as the sorted samples would, forgets at its pace, and adds up."""
+"""A sketch answers as the sorted samples would, and forgets at its pace."""
 
 import json
 import math
@@ -54,18 +54,6 @@ def test_mean_and_variance_are_exact(values: list[float]) -> None:
     assert sketch.mean == pytest.approx(mean)
     variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
     assert sketch.variance == pytest.approx(variance, rel=1e-6, abs=1e-9 * mean**2)
-
-
-@given(one=samples, other=samples, origin=st.floats(0, 7_200))
-def test_merging_is_the_same_as_inserting_everything_into_one(
-    one: list[tuple[float, float]], other: list[tuple[float, float]], origin: float
-) -> None:
-    merged = filled(one)
-    merged.merge(filled(other, origin=origin))
-    joint = filled(one + other)
-    same(merged, joint)
-    merged.rebase(joint.origin)
-    assert merged.counts == pytest.approx(joint.counts, rel=1e-9)
 
 
 @given(pairs=samples, seed=st.integers(0, 1000))
@@ -156,7 +144,5 @@ def test_inserting_into_four_is_inserting_into_each(pairs: list[tuple[float, flo
 
 
 def test_sketches_that_do_not_fit_are_not_mixed() -> None:
-    with pytest.raises(ValueError, match="cannot be added"):
-        Sketch(60).merge(Sketch(120))
     with pytest.raises(ValueError, match="share half-life and origin"):
         insert_both([(1.0, 0.0)], (Sketch(60), Sketch(120)), (Sketch(60), Sketch(60)))

@@ -257,7 +257,7 @@ async def test_only_one_hedge_for_each_call() -> None:
 async def test_the_decisions_say_that_a_call_was_hedged_and_who_won() -> None:
     rig = Rig()
     await rig.call()
-    explaining = rig.gateway._explaining()
+    explaining = rig.gateway.explaining
     await rig.call()
     told = explaining.answer(b'{"request_id": "v-2"}').body["decisions"]
     assert [decision["action"]["backend"] for decision in told] == ["slow", "fast"]

@@ -10,8 +10,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from backends.base import Backend, BackendOptions, Kit, SpillBudget
 from gateway.access_log import AccessLog
 from gateway.clock import FakeClock
+from gateway.config.status import ConfigStatus
 from gateway.ledger import Ledger
 from gateway.record import Record
+from gateway.reload import Reloader
 from gateway.retry_budget import RetryBudgets
 from gateway.spending import Budget, Spending
 from gateway.tallies import BackendFacts, RouteFacts
@@ -130,7 +132,17 @@ class Slots:
         return self.breakers[replica]
 
     def view(self, now: float) -> dict[str, object]:
-        replicas = [{"name": name, "in_flight": 0} for name in self.backend.replicas]
+        replicas = [
+            {
+                "name": name,
+                "in_flight": 0,
+                "capacity": 4,
+                "ready": self.probed[index],
+                "breaker": self.breakers[index],
+                "load": None,
+            }
+            for index, name in enumerate(self.backend.replicas)
+        ]
         return {"backend": self.backend.name, "in_flight": self.in_flight, "replicas": replicas}
 
     def lose(self) -> None:
@@ -156,6 +168,6 @@ class State:
             backends={"burst": Budget("backend burst", limits)},
         )
         self.retries = RetryBudgets(["embed"], share=0.2, floor_per_second=10.0, now=T0)
-
-    def effective_config(self) -> str:
-        return "version: 1\nbackends:\n  burst:\n    api_key: {env: RUNPOD_API_KEY}\n"
+        text = "version: 1\nbackends:\n  burst:\n    api_key: {env: RUNPOD_API_KEY}\n"
+        self.config = ConfigStatus(text, 1_700_000_000.0)
+        self.reloader: Reloader | None = None

@@ -82,7 +82,7 @@ async def test_the_running_configuration_is_text() -> None:
     state = State()
     async with serving(state) as client, client.session.get(client.base + "/admin/config") as response:
         assert response.content_type == "text/plain"
-        assert await response.text() == state.effective_config()
+        assert await response.text() == state.config.as_yaml()
 
 
 async def test_routes_are_told_with_their_figures() -> None:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from backends.base import SpillBudget
 from gateway.admin import expose
 from gateway.errors import Contended
 from gateway.metrics import GatewayCollector, build_registry
@@ -30,7 +31,18 @@ PROMISED = {
     "cold_start_seconds_bucket": {"backend", "le"},
     "cost_usd_total": {"route", "backend", "kind"},
     "unpriced_attempts_total": {"route", "backend"},
+    "cost_outside_calls_usd_total": {"route", "backend"},
     "cost_per_1k_requests_usd": {"route"},
+    "served_total": {"route", "backend"},
+    "billed_seconds_total": {"route", "backend"},
+    "pushbacks_total": {"backend"},
+    "slots": {"backend", "state"},
+    "replicas": {"backend"},
+    "replica_usd_per_hour": {"backend"},
+    "price_known": {"backend"},
+    "backend_info": {"backend", "type", "owned"},
+    "spill_budget_limit_usd": {"route"},
+    "backend_spill_budget_limit_usd": {"backend"},
     "fleet_idle_usd_total": {"backend"},
     "in_flight": {"backend"},
     "capacity": {"backend"},
@@ -198,6 +210,87 @@ def test_readiness_and_breakers_of_a_backend() -> None:
     assert value(state, "backend_ready", backend="burst") == 1
 
 
+def slots(state: State, backend: str) -> dict[str, float]:
+    family = next(each for each in registry(state).collect() if each.name == "overspill_slots")
+    return {
+        sample.labels["state"]: sample.value
+        for sample in family.samples
+        if sample.labels["backend"] == backend
+    }
+
+
+def test_slots_by_state_are_all_the_slots_of_a_backend() -> None:
+    state = State()
+    state.fleet.in_flight = 3
+    assert slots(state, "fleet") == {"busy": 3, "idle": 5, "gone": 0}
+    state.fleet.breakers = ["open", "closed"]
+    assert slots(state, "fleet") == {"busy": 3, "idle": 1, "gone": 4}
+    state.fleet.lose()
+    assert slots(state, "fleet") == {"busy": 3, "idle": 0, "gone": 5}
+    state.burst.capacity = 9
+    assert slots(state, "burst") == {"opening": 1, "busy": 2, "idle": 3, "closed": 3}
+
+
+def test_what_a_backend_is_and_what_its_replicas_cost() -> None:
+    state = State()
+    assert value(state, "backend_info", backend="fleet", type="nothing", owned="true") == 1
+    assert value(state, "backend_info", backend="burst", type="nothing", owned="false") == 1
+    assert value(state, "replicas", backend="fleet") == 2
+    assert value(state, "replicas", backend="burst") is None
+    assert value(state, "replica_usd_per_hour", backend="fleet") == 3.6
+    assert value(state, "price_known", backend="fleet") == 1
+    unknown = State(ledger(FLEET._replace(usd_per_replica_hour=None)))
+    assert value(unknown, "price_known", backend="fleet") == 0
+    assert value(unknown, "replica_usd_per_hour", backend="fleet") is None
+
+
+def test_what_no_call_answers_for_is_told_apart() -> None:
+    state = busy()
+    assert value(state, "cost_outside_calls_usd_total", route="embed", backend="burst") == 0.5
+    assert value(state, "billed_seconds_total", route="embed", backend="burst") == 9.0
+    assert value(state, "served_total", route="embed", backend="burst") == 1
+    assert value(state, "served_total", route="embed", backend="fleet") == 1
+
+
+def test_refusals_and_limits_are_shown() -> None:
+    state = State()
+    state.burst.backend.pushbacks = 3
+    assert value(state, "pushbacks_total", backend="burst") == 3
+    assert value(state, "pushbacks_total", backend="fleet") == 0
+    assert value(state, "spill_budget_limit_usd", route="embed") == 5
+    budget = state.spending.routes["embed"]
+    budget.change(SpillBudget(usd_per_hour=5, usd_per_day=3), None, None)
+    assert value(state, "spill_budget_limit_usd", route="embed") == 3
+
+
+async def test_a_bucket_shows_the_last_sampled_trace_that_fell_into_it() -> None:
+    state = State()
+    for at, trace, flags in ((0.0, "a" * 32, "01"), (1.0, "b" * 32, "01"), (2.0, "c" * 32, "00")):
+        record = state.ledger.open("x", f"00-{trace}-{'d' * 16}-{flags}", T0 + at)
+        record.route, record.outcome = "embed", Outcome.OK
+        record.took("fleet", "fleet-0", Reason.WARM, T0 + at)
+        record.first_byte_at = T0 + at + 0.19
+        state.ledger.close(record, T0 + at + 0.19)
+    body, _ = await expose(registry(state), "application/openmetrics-text;version=1.0.0")
+    seen = {
+        (sample.name, sample.labels["le"]): sample.exemplar
+        for family in parse_openmetrics(body.decode())
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert {name for name, _ in seen} == {
+        "overspill_request_duration_seconds_bucket",
+        "overspill_time_to_first_byte_seconds_bucket",
+    }
+    exemplar = seen["overspill_request_duration_seconds_bucket", "0.2"]
+    assert exemplar.labels == {"trace_id": "b" * 32}
+    assert exemplar.value == pytest.approx(0.19)
+    assert exemplar.timestamp is not None
+    assert float(exemplar.timestamp) == pytest.approx(state.clock.wall() + 1.19, abs=1e-6)
+    plain, _ = await expose(registry(state), "")
+    assert b"trace_id" not in plain
+
+
 def test_slots_taken_are_in_flight() -> None:
     state = State()
     state.fleet.in_flight = 5
@@ -239,7 +332,10 @@ def test_label_values_come_from_closed_lists(
         "reason": set(map(str, Reason)),
         "start": set(map(str, Start)),
         "outcome": set(map(str, Outcome)),
-        "kind": {"fleet", "spill", "retry"},
+        "kind": {"fleet", "spill", "retry", "prewarm"},
+        "state": {"busy", "idle", "opening", "closed", "gone"},
+        "type": {"nothing"},
+        "owned": {"true", "false"},
         "result": {"ok", "rejected"},
         "version": {"1.2.3"},
     }

@@ -50,8 +50,15 @@ async def failure(backend: Backend, call: Call | None = None) -> BackendError:
         await answer(backend, call)
     assert SECRET not in str(caught.value)
     assert str(caught.value).startswith("burst: ")
+    if (client := getattr(backend, "client", None)) is not None:
+        assert client.in_use == 0
     assert all(count == 0 for kind, count in backend.instances(0.0).items() if kind == "busy")
     return caught.value
+
+
+async def read(backend: Backend, call: Call | None = None) -> bytes:
+    """The body of one attempt's reply."""
+    return (await answer(backend, call)).body or b""
 
 
 async def answer(backend: Backend, call: Call | None = None) -> Reply:

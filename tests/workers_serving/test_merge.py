@@ -140,3 +140,48 @@ def test_it_is_ready_while_one_worker_is() -> None:
     assert merge_health([lame])[0] == "not_ready"
     assert merge_health([]) == ("not_ready", {})
     assert merge_routes([]) == merge_backends([]) == []
+
+
+def test_slots_by_state_add_up_to_the_capacity_that_all_workers_share() -> None:
+    def worker(**states: float) -> dict[str, Any]:
+        samples = [["overspill_slots", {"backend": "b", "state": state}, n] for state, n in states.items()]
+        family = {"name": "overspill_slots", "type": "gauge", "help": "Slots.", "samples": samples}
+        return {**report(1), "metrics": [family]}
+
+    def merged(*workers: dict[str, Any]) -> dict[str, float]:
+        (family,) = merge_metrics(workers)
+        return {sample.labels["state"]: sample.value for sample in family.samples}
+
+    assert merged(worker(busy=3, idle=5, gone=0), worker(busy=2, idle=6, gone=0)) == {
+        "busy": 5, "idle": 3, "gone": 0,
+    }  # fmt: skip
+    assert merged(worker(busy=3, idle=1, gone=4), worker(busy=1, idle=3, gone=4)) == {
+        "busy": 4, "idle": 0, "gone": 4,
+    }  # fmt: skip
+    assert merged(
+        worker(opening=1, busy=2, idle=3, closed=4), worker(opening=0, busy=1, idle=0, closed=9)
+    ) == {"opening": 1, "busy": 3, "idle": 3, "closed": 3}  # fmt: skip
+
+
+def test_of_several_exemplars_the_newest_is_kept() -> None:
+    name = "overspill_request_duration_seconds"
+
+    def worker(*exemplar: Any) -> dict[str, Any]:
+        sample = [f"{name}_bucket", {"route": "r", "le": "1.0"}, 2.0, *exemplar]
+        return {
+            **report(1),
+            "metrics": [{"name": name, "type": "histogram", "help": "It.", "samples": [sample]}],
+        }
+
+    def exemplar(trace: str, seen: float) -> list[Any]:
+        return [{"trace_id": trace}, 0.25, seen]
+
+    reports = [worker(exemplar("a", 10.0)), worker(exemplar("b", 30.0)), worker()]
+    for alive, gone in ((reports, ()), (reports[1:], [reports[0]])):
+        (family,) = merge_metrics(alive, gone)
+        (sample,) = family.samples
+        assert sample.value == 6.0
+        assert sample.exemplar is not None
+        assert (sample.exemplar.labels, sample.exemplar.timestamp) == ({"trace_id": "b"}, 30.0)
+    (family,) = merge_metrics([worker()])
+    assert family.samples[0].exemplar is None

@@ -1,7 +1,6 @@
 """Slots of one replica seen by several workers: here in one process, which the table cannot tell apart."""
 
 import asyncio
-import os
 from random import Random
 
 import pytest
@@ -15,19 +14,12 @@ def sources(slots: int, workers: int = 2) -> tuple[Replicas, list[SharedSlots]]:
 
 
 def seen_by(replicas: Replicas, worker: int) -> SharedSlots:
-    """A loop watches a descriptor once, so here each worker has one of its own, of the same semaphore."""
-    view = SharedSlots(replicas, 1, worker, asyncio.get_running_loop())
-    view.close()
-    view._token = os.dup(view._token)
-    if not view.free:
-        view._watch()
-    return view
+    return SharedSlots(replicas, 1, worker, asyncio.get_running_loop())
 
 
 def close(views: list[SharedSlots]) -> None:
     for view in views:
         view.close()
-        os.close(view._token)
 
 
 async def test_what_one_worker_takes_the_other_cannot_have() -> None:
