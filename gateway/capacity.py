@@ -61,6 +61,8 @@ class Capacity(ReplicaSet):
         """No call could ever be unfit for it: a question that need not be asked."""
         self._watched = watched
         self._subscribers: list[Subscriber] = []
+        self.claimants = 1
+        """Pools with calls waiting for slots here; at least 1."""
         self.in_flight = 0
         """Slots taken, on all replicas."""
         self.held_s: float | None = None
@@ -92,17 +94,6 @@ class Capacity(ReplicaSet):
         if warmth is None or not self._can_open:
             return 0
         return self.free_slots - self.warm if warmth.idle else self.free_slots
-
-    @property
-    def queued(self) -> int | None:
-        """Calls that wait at the provider; None where it has no queue that is looked at."""
-        queue = self.provider_queue
-        return None if queue is None else queue.calls
-
-    @property
-    def claimants(self) -> int:
-        """Pools with calls waiting for slots here; at least 1."""
-        return len(self._subscribers) or 1
 
     @property
     def capacity(self) -> int:
@@ -219,9 +210,7 @@ class Capacity(ReplicaSet):
         replica = slot.state
         replica.slots.give_back()
         self.in_flight -= 1
-        if self.provider_queue is not None:
-            self.provider_queue.ended(slot, verdict, now)
-        elif self.warmth is not None:
+        if self.warmth is not None:
             self._cool(self.warmth, slot, verdict, now)
         if self._watched:
             if verdict is Verdict.SUCCESS and not slot.opening and type(slot) is Slot:
@@ -244,9 +233,11 @@ class Capacity(ReplicaSet):
         if self._subscribers:
             self.told(before, now)
 
-    @staticmethod
-    def _cool(warmth: Warmth, slot: Slot, verdict: Verdict, now: float) -> None:
+    def _cool(self, warmth: Warmth, slot: Slot, verdict: Verdict, now: float) -> None:
         """What is left of the instance behind a slot that comes back."""
+        if self.provider_queue is not None:
+            self.provider_queue.ended(slot, verdict, now)
+            return
         if slot.opening:
             warmth.end_opening(slot)
         if verdict is Verdict.SUCCESS and isinstance(slot, Kept):
@@ -284,10 +275,12 @@ class Capacity(ReplicaSet):
     def subscribe(self, pool: Subscriber) -> None:
         """`pool` has calls waiting: offer it what comes free."""
         self._subscribers.append(pool)
+        self.claimants = len(self._subscribers)
 
     def unsubscribe(self, pool: Subscriber) -> None:
         """`pool` has no call waiting any more."""
         self._subscribers.remove(pool)
+        self.claimants = len(self._subscribers) or 1
 
     def _offer(self, now: float) -> None:
         """Hand out free slots while anybody wants one; earliest deadline first, then longest wait."""

@@ -219,7 +219,7 @@ class Pool:
         now = self.clock.now()
         if slot.ticket >= 0:  # not a question's
             self.in_flight -= 1
-            if lease.call.priority == "best_effort":
+            if self.best_effort and lease.call.priority == "best_effort":
                 self.best_effort -= 1
             elif self._learns and verdict is Verdict.SUCCESS:
                 learn(lease, slot, self.attainment, now)

@@ -98,7 +98,10 @@ class Tier:
     answers:    how long until what the budget of a streamed call speaks of, its first byte
     """
 
-    __slots__ = ("_known", "answers", "estimates", "name", "options", "owned", "rent", "supply", "take")
+    __slots__ = (
+        "_known", "answers", "cold", "estimates", "name", "opening", "options", "overall", "owned",
+        "provider_queue", "rent", "supply", "take",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -114,6 +117,15 @@ class Tier:
         self.rent: Rent | None = supply.backend.rent
         self.estimates = estimates
         self._known: Learned | _Nothing = _NOTHING if estimates is None else estimates
+        # What these are is kept up to date elsewhere; which they are never changes.
+        self.overall: Estimate = self._known.service
+        """How long calls hold a slot, over all sizes."""
+        self.cold: Estimate = self._known.cold
+        """How long an instance boots."""
+        self.opening: Collection[float] = () if supply.warmth is None else supply.warmth.opening
+        """When each instance that boots is expected to be up."""
+        self.provider_queue = supply.provider_queue
+        """The provider's own, where calls wait there."""
         self.answers = answers
         self.take: Take = supply.take
         """A slot for a call; None when there is none."""
@@ -129,14 +141,8 @@ class Tier:
     """Free slots with an idle instance behind them."""
     room: "property" = property(attrgetter("supply.room"))
     """Instances that could be opened now."""
-    queued: "property" = property(attrgetter("supply.queued"))
-    """Calls in the provider's own queue; None where calls do not wait there."""
     claimants: "property" = property(attrgetter("supply.claimants"))
     """Pools that wait for slots here."""
-    overall: "property" = property(attrgetter("_known.service"))
-    """How long calls hold a slot, over all sizes."""
-    cold: "property" = property(attrgetter("_known.cold"))
-    """How long an instance boots."""
     calibration: "property" = property(attrgetter("_known.calibration"))
     """Factor on the deviation of a service."""
 
@@ -144,12 +150,6 @@ class Tier:
     def capacity(self) -> int:
         """All slots."""
         return self.supply.capacity
-
-    @property
-    def opening(self) -> Collection[float]:
-        """When each instance that boots is expected to be up."""
-        warmth = self.supply.warmth
-        return () if warmth is None else warmth.opening
 
     def alive(self, now: float) -> float:
         """The chance that the idle instance which would serve next is still there."""

@@ -35,7 +35,7 @@ class Idle(NamedTuple):
 class Warmth:
     """The instances behind the slots of one backend; every method takes `now`, in seconds."""
 
-    __slots__ = ("_earliest", "_kept", "_latest", "_opening", "_sum", "idle", "idle_s")
+    __slots__ = ("_earliest", "_kept", "_latest", "_opening", "_sum", "idle", "idle_s", "opening")
 
     def __init__(self, idle_s: float) -> None:
         self.idle_s = idle_s or AT_ONCE_S
@@ -43,15 +43,12 @@ class Warmth:
         self.idle: list[float] = []
         """Since when each instance has been idle, the longest idle first; some of them may be gone by now."""
         self._opening: dict[object, float] = {}
+        self.opening: Collection[float] = self._opening.values()
+        """When each instance that boots is expected to be up: always as of now."""
         self._kept: dict[float, float] = {}  # by the entry in `idle` of one that was pinged: when it was used
         # Of the moments in `_opening`: their sum, the first, and what is no earlier than the last.
         self._sum = self._latest = 0.0
         self._earliest = inf
-
-    @property
-    def opening(self) -> Collection[float]:
-        """When each instance that boots is expected to be up."""
-        return self._opening.values()
 
     def up_by(self, until: float, now: float, slow_s: float) -> float:
         """Seconds until `until` for which the instances that boot are expected to have been up, together.

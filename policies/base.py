@@ -74,12 +74,26 @@ class Estimate(Protocol):
         ...
 
 
+class ProviderQueueView(Protocol):
+    """The queue that a provider keeps."""
+
+    @property
+    def calls(self) -> int:
+        """Those of the calls that hold a slot which wait there."""
+        ...
+
+
 class TierView(Protocol):
     """All a policy may know about one tier. Read-only."""
 
     @property
     def options(self) -> TierOptions:
         """The tier as written in the file."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Of its backend: `options.backend`."""
         ...
 
     @property
@@ -136,9 +150,9 @@ class TierView(Protocol):
         ...
 
     @property
-    def queued(self) -> int | None:
-        """Calls, of those that hold its slots, that wait in the provider's own queue for whichever instance
-        is up or free first. None where it has none, or none is counted on.
+    def provider_queue(self) -> "ProviderQueueView | None":
+        """The provider's own queue, where calls wait for whichever instance is up or free first. None where
+        it has none, or none is counted on.
         """
         ...
 

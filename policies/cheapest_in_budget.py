@@ -78,8 +78,8 @@ class CheapestInBudget(Policy):
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """A free owned slot, else whatever is cheapest in time."""
         for tier in pool.tiers:
-            if tier.free and tier.owned and tier.blocked is None:
-                name = tier.options.backend
+            if tier.owned and tier.free and tier.blocked is None:
+                name = tier.name
                 if not request.attempt:
                     if request.may_use(name):
                         return Run(name, Reason.WARM)
@@ -91,7 +91,7 @@ class CheapestInBudget(Policy):
         """The same for a call that waits, with what stands before it."""
         for place, tier in enumerate(pool.tiers):
             if tier.owned and tier.free and usable(tier, request) and request.free_on(tier):
-                return Run(tier.options.backend, reason(pool.tiers, place, request, queued=True))
+                return Run(tier.name, reason(pool.tiers, place, request, queued=True))
         if request.late:
             rented = [tier for tier in pool.tiers if not tier.owned and usable(tier, request)]
             return _overdue(request, pool, rented, now)
@@ -103,7 +103,7 @@ class CheapestInBudget(Policy):
         """
         tiers = pool.tiers
         place = 0
-        while tiers[place].options.backend != backend:
+        while tiers[place].name != backend:
             place += 1
         freed = tiers[place]
         if freed.blocked is not None or not freed.free:
@@ -123,7 +123,7 @@ class CheapestInBudget(Policy):
         if isinstance(action, Shed):
             return "No backend can take this call, now or later."
         if isinstance(action, Run):
-            tier = next(tier for tier in pool.tiers if tier.options.backend == action.backend)
+            tier = next(tier for tier in pool.tiers if tier.name == action.backend)
             if tier.owned:
                 return "A free slot that is owned costs nothing more."
             if tier.warm:
@@ -145,7 +145,7 @@ class CheapestInBudget(Policy):
         start = None
         rented = []
         for tier in pool.tiers:
-            if tier.blocked is not None or not request.may_use(tier.options.backend):
+            if tier.blocked is not None or not request.may_use(tier.name):
                 continue
             if not tier.owned:
                 rented.append(tier)
@@ -156,11 +156,14 @@ class CheapestInBudget(Policy):
         if start is not None and work > ahead:
             return _hold(request, pool, now, start, work - ahead)
         # (1) what is paid for already
-        idle = [tier for tier in rented if tier.warm]
+        idle: list[TierView] = []
+        for tier in rented:
+            if tier.warm:
+                idle.append(tier)  # noqa: PERF401 - a comprehension would be one more call
         if idle:
             place = _cheapest_warm(request, pool, idle, now)
             if place is not None:
-                return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
+                return Run(pool.tiers[place].name, _rented(pool.tiers, place, request))
         # (2) what is on its way
         anything = start is not None
         if start is None:
@@ -192,7 +195,7 @@ class CheapestInBudget(Policy):
         # A backend that only a call can make boot: the call goes there itself.
         place = _bound(request, pool, now)
         if place is not None:
-            return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
+            return Run(pool.tiers[place].name, _rented(pool.tiers, place, request))
         # (4) nothing does
         return _overdue(request, pool, rented, now)
 
@@ -301,7 +304,7 @@ def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], n
     if not owned:  # no fleet to wait for: an instance that idles anyway serves it, late or not
         place = _cheapest_warm(request, pool, [tier for tier in rented if tier.warm], -inf)
         if place is not None:
-            return Run(pool.tiers[place].options.backend, _rented(pool.tiers, place, request))
+            return Run(pool.tiers[place].name, _rented(pool.tiers, place, request))
     late = request.late or now > request.due - min(tier.answer(request).mean for tier in tiers)
     until = request.deadline if late else max(_soonest(pool, now), request.due - pool.reference.overall.mean)
     opens: tuple[Open, ...] = ()
@@ -317,11 +320,11 @@ def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], n
         count = ceil((behind - work) / budget / speed(cheapest, pool))
         count = min(max(count, int(nothing)), cheapest.room, len(pool.waiting) + 1 - len(cheapest.opening))
         if count > 0:
-            opens = (Open(cheapest.options.backend, count),)
+            opens = (Open(cheapest.name, count),)
     elif nothing:
         for place, tier in enumerate(pool.tiers):
             if not tier.owned and usable(tier, request) and request.free_on(tier):
-                return Run(tier.options.backend, _rented(pool.tiers, place, request))
+                return Run(tier.name, _rented(pool.tiers, place, request))
     return Hold(min(until, request.deadline), opens, late)
 
 
@@ -331,7 +334,7 @@ def _victim(freed: TierView, pool: PoolView) -> RequestView | None:
     With slots of one speed that is the first; else the one whose service there is shortest beside its
     service on the reference tier: the order of the linear program's densities.
     """
-    backend = freed.options.backend
+    backend = freed.name
     best: RequestView | None = None
     least = inf
     seen = 0
@@ -352,10 +355,10 @@ def _victim(freed: TierView, pool: PoolView) -> RequestView | None:
 
 def _stranded(freed: TierView, pool: PoolView) -> RequestView | None:
     """The first waiting call that no owned tier could take: all of them failed it, or cannot carry it."""
-    owned = [tier.options.backend for tier in pool.tiers if tier.owned and tier.blocked is None]
+    owned = [tier.name for tier in pool.tiers if tier.owned and tier.blocked is None]
     for request in islice(pool.waiting, LOOKED_THROUGH):
         if any(map(request.may_use, owned)):
             continue
-        if request.may_use(freed.options.backend) and request.free_on(freed):
+        if request.may_use(freed.name) and request.free_on(freed):
             return request
     return None

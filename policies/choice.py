@@ -15,7 +15,7 @@ from policies.base import Action, Hold, RequestView, Run, Shed, TierView
 
 def usable(tier: TierView, request: RequestView) -> bool:
     """Could this call run on that tier, now or as soon as a slot is free?"""
-    return tier.blocked is None and request.may_use(tier.options.backend)
+    return tier.blocked is None and request.may_use(tier.name)
 
 
 def walk(tiers: Sequence[TierView], request: RequestView, now: float, *, queued: bool) -> Action:
@@ -27,12 +27,12 @@ def walk(tiers: Sequence[TierView], request: RequestView, now: float, *, queued:
     opens = request.since  # when the tier at hand becomes allowed
     contended = False
     for place, tier in enumerate(tiers):
-        if tier.blocked is not None or not request.may_use(tier.options.backend):
+        if tier.blocked is not None or not request.may_use(tier.name):
             continue
         if now < opens:
             break
         if request.free_on(tier):
-            return Run(tier.options.backend, reason(tiers, place, request, queued=queued))
+            return Run(tier.name, reason(tiers, place, request, queued=queued))
         contended = True
         opens += tier.options.patience
         if tier.options.then == "shed":
@@ -69,7 +69,7 @@ def reason(tiers: Sequence[TierView], place: int, request: RequestView, *, queue
         return Reason.WARM_QUEUED if queued else Reason.WARM
     owned_word = rented_word = None
     for earlier in reversed(tiers[:place]):
-        if not request.may_use(earlier.options.backend):
+        if not request.may_use(earlier.name):
             continue
         if earlier.blocked is None:
             return Reason.SPILL_FULL

@@ -6,7 +6,8 @@ the fleet must be large enough for the peak. `when_full` is not looked at.
 
 from random import Random
 
-from policies.base import Action, Policy, PoolView, RequestView, Take, policies
+from gateway.vocab import Reason
+from policies.base import Action, Policy, PoolView, RequestView, Run, Take, policies
 from policies.waiting import first_in_queue, run_or_wait
 
 
@@ -18,6 +19,10 @@ class FleetOnly(Policy):
 
     def arrive(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:
         """The first owned tier with a free slot, else the queue."""
+        if not request.attempt:  # the common case, without a detour
+            for tier in pool.tiers:
+                if tier.owned and tier.free and tier.blocked is None and request.may_use(tier.name):
+                    return Run(tier.name, Reason.WARM)
         return run_or_wait(request, pool, owned=True, queued=False)
 
     def recheck(self, request: RequestView, pool: PoolView, now: float, chance: Random) -> Action:

@@ -100,7 +100,7 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
     if enough:  # the common case: one tier has room for all of it
         _, _, tier, _, each, wasted = best
         count = ceil(lacking / each) or 1
-        return (Open(tier.options.backend, count),), count * wasted
+        return (Open(tier.name, count),), count * wasted
     return _taken(offers, lacking)
 
 
@@ -113,7 +113,7 @@ def _taken(offers: "list[_Offer]", lacking: float) -> tuple[tuple[Open, ...], fl
         count = ceil(lacking / each) or 1
         if count > room:
             count = room
-        opens.append(Open(tier.options.backend, count))
+        opens.append(Open(tier.name, count))
         total += count * wasted
         lacking -= count * each
         if lacking <= 0.0:

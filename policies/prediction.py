@@ -59,8 +59,9 @@ def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> flo
     window = until - now
     if window <= 0.0:
         return 0.0
-    opening, queued = len(tier.opening), tier.queued
-    serving = tier.in_flight - (opening if queued is None else queued)
+    opening, queue = len(tier.opening), tier.provider_queue
+    # What has a slot and is not served: here an instance that boots, there a call that waits.
+    serving = tier.in_flight - (opening if queue is None else queue.calls)
     work = tier.warm * window
     if serving:
         left = window - residual(tier.overall)
@@ -68,8 +69,8 @@ def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> flo
             work += serving * left
     if opening:
         work += tier.up_by(until, now)
-    if queued:
-        work -= queued * tier.overall.mean  # those are served first
+    if queue is not None:
+        work -= queue.calls * tier.overall.mean  # those are served first
     if work <= 0.0:
         return 0.0
     claimants = tier.claimants

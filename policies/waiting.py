@@ -17,7 +17,7 @@ def run_or_wait(request: RequestView, pool: PoolView, *, owned: bool, queued: bo
     """Run on the first owned (rented) tier that has a slot; wait while one of them could have; else shed."""
     possible = False
     for place, tier in enumerate(pool.tiers):
-        name = tier.options.backend
+        name = tier.name
         if tier.owned is owned and tier.blocked is None and request.may_use(name):
             if tier.free and (not request.attempt or request.free_on(tier)):
                 if owned and not request.attempt:
@@ -32,7 +32,7 @@ def run_or_wait(request: RequestView, pool: PoolView, *, owned: bool, queued: bo
 def first_in_queue(backend: str, pool: PoolView, *, owned: bool) -> Take | None:
     """The freed slot of `backend`, if that is an owned (rented) tier, goes to the earliest deadline."""
     for place, tier in enumerate(pool.tiers):
-        if tier.options.backend == backend:
+        if tier.name == backend:
             if tier.owned is owned and tier.free and tier.blocked is None:
                 for request in pool.waiting:
                     if request.may_use(backend) and (not request.attempt or request.free_on(tier)):

@@ -24,11 +24,18 @@ class Known(NamedTuple):
     deviation: float
 
 
+class NotedQueue(NamedTuple):
+    """The provider's queue as it was."""
+
+    calls: int
+
+
 class NotedTier:
     """A tier as it was (`policies.base.TierView`)."""
 
     def __init__(self, tier: Tier, noted: Noted, row: Sequence[Any]) -> None:
         self.options: TierOptions = tier.options
+        self.name = tier.name
         self.owned: bool = tier.owned
         self.rent: Rent | None = tier.rent
         self.capacity: int = tier.capacity
@@ -38,12 +45,13 @@ class NotedTier:
         self.opening: Collection[float] = ()
         self.idle_for: float | None = None
         self.claimants = 1
-        self.queued: int | None = None
+        self.provider_queue: NotedQueue | None = None
         self.calibration: float = tier.calibration
         self.may_use = True
         self.cannot: str | None = None
         if len(row) > 2:
-            self.blocked, self.warm, self.opening, since, self.claimants, self.cannot, self.queued = row[2]
+            self.blocked, self.warm, self.opening, since, self.claimants, self.cannot, queued = row[2]
+            self.provider_queue = None if queued is None else NotedQueue(queued)
             self.idle_for = None if since is None else noted.at - since
             self.may_use = row[3]
         else:

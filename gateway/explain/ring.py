@@ -172,7 +172,8 @@ def _row(tier: Tier, lease: Lease) -> tuple[Any, ...]:
         opening = warmth.opening
         state = (
             supply.blocked, supply.warm, tuple(opening) if opening else (), warmth.next_since,
-            supply.claimants, cannot, supply.queued,
+            supply.claimants, cannot,
+            None if supply.provider_queue is None else supply.provider_queue.calls,
         )  # fmt: skip
     if estimates is None:
         return supply.free_slots, supply.in_flight, state, may

@@ -118,8 +118,7 @@ class _Visit(Lease):
         backend: Simulated = slot.backend  # type: ignore[assignment]  # a run has no others
         run.places[index] = backend.place
         if self.tier.owned:
-            run.begun[index] = now = time.instant
-            end = now + seconds
+            end = time.instant + seconds
         else:
             assert isinstance(backend, SimulatedEndpoint)
             self.endpoint = backend
@@ -127,7 +126,6 @@ class _Visit(Lease):
                 backend.send_call(self, index, seconds, time.instant)
                 return
             end = backend.begin(index, seconds, time.instant)
-            run.begun[index] = end - seconds
             slot.boot_s = boot = backend.boot_s
             slot.start = Start.COLD if boot else Start.WARM
         heappush(time.events, (end, next(time.turn), self.served))
@@ -136,7 +134,6 @@ class _Visit(Lease):
         """An instance has taken it out of the provider's queue."""
         run, slot = self.run, self.slot
         assert slot is not None
-        run.begun[self.index] = now
         slot.start = Start.COLD if boot_s else Start.WARM
         slot.boot_s, slot.waited_s = boot_s, waited_s
         heappush(run.time.events, (now + seconds, next(run.time.turn), self.served))
@@ -171,7 +168,6 @@ class _Run:
         self._calls = workload.calls
         self.arrivals = workload.arrivals
         self.answers = [nan] * len(workload)
-        self.begun = [nan] * len(workload)
         self.places = [-1] * len(workload)
         self.time = VirtualTime()
         chance = Random(scenario.seed)  # noqa: S311 - a simulation, to be repeated
@@ -294,7 +290,8 @@ def simulate(
 
 def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
     workload = run.workload
-    ends = [end for end in map(add, workload.arrivals, run.answers) if not isnan(end)]
+    whole = list(map(add, workload.arrivals, run.answers))
+    ends = [end for end in whole if not isnan(end)]
     duration = max(ends, default=workload.arrivals[-1]) - workload.arrivals[0]
     split = dict.fromkeys(("fleet", "exec", "cold", "idle", "fee", "prewarm"), 0.0)
     if scenario.fleet is not None:
@@ -307,7 +304,7 @@ def _outcome(run: _Run, scenario: Scenario, replicas: int) -> Outcome:
         replicas=replicas,
         requests=len(workload),
         answers=run.answers,
-        begun=run.begun,
+        begun=[end - seconds for end, seconds in zip(whole, workload.services, strict=True)],
         places=run.places,
         place_names=tuple(run.backends),
         attained=sum(answer <= run.limit for answer in run.answers) / len(workload),

@@ -50,8 +50,8 @@ class World:
     def counts(self) -> tuple[int, int, int]:
         """Instances that idle and that boot, and calls in the provider's queue, as the gateway sees it."""
         assert self.supply.warmth is not None
-        assert self.supply.queued is not None
-        return self.supply.warm, len(self.supply.warmth.opening), self.supply.queued
+        assert self.supply.provider_queue is not None
+        return self.supply.warm, len(self.supply.warmth.opening), self.supply.provider_queue.calls
 
     def truth(self) -> tuple[int, int, int]:
         """The same as it is."""

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from gateway.vocab import Reason, Rent
-from policies.base import Queue, RequestView, TierOptions, TierView
+from policies.base import ProviderQueueView, Queue, RequestView, TierOptions, TierView
 
 NOW = 5_000.0
 
@@ -37,7 +37,7 @@ class Tier:
     opening: tuple[float, ...] = ()
     room: int = 0
     claimants: int = 1
-    queued: int | None = None
+    provider_queue: ProviderQueueView | None = None
     calibration: float = 1.0
     overall: Expected = UNKNOWN
     cold: Expected = UNKNOWN
@@ -45,6 +45,10 @@ class Tier:
     """By bucket; `overall` where there are none."""
     first_byte: Expected | None = None
     """Of streams; the service where it is not given."""
+
+    @property
+    def name(self) -> str:
+        return self.options.backend
 
     def alive(self, now: float) -> float:
         return self.still_there
