@@ -80,9 +80,10 @@ class Ticket:
     fresh:    it is to make an instance open, whatever idles
     met:      which instance serves it is known, not guessed
     adopted:  True when a background task will close it, not the call's own
+    origin:   what a ping made start before another instance answered it; None where that did not happen
     """
 
-    __slots__ = ("adopted", "began", "closed", "fresh", "instance", "kind", "met", "route")
+    __slots__ = ("adopted", "began", "closed", "fresh", "instance", "kind", "met", "origin", "route")
 
     def __init__(self, instance: Instance, began: float, route: str, kind: str, *, fresh: bool) -> None:
         self.instance = instance
@@ -93,3 +94,4 @@ class Ticket:
         self.closed = False
         self.adopted = False
         self.met = False
+        self.origin: Instance | None = None

@@ -71,6 +71,26 @@ class Roll:
             guess.outlasted_s = max(guess.outlasted_s, (known.last_end or 0.0) - guess.began)
         return self._take(ticket, known)
 
+    def answered_elsewhere(self, ping: Ticket) -> None:
+        """A ping was answered by an instance that was up: the start that it caused waits for nobody now."""
+        instance = ping.instance
+        if self.starts is None or instance.spare or not instance.unheard:
+            return
+        if instance.state is State.OPENING:
+            self._set_apart(ping, instance)
+            ping.origin = instance
+
+    def let_go(self, ping: Ticket, *, none_came: bool = False) -> None:
+        """A ping whose start waits for nobody is over: that start comes up, or is known not to have."""
+        origin, ping.origin = ping.origin, None
+        if origin is None or origin.users or not origin.unheard or self.starts is None:
+            return
+        if none_came:
+            origin.move("undo")
+            self.forget(origin)
+        else:
+            origin.up_at = origin.began + self.starts.mean_beyond(origin.outlasted_s)
+
     def leave(self, instance: Instance, event: str) -> None:
         """One user less, who was not served there (`undo`, `left`) or was (`end`)."""
         instance.users -= 1
@@ -155,9 +175,11 @@ class Roll:
             in_time = earliest - reach <= one.began <= latest + ROUND_TRIP_S
             return in_time and not one.id and not one.spare
 
-        if fits(guess) or guess.spare or (guess.unheard and guess.began <= latest):
+        if fits(guess) or (guess.unheard and guess.began <= latest and not guess.spare):
             return guess
         found = [one for one in (*self.alive, *self.late) if fits(one)]
+        if guess.spare and not found:
+            return guess
         if not found:
             if cold:
                 return self._instead(ticket, self.open(ticket.began))

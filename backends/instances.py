@@ -99,9 +99,12 @@ class Instances:
         `fresh`: it is a ping, to make one open whatever idles.
         """
         self._expire(now)
-        alive = () if fresh else self._roll.alive
-        idle = [instance for instance in alive if instance.state is State.IDLE]
-        unclaimed = [one for one in alive if one.state is State.OPENING and not one.users]
+        alive = self._roll.alive
+        idle = [] if fresh else [instance for instance in alive if instance.state is State.IDLE]
+        unclaimed: list[Instance] = []
+        if not fresh or self._starts is not None:
+            # As many start as calls wait: one that comes up for a call which no longer does is there for it.
+            unclaimed = [one for one in alive if one.state is State.OPENING and not one.users]
         if idle:
             instance = max(idle, key=lambda one: one.last_end or 0.0)
             instance.move("begin")
@@ -263,6 +266,7 @@ class Instances:
 
         None where the call had ended already, or its instance had not come up yet.
         """
+        self._roll.let_go(ticket)
         if not ticket.closed and self._runs_on and self._starts is not None:
             self._haunt(ticket, now)
         if not ticket.closed and self._still_opening(ticket.instance, now):
@@ -279,6 +283,7 @@ class Instances:
         Its few seconds are charged to it. Where a call is running there by this table, they are within
         what that call's end will find between itself and the one before.
         """
+        self._roll.answered_elsewhere(ticket)
         instance = self._roll.get(instance_id)
         if instance is None or instance.state is not State.IDLE or instance.last_end is None:
             return
@@ -291,6 +296,7 @@ class Instances:
 
     def drop(self, ticket: Ticket, now: float) -> None:
         """A ping has failed after it may have run: its seconds are charged, and no instance is left of it."""
+        self._roll.let_go(ticket, none_came=True)
         if ticket.closed:
             return
         ticket.closed = True
@@ -314,7 +320,7 @@ class Instances:
     def counts(self, now: float) -> dict[str, int]:
         """Instances by state."""
         self._expire(now)
-        states = [instance.state for instance in self._roll.alive]
+        states = [instance.state for instance in self._roll.alive if not instance.spare]
         return {each.value: states.count(each) for each in (State.OPENING, State.BUSY, State.IDLE)}
 
     def _leave(self, ticket: Ticket) -> None:

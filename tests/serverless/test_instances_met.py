@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from backends.instances import Instances
+from backends.instances import Instances, Ticket
 
 
 def table(*, boot_s: float | None = 8.0) -> Instances:
@@ -142,3 +142,42 @@ def test_a_failed_call_whose_instance_nobody_named_is_told_as_presumed() -> None
     assert owed(instances) == pytest.approx(5.0)
     assert instances.presumed == 1
     assert instances.presumed_usd == pytest.approx(14.0)
+
+
+# -- pings that an instance answers which was up before --------------------------------------------
+
+
+def answered_elsewhere(instances: Instances) -> Ticket:
+    """One instance is up, and a ping to open another one has been answered by it."""
+    first = instances.begin(0.0, "a")
+    instances.end(first, 3.5, instance_id="up", boot_s=3.0, age_s=3.0)
+    ping = instances.begin(3.6, "a", fresh=True)
+    instances.visit(ping, 3.8, "up", 0.1)
+    return ping
+
+
+def test_nothing_more_starts_for_a_ping_while_a_start_up_waits_for_nobody() -> None:
+    instances = table(boot_s=3.0)
+    ping = answered_elsewhere(instances)
+    other = instances.begin(4.0, "a", fresh=True)
+    assert other.instance is ping.origin, "the provider wants as many as there are calls"
+    assert instances.counts(4.0) == {"opening": 1, "busy": 0, "idle": 1}
+    for each in (ping, other):
+        instances.presume(each, 6.6)
+        instances.lose(each, 6.6)
+    call = instances.begin(7.0, "a")
+    instances.end(call, 7.5, instance_id="new", boot_s=0.0, age_s=0.4)
+    assert instances.started == 2
+    charged = owed(instances)
+    lives = (3.5 + 0.3 + 5.0) + (7.5 - 3.6 + 5.0)
+    assert charged + 3.5 + 0.5 == pytest.approx(lives, abs=0.35)
+    assert (instances.presumed, instances.presumed_usd) == (0, 0.0)
+
+
+def test_a_search_that_found_no_new_one_leaves_none() -> None:
+    instances = table(boot_s=3.0)
+    ping = answered_elsewhere(instances)
+    instances.drop(ping, 9.0)
+    instances.lose(ping, 9.0)
+    owed(instances)
+    assert (instances.started, instances.presumed) == (1, 0)
