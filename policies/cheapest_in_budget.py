@@ -157,9 +157,13 @@ class CheapestInBudget(Policy):
             return _hold(request, pool, now, start, work - ahead)
         # (1) what is paid for already
         idle: list[TierView] = []
+        there: list[tuple[TierView, int]] = []
         for tier in rented:
-            if tier.warm:
-                idle.append(tier)  # noqa: PERF401 - a comprehension would be one more call
+            warm = tier.warm
+            if warm:
+                idle.append(tier)
+            if warm or tier.in_flight:
+                there.append((tier, warm))
         if idle:
             place = _cheapest_warm(request, pool, idle, now)
             if place is not None:
@@ -170,10 +174,9 @@ class CheapestInBudget(Policy):
             if not rented:
                 return Shed(Reason.SHED_FULL, contended=False)
             start = latest_start(request, rented[0], pool)
-        for tier in rented:
-            if tier.in_flight or tier in idle:
-                anything = True
-                work += rented_work(tier, pool, start, now)
+        for tier, warm in there:
+            anything = True
+            work += rented_work(tier, pool, start, now, warm)
         if work > ahead:
             return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time

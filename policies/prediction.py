@@ -54,27 +54,37 @@ def owned_work(tier: TierView, pool: PoolView, until: float, now: float) -> floa
     return work if claimants == 1 else work / claimants
 
 
-def rented_work(tier: TierView, pool: PoolView, until: float, now: float) -> float:
-    """The same of the instances of a rented tier that are there or on their way."""
+def rented_work(tier: TierView, pool: PoolView, until: float, now: float, warm: int | None = None) -> float:
+    """The same of the instances of a rented tier that are there or on their way. `warm`: how many idle, where
+    that is known already.
+
+    Asked of every rented tier for every call that is at risk: what other functions here say is written out.
+    """
     window = until - now
     if window <= 0.0:
         return 0.0
     opening, queue = len(tier.opening), tier.provider_queue
     # What has a slot and is not served: here an instance that boots, there a call that waits.
     serving = tier.in_flight - (opening if queue is None else queue.calls)
-    work = tier.warm * window
+    work = (tier.warm if warm is None else warm) * window
+    own = tier.overall
+    mean = own.mean
     if serving:
-        left = window - residual(tier.overall)
+        deviation = own.deviation
+        left = window - (mean * mean + deviation * deviation) / (2.0 * mean) if mean > 0.0 else window
         if left > 0.0:
             work += serving * left
     if opening:
         work += tier.up_by(until, now)
     if queue is not None:
-        work -= queue.calls * tier.overall.mean  # those are served first
+        work -= queue.calls * mean  # those are served first
     if work <= 0.0:
         return 0.0
+    reference = pool.reference
+    if tier is not reference and mean > 0.0:
+        work *= reference.overall.mean / mean or 1.0
     claimants = tier.claimants
-    return work * speed(tier, pool) / claimants
+    return work if claimants == 1 else work / claimants
 
 
 def open_slots(tier: TierView) -> int:
