@@ -70,11 +70,9 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
         each = left - boot - tier.answer(request).mean
         if each < 0.5 * own:
             continue
-        room = tier.room
-        if room > most:
-            room = most
-        if tier.in_flight and room > most - len(tier.opening):
-            room = most - len(tier.opening)
+        room, wanted = tier.room, most - len(tier.opening)
+        if room > wanted:
+            room = wanted
         if room <= 0:
             continue
         each -= allowed
@@ -87,9 +85,10 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
         count = ceil(lacking / each) or 1
         rent, wasted, usd = tier.rent, 0.0, inf
         if rent is not None:
-            wasted = boot * rent.bills_boot + rent.idle_s * rent.bills_idle
-            if rent.usd_per_second is not None:
-                usd = (count * wasted + lacking / pace) * rent.usd_per_second
+            per_second, _, idle_s, _, bills_boot, bills_idle, _ = rent
+            wasted = boot * bills_boot + idle_s * bills_idle
+            if per_second is not None:
+                usd = (count * wasted + lacking / pace) * per_second
         offer = (usd, len(offers), tier, room, each, wasted)
         offers.append(offer)
         if best is None or usd < best[0]:
