@@ -181,15 +181,10 @@ class CheapestInBudget(Policy):
             return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
         opens, wasted = openings(request, pool, rented, start, ahead - work, now)
-        if anything and wasted > DEAR * pool.reference.overall.mean:
-            # What is dear is not done out of caution alone, nor for few while the objective allows them. But
-            # where nothing is there that could ever take the call, it is not a question of being in time.
-            allowed = request.due - pool.reference.answer(request).mean - (start if start > now else now)
-            lacking = ahead - work
-            if allowed > 0.0:
-                lacking -= allowed * (pool.in_flight + pool.opening)
-            if lacking <= 0.0 or may_be_late(pool, wasted, lacking, now):
-                return _hold(request, pool, now, start, 0.0)
+        # Where nothing is there that could ever take the call, it is not a question of being in time.
+        dear = anything and wasted > DEAR * pool.reference.overall.mean
+        if dear and _not_worth_it(request, pool, start, ahead - work, wasted, now):
+            return _hold(request, pool, now, start, 0.0)
         if opens:
             until = _soonest(pool, now)
             if start > until:
@@ -227,6 +222,16 @@ class CheapestInBudget(Policy):
             if tier.owned and tier.blocked is None:
                 work += owned_work(tier, pool, start, now)
         return work <= pool.work - last.work
+
+
+def _not_worth_it(  # noqa: PLR0917 - what the decision has at hand
+    request: RequestView, pool: PoolView, start: float, lacking: float, wasted: float, now: float
+) -> bool:
+    """What is dear is not done out of caution alone, nor for few while the objective allows them."""
+    allowed = request.due - pool.reference.answer(request).mean - (start if start > now else now)
+    if allowed > 0.0:
+        lacking -= allowed * (pool.in_flight + pool.opening)
+    return lacking <= 0.0 or may_be_late(pool, wasted, lacking, now)
 
 
 def _soonest(pool: PoolView, now: float) -> float:
