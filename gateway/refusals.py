@@ -95,10 +95,15 @@ def never(call: Call, tiers: Sequence[Tier]) -> OverspillError | None:
 
     413 where it is for its size, 404 for the version it asks for, else 501. None where some backend could.
     """
-    why = [tier.supply.backend.unfit(call) for tier in tiers]
-    if not why or None in why:
+    why: list[str] = []
+    for tier in tiers:  # asked of every call that is shed: the first backend that could is enough
+        unfit = tier.supply.backend.unfit(call)
+        if unfit is None:
+            return None
+        why.append(unfit)
+    if not why:
         return None
-    said = f"no backend of route {call.route} can carry this call: {'; '.join(filter(None, why))}"
+    said = f"no backend of route {call.route} can carry this call: {'; '.join(why)}"
     current, empty = copy(call), copy(call)
     current.version = ""
     empty.body = WholeBody(b"")
