@@ -95,7 +95,7 @@ class DeadlineQueue:
         if rank > LATE or not self.in_time:
             return self.work
         last = self.calls[self.in_time - 1].order
-        if (rank, due) >= last[:2]:
+        if due >= last[1] if rank == last[0] else rank > last[0]:
             return self.work
         return self._before((rank, due, self._joined + 1))
 

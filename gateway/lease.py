@@ -51,6 +51,8 @@ class Desk(Protocol):
     clock: Clock
     supplies: Mapping[str, Capacity]
     """The capacity of each tier, by the name of its backend."""
+    carries_all: bool
+    """There is no call that any of them could not carry."""
     within_s: float
     """The latency budget in seconds; `first_byte_s` that of a streamed answer. Infinite without one."""
     first_byte_s: float
@@ -89,8 +91,9 @@ class Lease:
     """
 
     __slots__ = (
-        "_carries", "_fields", "_lot", "_on_settled", "_pool", "attempt", "bucket", "call", "deadline", "due",
-        "error", "late", "mark", "order", "since", "slot", "tier", "tried", "waiting", "wake_at", "work",
+        "_anywhere", "_carries", "_fields", "_lot", "_on_settled", "_pool", "attempt", "bucket", "call",
+        "deadline", "due", "error", "late", "mark", "order", "since", "slot", "tier", "tried", "waiting",
+        "wake_at", "work",
     )  # fmt: skip
 
     # Set when it asks (`since`), when it joins the queue, and when it takes a slot (`tier`).
@@ -107,6 +110,7 @@ class Lease:
         self.call = call
         self.attempt = attempt.number
         self.tried = attempt.tried
+        self._anywhere = pool.carries_all and not attempt.tried and call.protocol != "grpc"
         self.deadline = call.deadline
         due = call.arrived + (pool.first_byte_s if call.stream else pool.within_s)
         self.due = due if due < call.deadline else call.deadline
@@ -147,6 +151,8 @@ class Lease:
 
     def may_use(self, backend: str) -> bool:
         """False for a backend of which every replica failed this call, or that could not carry it."""
+        if self._anywhere:
+            return True
         supply = self._pool.supplies[backend]
         if supply.carries_all and not self.tried and self.call.protocol != "grpc":
             return True

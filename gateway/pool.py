@@ -106,6 +106,7 @@ class Pool:
         self._learns = any(tier.estimates is not None for tier in self.tiers)
         self._named = {tier.name: tier for tier in self.tiers}
         self.supplies: Mapping[str, Capacity] = {tier.options.backend: tier.supply for tier in self.tiers}
+        self.carries_all = all(supply.carries_all for supply in self.supplies.values())
         if len(self.supplies) != len(self.tiers):
             raise ValueError(f"route {route}: a backend may be only one of its tiers")
         self._pursed = [tier for tier in self.tiers if isinstance(tier, PursedTier)]

@@ -3,7 +3,7 @@
 Reads a `Capacity` and the estimates of one route on one backend; changes neither. Knows no policy.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Sized
 from math import inf
 from operator import attrgetter
 from typing import NamedTuple, Protocol
@@ -99,7 +99,7 @@ class Tier:
     """
 
     __slots__ = (
-        "_known", "answers", "cold", "estimates", "name", "opening", "options", "overall", "owned",
+        "_known", "answers", "cold", "estimates", "idle", "name", "opening", "options", "overall", "owned",
         "provider_queue", "rent", "supply", "take",
     )  # fmt: skip
 
@@ -122,6 +122,8 @@ class Tier:
         """How long calls hold a slot, over all sizes."""
         self.cold: Estimate = self._known.cold
         """How long an instance boots."""
+        self.idle: Sized = () if supply.warmth is None else supply.warmth.idle
+        """Since when each instance idles, as last looked at."""
         self.opening: Collection[float] = () if supply.warmth is None else supply.warmth.opening
         """When each instance that boots is expected to be up."""
         self.provider_queue = supply.provider_queue

@@ -41,7 +41,8 @@ class Warmth:
         self.idle_s = idle_s or AT_ONCE_S
         """How long an unused instance stays."""
         self.idle: list[float] = []
-        """Since when each instance has been idle, the longest idle first; some of them may be gone by now."""
+        """Since when each instance has been idle, the longest idle first; some of them may be gone by now. It
+        is this list for good: others look at it."""
         self._opening: dict[object, float] = {}
         self.opening: Collection[float] = self._opening.values()
         """When each instance that boots is expected to be up: always as of now."""
@@ -148,4 +149,4 @@ class Warmth:
 
     def _expire(self, now: float) -> None:
         oldest = now - self.idle_s
-        self.idle = [since for since in self.idle if since > oldest]
+        self.idle[:] = [since for since in self.idle if since > oldest]

@@ -13,7 +13,7 @@ A policy is asked at three moments:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -129,6 +129,11 @@ class TierView(Protocol):
     @property
     def warm(self) -> int:
         """Free slots of a rented tier that have an instance behind them, idle and paid for."""
+        ...
+
+    @property
+    def idle(self) -> Sized:
+        """Instances that idle, those included that may be gone by now: where there is none, `warm` is 0."""
         ...
 
     @property

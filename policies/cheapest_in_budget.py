@@ -159,7 +159,7 @@ class CheapestInBudget(Policy):
         idle: list[TierView] = []
         there: list[tuple[TierView, int]] = []
         for tier in rented:
-            warm = tier.warm
+            warm = tier.warm if tier.idle else 0
             if warm:
                 idle.append(tier)
             if warm or tier.in_flight:
@@ -174,11 +174,13 @@ class CheapestInBudget(Policy):
             if not rented:
                 return Shed(Reason.SHED_FULL, contended=False)
             start = latest_start(request, rented[0], pool)
-        for tier, warm in there:
+        if there:
             anything = True
-            work += rented_work(tier, pool, start, now, warm)
-        if work > ahead:
-            return _hold(request, pool, now, start, work - ahead)
+            if start > now:
+                for tier, warm in there:
+                    work += rented_work(tier, pool, start, now, warm)
+                if work > ahead:
+                    return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
         opens, wasted = openings(request, pool, rented, start, ahead - work, now)
         # Where nothing is there that could ever take the call, it is not a question of being in time.
@@ -231,7 +233,9 @@ def _not_worth_it(  # noqa: PLR0917 - what the decision has at hand
     allowed = request.due - pool.reference.answer(request).mean - (start if start > now else now)
     if allowed > 0.0:
         lacking -= allowed * (pool.in_flight + pool.opening)
-    return lacking <= 0.0 or may_be_late(pool, wasted, lacking, now)
+        if lacking <= 0.0:
+            return True
+    return may_be_late(pool, wasted, lacking, now)
 
 
 def _soonest(pool: PoolView, now: float) -> float:

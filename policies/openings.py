@@ -53,18 +53,29 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
     """
     reference = pool.reference
     service = reference.overall.mean
-    due = request.due
-    if due - FAR_S > request.since:
-        due = request.since + FAR_S
+    due, far = request.due, request.since + FAR_S
+    if due > far:
+        due = far
     allowed = due - reference.answer(request).mean - start  # what caution keeps back
     most = pool.in_time + 1
     left = due - now
     offers: list[_Offer] = []
     best: _Offer | None = None
-    enough = False
+    lowest, enough = inf, False
     for tier in rented:  # this loop decides what a decision costs: as little in it as can be done with
         boot = tier.cold.mean
         own = tier.overall.mean
+        rent, wasted, per_second = tier.rent, 0.0, None
+        if rent is not None:
+            per_second, _, idle_s, _, bills_boot, bills_idle, _ = rent
+            wasted = boot * bills_boot + idle_s * bills_idle
+        pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
+        least = 0.5 * own if own > 2.0 * LEAST_S else LEAST_S
+        if enough:  # the best has room for all of it: what cannot be cheaper need not be looked at further
+            each = left - boot - allowed
+            at_least = lacking + lacking / (each if each > least else least) * wasted
+            if per_second is None or at_least / pace * per_second >= lowest:
+                continue
         # What caution leaves says how much an instance will have done by then; whether it helps at all is
         # a question of what is expected: the careful must not end up opening nothing.
         each = left - boot - tier.answer(request).mean
@@ -76,23 +87,13 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
         if room <= 0:
             continue
         each -= allowed
-        if each < 0.5 * own:
-            each = 0.5 * own
-        if each < LEAST_S:
-            each = LEAST_S
-        pace = (service / own or 1.0) if own > 0.0 else 1.0  # where nothing is known, the same
-        each *= pace
+        each = (each if each > least else least) * pace
         count = ceil(lacking / each) or 1
-        rent, wasted, usd = tier.rent, 0.0, inf
-        if rent is not None:
-            per_second, _, idle_s, _, bills_boot, bills_idle, _ = rent
-            wasted = boot * bills_boot + idle_s * bills_idle
-            if per_second is not None:
-                usd = (count * wasted + lacking / pace) * per_second
+        usd = inf if per_second is None else (count * wasted + lacking / pace) * per_second
         offer = (usd, len(offers), tier, room, each, wasted)
         offers.append(offer)
-        if best is None or usd < best[0]:
-            best = offer
+        if best is None or usd < lowest:
+            best, lowest = offer, usd
             enough = room >= count
     if best is None:
         return (), 0.0
@@ -126,8 +127,10 @@ def may_be_late(pool: PoolView, wasted: float, lacking: float, now: float) -> bo
     The error budget is there to be used where being in time costs most: an idle time-out of a minute is
     not paid for one call.
     """
-    service = pool.reference.overall.mean
     spare = SPARE_SHARE * pool.spare(now)
+    if spare <= 0.0:
+        return False
+    service = pool.reference.overall.mean
     late = len(pool.waiting) - pool.in_time + 1.0 + (lacking / service if service > 0.0 else 0.0)
     # What one more call in time is worth rises with what is used of the error budget already.
     return late < spare and wasted > DEAR * late / spare * (service + lacking)

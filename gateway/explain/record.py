@@ -71,6 +71,11 @@ class NotedTier:
         opens = not self.owned and tier.supply.backend.can_open
         self.room = self.free - self.warm if opens else 0
 
+    @property
+    def idle(self) -> range:
+        """As many as idled."""
+        return range(self.warm)
+
     def alive(self, now: float) -> float:
         """The chance that the instance which had idled was still there, as far as is known by now."""
         return self._alive

@@ -376,7 +376,7 @@ def test_a_backend_that_cannot_carry_the_call_is_passed_over_and_asked_once_per_
     rig = Rig(burst_full={"queue": "1s", "then": "shed"})
     rig.fleet_backend.cannot_carry = partial(carries, "fleet", "too large")  # type: ignore[method-assign]
     rig.burst_backend.cannot_carry = partial(carries, "burst", None)  # type: ignore[method-assign]
-    rig.fleet.carries_all = rig.burst.carries_all = False
+    rig.pool.carries_all = rig.fleet.carries_all = rig.burst.carries_all = False
     first = ask(rig.pool)
     assert first.result().reason is Reason.PINNED
     waiting = ask(rig.pool)

@@ -50,6 +50,10 @@ class Tier:
     def name(self) -> str:
         return self.options.backend
 
+    @property
+    def idle(self) -> range:
+        return range(self.warm)
+
     def alive(self, now: float) -> float:
         return self.still_there
 
