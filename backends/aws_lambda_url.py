@@ -11,23 +11,29 @@ Wire facts (AWS documentation, "Invoking Lambda function URLs" and "Response str
 - errors of the service carry `x-amzn-ErrorType`; a function that fails is a 502.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from backends.aws_errors import lambda_refusal
+from backends.aws_lambda_bill import LONGEST_S
 from backends.aws_lambda_options import LambdaPrice, lambda_rent
 from backends.aws_signer import AwsKeys, Signer, secrets_of
 from backends.base import BackendOptions, Kit, backends
-from backends.client import Answer, Upload
+from backends.client import Answer, Exchange, Upload
 from backends.elastic import ColdStart
 from backends.envelope import encoded_size, overhead
+from backends.instances import Ticket
+from backends.outlasting import outlasting
 from backends.web_endpoint import WebEndpoint, WebOptions
 from gateway.errors import BackendDenied, BackendError
 from gateway.options import Size
-from gateway.vocab import Call, Headers
+from gateway.vocab import Call, Charge, Headers, Reply, Work
 
 PAYLOAD_LIMIT = 6 * 2**20
 """Bytes of the event that a request becomes."""
@@ -118,6 +124,56 @@ class AwsLambdaUrl(WebEndpoint):
         await super().open()
         if self._signer is not None:
             await self._signer.open()
+
+    async def answered(self, call: Call, ticket: Ticket, held: AsyncExitStack) -> Reply:
+        """The head of the answer. A call that leaves before that is waited for all the same: it is billed."""
+        await call.body.read(PAYLOAD_LIMIT)  # from here on nothing is wanted of the client
+        opened = AsyncExitStack()
+        try:
+            exchange = await outlasting(
+                self._first(call, ticket, opened),
+                spawn=self.kit.spawn,
+                name=f"{self.name}: invocation",
+                limit_s=LONGEST_S,
+                afterwards=partial(self._unclaimed, ticket, opened),
+            )
+        except asyncio.CancelledError:
+            ticket.adopted = True
+            raise
+        held.push_async_callback(opened.aclose)
+        return await self._reply(exchange, ticket)
+
+    def _unclaimed(self, ticket: Ticket, opened: AsyncExitStack, ended: Exchange | BackendError) -> None:
+        """An invocation whose call had gone has begun to answer, or has failed."""
+        if isinstance(ended, BackendError):
+            self._left(ticket, ended)
+        else:
+            self.kit.spawn(self._drain(ended, ticket, opened), name=f"{self.name}: invocation")
+
+    async def _drain(self, exchange: Exchange, ticket: Ticket, opened: AsyncExitStack) -> None:
+        """It ends with its answer: what it used until then is nobody's usage, so it is a charge."""
+        async with opened:
+            try:
+                async with asyncio.timeout(LONGEST_S):
+                    reply = await self._reply(exchange, ticket)
+                    if reply.stream is not None:
+                        async for _ in reply.stream:
+                            pass
+            except BackendError as error:
+                self._left(ticket, error)
+            except TimeoutError:
+                self.lost(ticket)
+            else:
+                usd = None if reply.usage is None else reply.usage.usd
+                self.table.owe(Charge(ticket.route, ticket.kind, usd or 0.0))
+
+    def _left(self, ticket: Ticket, error: BackendError) -> None:
+        if error.work is Work.NOT_STARTED:
+            self.table.undo(ticket)
+        elif error.usage is not None and ticket.closed:
+            self.table.owe(Charge(ticket.route, ticket.kind, error.usage.usd or 0.0))
+        else:
+            self.lost(ticket)
 
     async def sealed(self, call: Call, address: str, fields: Headers, body: Upload) -> tuple[Headers, Upload]:
         """Signed, with the whole body in the signature."""

@@ -126,7 +126,7 @@ def report(books: Books, rows: Sequence[Row], wrong: Sequence[str]) -> str:
         f"{'; '.join(each.wrong)}".rstrip()
         for each in rows
     ]
-    lines += ["", *wrong]
+    lines += [_together(rows), "", *wrong]
     lines.append(
         "Untold: instances of which the provider told nobody, because every call that they were started for "
         "had left, had failed, or was answered by another. The gateway does not count them, and can only "
@@ -139,6 +139,18 @@ def report(books: Books, rows: Sequence[Row], wrong: Sequence[str]) -> str:
         if endpoint.tolerance > SHARE:
             lines.append(f"{endpoint.name}: within {100 * endpoint.tolerance:g} %: {endpoint.why}.")
     return "\n".join(lines) + "\n"
+
+
+def _together(rows: Sequence[Row]) -> str:
+    """What all endpoints come to: the bill that somebody would compare."""
+    booked, billed = sum(each.booked for each in rows), sum(each.billed for each in rows)
+    return (
+        f"{'all together':24} {sum(each.served for each in rows):7} {sum(each.started for each in rows):7} "
+        f"{sum(each.told for each in rows):6} {sum(each.untold for each in rows):6} {booked:10.6f} "
+        f"{billed:10.6f} {_share(booked - billed, billed)} "
+        f"{_share(sum(each.untold_usd for each in rows), billed)[1:]} "
+        f"{_share(sum(each.presumed_usd for each in rows), billed)}"
+    )
 
 
 def _share(part: float, of: float) -> str:

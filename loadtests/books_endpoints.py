@@ -146,10 +146,7 @@ def _lambda(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
     )
 
 
-_MEASURED = (
-    "no log tail on this way: invocations are measured from outside, with the way there and back, and those "
-    "that a client left only until then"
-)
+_MEASURED = "no log tail on this way: invocations are measured from outside, with the way there and back"
 _KINDS: Mapping[str, tuple[Callable[[str, kit.App, int], tuple[EmulatorServer, str]], bool, float, str]] = {
     "runpod": (_runpod, True, 0.01, ""),
     "runpod-pinged": (_runpod, True, 0.01, ""),

@@ -357,3 +357,26 @@ async def test_what_stands_ready_and_what_that_costs(ready: int, hourly: float) 
             assert backend.usd_per_replica_hour == pytest.approx(hourly)
             assert backend.provisioned is not None
             assert backend.provisioned.available == ready
+
+
+@pytest.mark.parametrize("provider", [lambda_stream, *URLS])
+async def test_an_invocation_that_was_left_is_charged_to_its_end(provider: Any) -> None:
+    """Nobody reads the answer any more, and Lambda runs the function, and bills it, all the same."""
+    case = provider(fleet(pace_s=0.2))
+    async with case.server as server:
+        async with built(case.kind, section(case)) as (backend, background):
+            left = asyncio.ensure_future(ask(backend, binary(b"ab")))
+            await until(lambda: server.bill().cold_starts > 0)
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+            await background.done()
+            while background.tasks:
+                await background.done()
+            charges = backend.settle(math.inf)
+            assert not any(backend.instances(backend.kit.clock.now() + 2 * IDLE_S).values())
+            assert backend.client.in_use == 0
+        assert [charge.kind for charge in charges] == ["spill"]
+        bill = server.bill()
+    assert bill.cold_starts == 1
+    assert charges[0].usd == pytest.approx(bill.usd, rel=case.near)
