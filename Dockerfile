@@ -9,9 +9,10 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/overspill
 
 # Dependencies before sources, so that a change of code does not install them again. Every file is checked
-# against its hash in the lock, and only wheels are taken: nothing runs a foreign build script.
-COPY .ci/lock/run.txt .ci/lock/dev.txt ./lock/
-RUN python -m pip --python /opt/overspill/bin/python install --only-binary :all: --require-hashes -r lock/run.txt
+# against its hash in the lock, and only wheels are taken: nothing runs a foreign build script. image.txt is run.txt
+# with the extras `grpc`, `jwt` and `otel`: the image serves its gRPC port, reads tokens, and spans can leave it.
+COPY .ci/lock/image.txt .ci/lock/dev.txt ./lock/
+RUN python -m pip --python /opt/overspill/bin/python install --only-binary :all: --require-hashes -r lock/image.txt
 
 # The build tool comes from the lock as well; left to itself pip would fetch the newest one, unchecked.
 RUN sed -n '/^setuptools==/,/[^\\]$/p' lock/dev.txt > lock/build.txt \

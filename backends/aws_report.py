@@ -137,7 +137,7 @@ def _platform(line: str, event: str) -> bool:
 def _decoded(line: str) -> _Platform | None:
     try:
         return msgspec.json.decode(line, type=_Platform)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 

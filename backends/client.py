@@ -7,9 +7,10 @@ connections and fields; it must never know a provider, a price, or what a status
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import quote_from_bytes
 
 import aiohttp
@@ -18,7 +19,15 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
-from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, BackendDown, BackendError
+from backends.upstream_tls import ClientTls, tls_failed
+from gateway.errors import (
+    AnswerTruncated,
+    BackendBroke,
+    BackendDenied,
+    BackendDown,
+    BackendError,
+    ConfigError,
+)
 from gateway.vocab import Headers
 
 CONTROL_HEADROOM = 8
@@ -35,21 +44,33 @@ Upload = bytes | AsyncIterator[bytes] | None
 """A request body: here, on its way, or none."""
 
 
+def _nobody() -> None:
+    """There is no connection to be closed."""
+
+
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A whole answer. `distrust` closes the connection it came on, where it turns out to be another's."""
 
     status: int
     headers: Headers
     body: bytes
+    distrust: Callable[[], None] = _nobody
 
 
 class Exchange:
     """An answer whose head has arrived. `length` is the declared size of its body in bytes, if any."""
 
-    __slots__ = ("_name", "_outgoing", "_response", "headers", "length", "status")
+    __slots__ = ("_carrier", "_name", "_outgoing", "_response", "headers", "length", "status")
 
-    def __init__(self, name: str, response: aiohttp.ClientResponse, outgoing: "_Outgoing | None") -> None:
+    def __init__(
+        self,
+        name: str,
+        response: aiohttp.ClientResponse,
+        outgoing: "_Outgoing | None",
+        carrier: asyncio.Transport | None,
+    ) -> None:
         self._name = name
+        self._carrier = carrier
         self._response = response
         self._outgoing = outgoing
         self.status = response.status
@@ -86,6 +107,14 @@ class Exchange:
             self._response.close()
         self._response.release()
 
+    def distrust(self) -> None:
+        """What came is no answer to what was sent: close the connection, even if somebody else has it by now.
+
+        Whatever comes on it from here on would be taken for the answer to another request.
+        """
+        if self._carrier is not None:
+            self._carrier.abort()
+
     def _blame_source(self) -> None:
         if self._outgoing is not None and self._outgoing.fault is not None:
             raise self._outgoing.fault
@@ -95,6 +124,11 @@ class _Progress:
     """How far a request has come."""
 
     connected = False
+    carrier: asyncio.Transport | None = None
+    """The connection. The library forgets it as soon as the whole answer is there."""
+
+
+_PROGRESS: ContextVar[_Progress] = ContextVar("progress")
 
 
 def _tracing() -> aiohttp.TraceConfig:
@@ -126,6 +160,8 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if protocol is None or not protocol.should_close:
+                # uvloop's transports are none by descent.
+                _PROGRESS.get().carrier = cast(asyncio.Transport, connection.transport)
                 return connection
             connection.close()
 
@@ -174,7 +210,7 @@ class HttpClient:
     max_in_flight:    attempts at once; twice that many connections are allowed, because an attempt
                       whose client left may still be finishing in the background
     connect_timeout:  seconds for DNS, TCP and TLS together
-    tls:              whom to trust; None: whom the system trusts
+    tls:              whom to trust, and what to show; None: whom the system trusts, and nothing
     """
 
     def __init__(
@@ -183,10 +219,11 @@ class HttpClient:
         *,
         max_in_flight: int,
         connect_timeout: float = 5.0,
-        tls: ssl.SSLContext | None = None,
+        tls: ClientTls | ssl.SSLContext | None = None,
     ) -> None:
         self._name = name
         self._tls = tls
+        self._server_name = tls.server_name if isinstance(tls, ClientTls) else None
         self._limit = 2 * max_in_flight + CONTROL_HEADROOM
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
@@ -229,6 +266,7 @@ class HttpClient:
             length, body = len(body), _slices(body)
         outgoing = None if body is None or isinstance(body, bytes) else _Outgoing(body)
         progress = _Progress()
+        _PROGRESS.set(progress)
         self._in_use += 1
         try:
             try:
@@ -239,6 +277,8 @@ class HttpClient:
                     data=outgoing or body,
                     allow_redirects=False,
                     trace_request_ctx=progress,
+                    ssl=self._trust(),
+                    server_hostname=self._server_name,
                 )
             except asyncio.CancelledError as left:
                 if first and not progress.connected:
@@ -248,7 +288,7 @@ class HttpClient:
                 if outgoing is not None and outgoing.fault is not None:
                     raise outgoing.fault from None
                 raise self._explain(error) from None  # a parser's error quotes what it could not read
-            exchange = Exchange(self._name, response, outgoing)
+            exchange = Exchange(self._name, response, outgoing, progress.carrier)
             try:
                 if response.status < 200:
                     raise BackendBroke(f"{self._name}: it switched protocols, which nobody had asked for")
@@ -263,12 +303,22 @@ class HttpClient:
     ) -> Answer:
         """Send a request and read its whole answer (at most `limit` bytes). Raises as `open` does."""
         async with self.open(method, url, headers=headers, body=body) as exchange:
-            return Answer(exchange.status, exchange.headers, await exchange.read(limit))
+            body_here = await exchange.read(limit)
+            return Answer(exchange.status, exchange.headers, body_here, exchange.distrust)
+
+    def _trust(self) -> ssl.SSLContext | bool:
+        """For a new connection. Raises BackendDown."""
+        if not isinstance(self._tls, ClientTls):
+            return self._tls or True
+        try:
+            return self._tls.context()
+        except ConfigError as error:
+            raise BackendDown(str(error)) from None
 
     def _here(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=0, limit_per_host=self._limit, ssl=self._tls or True),
+                connector=_Connector(limit=0, limit_per_host=self._limit),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[_tracing()],
                 auto_decompress=False,
@@ -286,8 +336,9 @@ class HttpClient:
             case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
                 return BackendDenied(f"{self._name}: its address cannot be used")
             case aiohttp.ClientConnectorError():
-                why = error.os_error
-                text = "TLS failed" if isinstance(why, ssl.SSLError) else why.strerror or type(why).__name__
+                # The one for certificates has no `os_error`, whatever its base class says.
+                why = getattr(error, "certificate_error", None) or error.os_error
+                text = tls_failed(why) or why.strerror or type(why).__name__
                 return BackendDown(f"{self._name}: cannot connect to {error.host}:{error.port}: {text}")
             case aiohttp.ConnectionTimeoutError():
                 return BackendDown(f"{self._name}: no connection within {self._timeout.sock_connect:g} s")

@@ -19,6 +19,7 @@ from backends.credentials import AddedFields, Credentials
 from backends.envelope import from_result
 from backends.instances import HEDGE_KIND, Boot, Instances, Span, Ticket
 from backends.pings import Pinged, Pings
+from backends.upstream_tls import ClientTls, UpstreamTls
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SecretRef, Usd
 from gateway.vocab import Call, Charge, Headers, Rent, Start, Usage, Work
@@ -57,6 +58,8 @@ class ElasticOptions(BackendOptions):
 
     connect_timeout: Duration = 5.0
     """Longest wait for a connection to the provider."""
+    tls: UpstreamTls | None = None
+    """TLS towards the provider; absent: its certificate must be of those that the system trusts."""
     QUEUES: ClassVar[bool] = False
     """Whether the provider keeps calls in a queue of its own, for whichever instance is up or free first."""
 
@@ -93,8 +96,12 @@ class Elastic(Backend):
         secrets: Mapping[str, SecretRef],
     ) -> None:
         super().__init__(name, options, kit)
+        self.tls = None if options.tls is None else ClientTls(name, options.tls)
         self.client = HttpClient(
-            name, max_in_flight=options.max_in_flight, connect_timeout=options.connect_timeout
+            name,
+            max_in_flight=options.max_in_flight,
+            connect_timeout=options.connect_timeout,
+            tls=self.tls,
         )
         self._rent = rent
         self.table = Instances(
@@ -138,8 +145,10 @@ class Elastic(Backend):
         return self.options.late_binding == "provider"
 
     async def open(self) -> None:
-        """Check that every secret is there. Raises ConfigError, naming the reference."""
+        """Check that every secret and certificate is there. Raises ConfigError, naming it."""
         self.credentials.check()
+        if self.tls is not None:
+            self.tls.open()
 
     async def close(self) -> None:
         """Close every connection."""

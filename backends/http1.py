@@ -172,6 +172,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._length = None
             self._chunked = False
             return
+        if status > 599:
+            raise ValueError("no status of HTTP")  # the connection is closed, as for all that is not HTTP
         self.status = status
         self._head_done = True
         self._reusable = self._parser.should_keep_alive()

@@ -195,7 +195,9 @@ class KubernetesDiscovery:
                 pass  # read the list anew
             except TimeoutError:
                 failed(f"the Kubernetes API did not answer in {LIST_TIMEOUT_S:g} s")
-            except (BackendError, LookupError, OSError, RecursionError, msgspec.MsgspecError) as error:
+            except (
+                BackendError, LookupError, OSError, RecursionError, UnicodeDecodeError, msgspec.MsgspecError
+            ) as error:  # fmt: skip
                 failed(f"the Kubernetes API cannot be asked: {error}")
             await asyncio.sleep(wait * (0.8 + 0.4 * self._chance.random()))
             wait = min(AGAIN_MOST_S, 2.0 * wait)

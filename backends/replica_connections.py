@@ -9,18 +9,31 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from backends.http1 import KnownHead, UpstreamConnection
+from backends.upstream_tls import ClientTls, tls_failed
 from gateway.clock import Clock
-from gateway.errors import BackendBroke, BackendDown
+from gateway.errors import BackendBroke, BackendDown, ConfigError
 from gateway.vocab import Body, Reply, Start
 
 
 class ReplicaConnections:
-    """The connections to one replica. Its slots bound how many there are; this only reuses them."""
+    """The connections to one replica. Its slots bound how many there are; this only reuses them.
 
-    def __init__(self, url: str, *, clock: Clock, connect_timeout: float, keep_idle: float) -> None:
+    tls:  for an https address; None: whom the system trusts
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        connect_timeout: float,
+        keep_idle: float,
+        tls: ClientTls | None = None,
+    ) -> None:
         parts = urlsplit(url)
+        self._tls = (tls or ClientTls(url, None)) if parts.scheme == "https" else None
         self.host = parts.hostname or ""
-        self.port = parts.port or 80
+        self.port = parts.port or (80 if self._tls is None else 443)
         self.authority = parts.netloc.encode("ascii")
         self.base = parts.path.rstrip("/").encode("ascii")
         self._clock = clock
@@ -56,17 +69,22 @@ class ReplicaConnections:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(
-                    partial(UpstreamConnection, loop, self._known), self.host, self.port
-                )
+                make, tls = partial(UpstreamConnection, loop, self._known), self._tls
+                if tls is None:
+                    _, connection = await loop.create_connection(make, self.host, self.port)
+                else:
+                    _, connection = await loop.create_connection(
+                        make, self.host, self.port, ssl=tls.context(), server_hostname=tls.server_name
+                    )
         except TimeoutError:
             raise BackendDown(
                 f"no connection to {self.host}:{self.port} in {self._connect_timeout:g} s"
             ) from None
         except OSError as error:
-            raise BackendDown(
-                f"cannot connect to {self.host}:{self.port}: {error.strerror or error}"
-            ) from None
+            reason = tls_failed(error) or error.strerror or error
+            raise BackendDown(f"cannot connect to {self.host}:{self.port}: {reason}") from None
+        except ConfigError as error:
+            raise BackendDown(f"cannot connect to {self.host}:{self.port}: {error}") from None
         return connection
 
     def release(self, connection: UpstreamConnection) -> None:

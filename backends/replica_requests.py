@@ -17,18 +17,24 @@ from gateway.options import SecretRef
 from gateway.vocab import Call, Headers
 
 
-def _plain_http(urls: tuple[str, ...]) -> tuple[str, ...]:
+def _addresses(urls: tuple[str, ...]) -> tuple[str, ...]:
     for url in urls:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname or parts.query or parts.fragment or parts.username:
+        if (
+            parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or parts.query
+            or parts.fragment
+            or parts.username
+        ):
             raise ValueError(f"{url!r} is not a replica address; write it like http://server-0:8000")
     if len(set(urls)) != len(urls):
         raise ValueError("the same replica is listed twice; its slots would be counted twice")
     return urls
 
 
-ReplicaUrls = Annotated[tuple[str, ...], AfterValidator(_plain_http)]
-"""Base URLs of replicas, reached without TLS, each listed once."""
+ReplicaUrls = Annotated[tuple[str, ...], AfterValidator(_addresses)]
+"""Base URLs of replicas, each listed once; https for TLS."""
 
 
 class RequestHeads:

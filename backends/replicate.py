@@ -249,7 +249,7 @@ class Replicate(Elastic):
             result = msgspec.json.decode(prediction.output)
             if isinstance(result, str):  # a predictor's output has one type: text, in the worker kit's
                 result = msgspec.json.decode(result)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise BackendBroke(f"{self.name}: the prediction's output is no result of a worker") from None
         return self.unpack(result)
 

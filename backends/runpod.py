@@ -301,7 +301,10 @@ class RunPod(Elastic):
             raise self._cut_short(job)
         if self.options.envelope == "raw":
             return 200, [(b"content-type", b"application/json")], bytes(job.output)
-        result = msgspec.json.decode(job.output)
+        try:
+            result = msgspec.json.decode(job.output)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise BackendBroke(f"{self.name}: the job's output is no result of a worker") from None
         parts = list(parts_of(result))
         if not parts:
             return self.unpack(result)

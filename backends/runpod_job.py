@@ -9,6 +9,7 @@ Wire facts: RunPod documentation ("Send API requests", "Endpoint operations") an
 """
 
 import re
+from collections import OrderedDict
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from gateway.vocab import Headers
 FINAL = frozenset(("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"))
 _STARTED = frozenset(("IN_PROGRESS", "RUNNING"))
 STATUSES = FINAL | _STARTED | {"IN_QUEUE"}
+_MOST_KNOWN = 4096
 _JOB_ID = re.compile(r"[A-Za-z0-9._~-]+")
 
 
@@ -54,7 +56,7 @@ class Job(
         if isinstance(error, str):
             try:
                 error = msgspec.json.decode(error)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return str(error)
         if isinstance(error, dict):
             return f"{error.get('error_type', '')} {error.get('error_message', '')}".strip()
@@ -73,6 +75,8 @@ class RunPodApi:
         self._client = owner.client
         self._added = owner.added
         self._url = url
+        self._known: OrderedDict[str, None] = OrderedDict()
+        """Ids of the last jobs: no submission is answered with one of them."""
 
     async def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """One exchange, whatever its status. Raises as the client does."""
@@ -127,12 +131,25 @@ class RunPodApi:
         """The job that was made."""
         if answer.status != 200:
             raise self.refusal(answer)
-        return self.read(answer)
+        job = self.read(answer)
+        if job.id in self._known:
+            # An answer that was sent twice: the second one came in the place of another job's.
+            answer.distrust()
+            raise BackendBroke(f"{self.name}: RunPod answered with a job that was answered before")
+        if job.id:
+            self._known[job.id] = None
+            if len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        return job
 
     def latest(self, job: Job, answer: Answer) -> Job:
         """The job as it is now."""
         if answer.status == 200:
-            return self.read(answer)
+            latest = self.read(answer)
+            if latest.id and latest.id != job.id:
+                answer.distrust()
+                raise NotTold(f"{self.name}: RunPod answered with another job than it was asked for")
+            return latest
         if answer.status == 404:
             raise JobGone(f"{self.name}: RunPod no longer knows the job; its ttl is over")
         refusal = self.refusal(answer)

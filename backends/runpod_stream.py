@@ -240,5 +240,5 @@ class StreamRun:
 def _decoded(job: Job) -> object:
     try:
         return msgspec.json.decode(job.output)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

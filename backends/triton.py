@@ -28,11 +28,12 @@ from backends.triton_openai import TRANSLATED
 from backends.triton_refusals import refusal
 from backends.triton_translated import GenerateOptions, TranslatedAttempt
 from backends.triton_watch import MetricsOptions, TritonWatch, report_wanted
-from backends.warm_fleet import FleetOptions, WarmFleet
+from backends.warm_fleet import FleetOptions, WarmFleet, whole
 from gateway.options import Duration
 from gateway.vocab import Call, Reply
 
 _ERROR_TEXT_LIMIT = 300
+_LARGEST_ERROR = 4 * 2**20  # bytes of an error answer that are read: it is held, to be passed on whole
 
 
 class TritonOptions(FleetOptions):
@@ -41,7 +42,8 @@ class TritonOptions(FleetOptions):
     replicas: ReplicaUrls = ()
     """Base URLs of the servers' HTTP ports, like http://triton-0:8000."""
     discover: DiscoverOptions | None = None
-    """Instead of `replicas`: where they are found while the gateway serves."""
+    """Instead of `replicas`: where they are found while the gateway serves; spoken to over https where there
+    is a `tls` section."""
     metrics: MetricsOptions | None = None
     """The servers' own metrics, like {port: 8002}: other clients' calls there then take slots too. Without it
     the gateway counts only its own."""
@@ -62,6 +64,13 @@ class TritonOptions(FleetOptions):
             )
         if self.discover is not None and self.grpc is not None and self.grpc.replicas:
             raise ValueError("grpc.replicas is for listed replicas; with discover give grpc: {port: 8001}")
+        return self
+
+    @model_validator(mode="after")
+    def _grpc_verifies(self) -> Self:
+        skips = self.tls is not None and self.tls.insecure_skip_verify
+        if skips and self.grpc is not None and self.grpc.tls:
+            raise ValueError("grpc.tls always verifies; give tls.ca_file in place of insecure_skip_verify")
         return self
 
     @model_validator(mode="after")
@@ -96,12 +105,12 @@ class Triton(WarmFleet):
             name,
             _discovery(name, options.discover, kit),
             kit=kit,
-            arrive=lambda index, address: self._arrive(index, f"http://{address}"),
+            arrive=self._found,
             leave=self._leave,
         )  # fmt: skip
         self._grpc = None if options.grpc is None else GrpcFleet(
             options.grpc, connect_timeout=options.connect_timeout, fields=lambda: self.heads.added,
-            clock=kit.clock, spawn=kit.spawn,
+            clock=kit.clock, spawn=kit.spawn, tls=self.tls,
         )  # fmt: skip
 
     @classmethod
@@ -157,6 +166,9 @@ class Triton(WarmFleet):
             await self._membership.open()
         if self._watch is not None and self._places is not None:
             self.kit.spawn(self._watch.run(self._places), name=f"watch the load of {self.name}")
+
+    def _found(self, index: int, address: str) -> None:
+        self._arrive(index, f"{'http' if self.options.tls is None else 'https'}://{address}")
 
     def _arrive(self, index: int, url: str) -> None:
         connections = self.connections_to(url)
@@ -232,8 +244,7 @@ class TritonAttempt(Attempt):
         """Raise what this status means for another attempt; return if it is the client's own answer."""
         status = reply.status
         if reply.stream is not None and status >= 500:
-            parts = [part async for part in reply.stream]
-            reply.body, reply.stream = b"".join(parts), None
+            reply.body, reply.stream = await whole(reply, _LARGEST_ERROR), None
         text = (reply.body or b"")[:_ERROR_TEXT_LIMIT].decode("utf-8", "replace")
         error = refusal(status, text, inference=self._inference, version_asked=self._version_asked)
         if error is not None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from backends.base import Spawn
+from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
-from gateway.errors import ConfigError
+from gateway.errors import BackendDown, ConfigError
 from gateway.options import Duration
 from gateway.vocab import Call, Headers
 
@@ -42,8 +43,10 @@ class GrpcReplica:
         fields: Headers,
         clock: Clock,
         spawn: Spawn,
+        tls: ClientTls | None = None,
     ) -> None:
         self.address = address
+        self._tls = tls
         self._spawn = spawn
         self.clock = clock
         self.library = library()
@@ -88,11 +91,20 @@ class GrpcReplica:
                 ("grpc.enable_retries", 0),  # what may be tried again is decided by the gateway
                 ("grpc.enable_http_proxy", 0),
             )
-            aio = self.library.aio
-            self._channels = [
-                Channel(aio.insecure_channel(self.address, options=options)) for _ in range(self._count)
-            ]
+            self._channels = [Channel(self._open(options)) for _ in range(self._count)]
         return min(self._channels, key=_busy)
+
+    def _open(self, options: tuple[tuple[str, Any], ...]) -> Any:
+        aio, tls = self.library.aio, self._tls
+        if tls is None:
+            return aio.insecure_channel(self.address, options=options)
+        if tls.server_name is not None:
+            options = (*options, ("grpc.ssl_target_name_override", tls.server_name))
+        try:
+            credentials = tls.grpc_credentials(self.library)
+        except ConfigError as error:
+            raise BackendDown(str(error)) from None
+        return aio.secure_channel(self.address, credentials, options=options)
 
     def metadata(self, call: Call) -> tuple[tuple[str, str | bytes], ...]:
         """What is sent beside the message."""

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from backends.base import Spawn
 from backends.triton_channels import GrpcReplica, library
 from backends.triton_grpc_status import ERROR_TEXT_LIMIT, judge, raise_if_not_started
+from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
 from gateway.errors import BackendBroke
 from gateway.options import Duration, Options
@@ -38,6 +39,8 @@ class GrpcOptions(Options):
     """gRPC port on the host of each replica, 8001 unless Triton was told otherwise."""
     replicas: tuple[str, ...] = ()
     """Instead of `port`: HOST:PORT of each replica's gRPC port, in the order of `replicas`."""
+    tls: bool = False
+    """Whether these ports speak TLS (`--grpc-use-ssl`), by the backend's `tls` section if it has one."""
     channels: int = Field(default=4, ge=1, le=64)
     """Connections to each replica; a call takes the one with the fewest calls on it."""
 
@@ -77,7 +80,9 @@ class GrpcFleet:
         fields: Callable[[], Headers],
         clock: Clock,
         spawn: Spawn,
+        tls: ClientTls | None = None,
     ) -> None:
+        self._tls = (tls or ClientTls("gRPC replicas", None)) if options.tls else None
         library()  # so that a missing one is told when the gateway starts
         self._spawn = spawn
         self._options = options
@@ -100,6 +105,7 @@ class GrpcFleet:
                 fields=self._fields(),
                 clock=self._clock,
                 spawn=self._spawn,
+                tls=self._tls,
             )
             if retired:
                 replica.retire()

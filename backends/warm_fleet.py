@@ -9,6 +9,7 @@ from typing import ClassVar
 from backends.base import Backend, BackendOptions, Kit
 from backends.replica_connections import Attempt, ReplicaConnections
 from backends.replica_requests import RequestHeads
+from backends.upstream_tls import ClientTls, UpstreamTls
 from gateway.errors import BackendBroke, BackendError
 from gateway.options import Duration, Options, SlotCount, Usd
 from gateway.vocab import Reply, WholeBody
@@ -35,6 +36,9 @@ class FleetOptions(BackendOptions):
     """Longest wait for a connection before the replica counts as down."""
     keep_idle: Duration
     """How long an unused connection is kept; keep it below the server's own limit."""
+    tls: UpstreamTls | None = None
+    """TLS towards replicas with an https address; absent: their certificates must be of those that the system
+    trusts."""
     probe_every: Duration = 2.0
     """Time between readiness checks of each replica."""
 
@@ -48,6 +52,7 @@ class WarmFleet(Backend):
     def __init__(self, name: str, options: FleetOptions, kit: Kit, *, heads: RequestHeads) -> None:
         super().__init__(name, options, kit)
         self.heads = heads
+        self.tls = ClientTls(name, options.tls)
 
     @property
     def usd_per_replica_hour(self) -> float | None:
@@ -62,13 +67,16 @@ class WarmFleet(Backend):
     async def open(self) -> None:
         """Check that every secret is there. Raises ConfigError, naming the reference."""
         self.heads.open()
+        if self.options.tls is not None:
+            self.tls.open()
 
     def connections_to(self, url: str) -> ReplicaConnections:
         """Those to the replica at `url`, none of them made yet."""
         options = self.options
         return ReplicaConnections(
-            url, clock=self.kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle
-        )
+            url, clock=self.kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle,
+            tls=self.tls,
+        )  # fmt: skip
 
     async def ask(
         self, connections: ReplicaConnections, path: str, limit: int = _LONGEST_ANSWER

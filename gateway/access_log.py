@@ -55,6 +55,7 @@ class Line(Struct, gc=False):
     ttfb_ms      from arrival to the first byte of the answer; `duration_ms` from arrival to the end
     usd          what it cost, retries included; `error`: word of the error that ended it
     hedged       `won` or `lost` where a second attempt ran beside the first: was its answer used?
+    caller       who called: id of a key, subject of a token, name in a certificate; `tenant`: for whom
     """
 
     ts: str
@@ -80,6 +81,8 @@ class Line(Struct, gc=False):
     usd: float | None
     error: str | None
     hedged: str | None
+    caller: str | None
+    tenant: str | None
 
 
 class AccessLog:
@@ -217,6 +220,8 @@ class AccessLog:
             record.usd,
             record.error or None,
             None if record.hedge is None else record.hedge.result,
+            None if (caller := record.caller) is None else caller.name,
+            None if caller is None else caller.tenant,
         )
 
     def _stamp(self, second: int) -> str:

@@ -7,11 +7,14 @@
     /admin/reload     POST: read the file again and take it over; 422 or 409 with every problem if not
     /admin/routes     what each route was asked, where it went, how fast, at what cost
     /admin/backends   slots, readiness, breakers and instances of each backend
+    /scaler/metrics.json  how many replicas of each owned backend are wanted, and why
     /admin/explain    POST: what would be decided about a call, or was, and why every other way lost
+    /console          all of it as one live page
 
 It stands beside the data plane on the same event loop: what it does takes milliseconds at most between
 two turns of the loop. But for a reload it changes nothing, and it never shows a secret, a header or a body.
-It asks nobody who they are, so it belongs on a private address.
+Where `auth.admin` has a token it is asked for, but for /livez and /readyz; otherwise nobody is asked who
+they are, and it belongs on a private address.
 """
 
 import asyncio
@@ -28,16 +31,23 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from gateway import __version__
+from gateway.auth.admin import CHALLENGES, AdminDoor
+from gateway.clock import SystemClock
 from gateway.config.status import ConfigStatus
+from gateway.console.web import Console
 from gateway.explain.live import USAGE, Answer, Explaining
+from gateway.glance import Glance
 from gateway.metrics import GatewayCollector, Observed, build_registry
 from gateway.reload import NO_FILE, Outcome, Reloader
-from gateway.reports import not_served, report_backends, report_routes
+from gateway.reports import not_served, report_backends, report_routes, route_sums
+from gateway.scaling.service import ScalingService
+from gateway.tls import PortTls, TlsServer
 
 log = logging.getLogger("overspill.admin")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPENMETRICS_END = b"# EOF\n"
+_HANDSHAKE_S = 10.0
 
 
 class AdminState(Observed, Protocol):
@@ -94,6 +104,14 @@ class Views(Protocol):
         """What would be decided, or was, and why."""
         ...
 
+    async def glance(self, decisions: int) -> Glance:
+        """All of it in one look, with so many of the last decisions."""
+        ...
+
+    async def scaling(self) -> dict[str, Any] | None:
+        """What an autoscaler is told; None where nobody looks."""
+        ...
+
 
 class LocalViews:
     """The views of one gateway in this process."""
@@ -102,6 +120,7 @@ class LocalViews:
         self._state = state
         self._explaining = explaining
         self._registry = registry
+        self.scaler: ScalingService | None = None
 
     @property
     def explains(self) -> bool:
@@ -140,20 +159,42 @@ class LocalViews:
         assert self._explaining is not None
         return self._explaining.answer(body)
 
+    async def glance(self, decisions: int) -> Glance:
+        """As of now."""
+        state, (status, reasons) = self._state, judge(self._state)
+        return Glance(
+            list(self._registry.collect()),
+            await self.routes(),
+            route_sums(state.ledger, state.clock.now()),
+            await self.backends(),
+            status,
+            reasons,
+            [] if self._explaining is None else self._explaining.recent(decisions),
+        )
+
+    async def scaling(self) -> dict[str, Any] | None:
+        """As of the last look."""
+        return None if self.scaler is None else self.scaler.document()
+
 
 class AdminPort:
     """The admin server."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: Views, door: AdminDoor | None = None) -> None:
         self._views = views
+        self._door = door or AdminDoor(None)
         self._runner: web.AppRunner | None = None
+        self._tls_server: TlsServer | None = None
 
-    async def start(self, host: str, port: int, *, listening: socket | None = None) -> tuple[str, int]:
+    async def start(
+        self, host: str, port: int, *, listening: socket | None = None, tls: PortTls | None = None
+    ) -> tuple[str, int]:
         """Listen; returns the address, whose port the system chose if `port` is 0. Raises OSError.
 
         listening:  a socket that is open already, in place of the address
+        tls:        what it shows its clients; None: it speaks in the clear
         """
-        app = web.Application(middlewares=[_errors_as_json])
+        app = web.Application(middlewares=[_errors_as_json, self._let_in])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -161,26 +202,60 @@ class AdminPort:
         app.router.add_post("/admin/reload", self._reload)
         app.router.add_get("/admin/routes", self._routes)
         app.router.add_get("/admin/backends", self._backends)
+        app.router.add_get("/scaler/metrics.json", self._scaling)
         if self._views.explains:
             app.router.add_get("/admin/explain", self._explain_usage)
             app.router.add_post("/admin/explain", self._explain)
+        Console(self._views, SystemClock()).add_to(app)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, host, port) if listening is None else web.SockSite(runner, listening)
-            await site.start()
+            if tls is not None:
+                address = await self._encrypted(runner, tls, host, port, listening)
+            else:
+                site = (
+                    web.TCPSite(runner, host, port) if listening is None else web.SockSite(runner, listening)
+                )
+                await site.start()
+                address = runner.addresses[0]
         except OSError:
             await runner.cleanup()
             raise
         self._runner = runner
-        address = runner.addresses[0]
         return address[0], address[1]
+
+    async def _encrypted(
+        self, runner: web.AppRunner, tls: PortTls, host: str, port: int, listening: socket | None
+    ) -> Any:
+        assert runner.server is not None
+        self._tls_server = server = TlsServer(tls, runner.server, handshake_timeout=lambda: _HANDSHAKE_S)
+        if listening is None:
+            await server.open(host, port)
+        else:
+            server.serve(listening)
+        return server.sockets[0].getsockname()
 
     async def stop(self) -> None:
         """Close the port and every connection to it. Stopping twice does nothing."""
+        if self._tls_server is not None:
+            self._tls_server.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+
+    @web.middleware
+    async def _let_in(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Before anything else, so that not even the paths that there are are told to others."""
+        shown = request.headers.getall("authorization", [])
+        if not self._door.admits(request.path, shown[0] if len(shown) == 1 else None):
+            body = {"error": "Unauthorized", "path": request.path}
+            response = _json(body, status=401)
+            for challenge in CHALLENGES:
+                response.headers.add("www-authenticate", challenge)
+            return response
+        if self._door.foreign(request.method, request.headers.get("sec-fetch-site")):
+            return _json({"error": "not from a page of another site", "path": request.path}, status=403)
+        return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._views.metrics(request.headers.get("accept", ""))
@@ -209,6 +284,12 @@ class AdminPort:
     async def _backends(self, _: web.Request) -> web.Response:
         return _json({"backends": await self._views.backends()})
 
+    async def _scaling(self, _: web.Request) -> web.Response:
+        document = await self._views.scaling()
+        if document is None:
+            raise web.HTTPNotFound
+        return _json(document)
+
     async def _explain_usage(self, _: web.Request) -> web.Response:
         return _json(USAGE)
 
@@ -220,10 +301,13 @@ class AdminPort:
 class Admin(AdminPort):
     """The admin server of one gateway in this process."""
 
-    def __init__(self, state: AdminState, explaining: Explaining | None = None) -> None:
+    def __init__(
+        self, state: AdminState, explaining: Explaining | None = None, door: AdminDoor | None = None
+    ) -> None:
         self.registry = build_registry(GatewayCollector(state, version=__version__))
         self.registry.register(state.config)
-        super().__init__(LocalViews(state, explaining, self.registry))
+        self.views = LocalViews(state, explaining, self.registry)
+        super().__init__(self.views, door)
 
 
 class Health(NamedTuple):

@@ -5,8 +5,10 @@ and how to start a process; it never knows a policy, a price or a simulation: th
 program again (`overspill advise`), at the lowest priority and bounded in time. The gateway's event loop
 only ever writes to it and waits for its one line.
 
-    to the child      {"config": the running file, "calls": {ROUTE: [[arrived, held, owned], …]}}
-    from the child    {"recommended": {BACKEND: replicas}, "unknown": {BACKEND: why}}
+    to the child      {"config": the running file, "calls": {ROUTE: [[arrived, held, owned], …]},
+                       "replicas": {BACKEND: replicas of today}}
+    from the child    {"recommended": {BACKEND: replicas}, "unknown": {BACKEND: why},
+                       "one_more": {BACKEND: what today's replicas and one more come to}}
 """
 
 import asyncio
@@ -40,11 +42,29 @@ _NICE = "import os; os.nice(19); from gateway.cli import main; main()"
 COMMAND = (sys.executable, "-P", "-c", _NICE, "advise")
 
 
+class OneMore(msgspec.Struct, forbid_unknown_fields=True):
+    """The last calls, simulated with the replicas that stand there and with one more.
+
+    usd:       all of it, fleet and rented; `usd_with` with one more
+    attained:  share of the calls inside their budget; `attained_with` with one more
+    seconds:   from the first of the calls to the end of the last
+    """
+
+    replicas: int
+    calls: int
+    seconds: float
+    usd: float
+    usd_with: float
+    attained: float
+    attained_with: float
+
+
 class Answer(msgspec.Struct, forbid_unknown_fields=True):
     """What the child says."""
 
     recommended: dict[str, int]
     unknown: dict[str, str]
+    one_more: dict[str, OneMore] = {}
 
 
 class RecentCalls:
@@ -112,6 +132,10 @@ class Advice:
     ) -> None:
         self.recommended: dict[str, int] = {}
         """Absent: not known (yet)."""
+        self.one_more: dict[str, OneMore] = {}
+        """What one more replica would have come to."""
+        self.replicas: Callable[[], dict[str, int]] = dict
+        """How many there are of each, when somebody asks."""
         self._every_s = every_s
         self._backends = frozenset(backends)
         self._command = command
@@ -162,6 +186,7 @@ class Advice:
                 for name, count in answer.recommended.items()
                 if name in self._backends and count >= 0
             }
+            self.one_more = {name: one for name, one in answer.one_more.items() if name in self._backends}
             self._say("; ".join(f"{name}: {why}" for name, why in sorted(answer.unknown.items())))
 
     async def _question(self, config: str) -> bytes:
@@ -175,7 +200,7 @@ class Advice:
                 parts += [b"," if start else b"", piece[1:-1]]
                 await asyncio.sleep(0)
             parts.append(b"]")
-        return b"".join([*parts, b"}}"])
+        return b"".join([*parts, b'},"replicas":', msgspec.json.encode(self.replicas()), b"}"])
 
     async def _asked(self, question: bytes) -> Answer:
         process = await asyncio.create_subprocess_exec(
@@ -194,6 +219,7 @@ class Advice:
 
     def _failed(self, why: str) -> None:
         self.recommended = {}
+        self.one_more = {}
         self._say(f"the child process {why}")
 
     def _say(self, why: str) -> None:

@@ -15,8 +15,10 @@ from random import Random
 import backends as backend_plugins
 import policies as policy_plugins
 from backends.base import Backend
-from gateway import __version__
+from gateway import __version__, descriptors
 from gateway.admin import Admin
+from gateway.auth.entrance import Entrance
+from gateway.auth.gatekeeper import Gatekeeper
 from gateway.background import Background
 from gateway.budgets import Budgets
 from gateway.capacity import Capacity
@@ -29,7 +31,8 @@ from gateway.config.status import ConfigStatus, DrainingCalls
 from gateway.connection import ListenerLimits
 from gateway.explain.live import Explaining
 from gateway.explain.ring import Ring
-from gateway.fittings import access_log, advice, makers, tracing
+from gateway.explain.suppose import Supposing
+from gateway.fittings import access_log, advice, idempotency, makers, tracing
 from gateway.grpc_server import GrpcLimits, GrpcServer
 from gateway.hedging import Hedging
 from gateway.ledger import Ledger
@@ -53,10 +56,12 @@ from gateway.relay import Relay
 from gateway.reload import CannotNow, Reloader
 from gateway.retry_budget import RetryBudgets
 from gateway.routes import RouteTable
+from gateway.scaling.service import ScalingService
 from gateway.spending import Spending
 from gateway.succession import Draft, Succession
 from gateway.table import Builder, route_facts
 from gateway.tallies import BackendFacts
+from gateway.tls import Tls
 from gateway.workers.desk import Desk
 from gateway.workers.station import Station
 from policies.base import Policy
@@ -83,6 +88,7 @@ class Gateway:
     recorder:  notes every event and decision of its pools; None: nobody does
     station:   its place among the workers that share ports, slots and budgets; None: it is alone
     source:    the file that the settings were read from, to be read again; None: they stay as they are
+    tls:       certificates that were read already; None: they are read as the settings say
     """
 
     def __init__(
@@ -94,12 +100,16 @@ class Gateway:
         recorder: Recorder | None = None,
         station: Station | None = None,
         source: Source | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.station = station
+        self.tls = tls or Tls(settings.tls, settings.admin_tls, clock)
         self.clock = clock
         self.draining = False
         self.background = Background()
         self._listen = settings.listen
+        self.entrance = Entrance(settings.auth, clock=clock, spawn=self.background.spawn)
+        self._next_gatekeeper: Gatekeeper | None = None
         self._recorder = recorder
         self.tracing = tracing(settings, clock, chance)
         self._ring = Ring(told=None if self.tracing is None else self.tracing.tracer.decided)
@@ -110,21 +120,25 @@ class Gateway:
         self.access_log = access_log(settings, clock, chance)
         self.ledger = self._ledger()
         self.ledger.traced = None if self.tracing is None else self.tracing.results
+        self.keys = idempotency(settings, clock, chance)
         new_pipeline = self._steps()
         self.pipeline = new_pipeline(protocols=self._protocols())
         self._pipelines = [self.pipeline]
         self.listener = Listener(
             self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance,
-            names_traces=self.tracing is None,
+            names_traces=self.tracing is None, tls=self.tls.data,
         )  # fmt: skip
         self.config = ConfigStatus(effective(settings), clock.wall())
         self.reloader = None if source is None else self._reloader(source, settings)
         self.explaining = Explaining(
-            self.routes, self.pools, ring=self._ring, clock=clock, spending=self.spending
-        )
-        self.admin, self.desk = Admin(self, self.explaining), Desk(self, self.explaining)
+            self.routes, self.pools, ring=self._ring, clock=clock, spending=self.spending,
+            ended=self.ledger.ended, suppose=Supposing(lambda: self.settings, registries()),
+        )  # fmt: skip
+        self.admin, self.desk = Admin(self, self.explaining, self.entrance.door), Desk(self, self.explaining)
         for window in (self.admin, self.desk):
             window.registry.register(DrainingCalls(lambda: self.tables.draining))
+            window.registry.register(self.tls)
+        self.admin.views.scaler = self.scaling = ScalingService.of(self, settings.scaling)
         self.grpc = self._grpc(new_pipeline)
         self.http_address: Address | None = None
         self.grpc_address: Address | None = None
@@ -167,10 +181,12 @@ class Gateway:
         return [BackendFacts.of(member.backend, share) for member in named.values()]
 
     def _reloader(self, source: Source, settings: Settings) -> Reloader:
-        return Reloader(
+        reloader = Reloader(
             source, settings, adopt=self.reload, counted=self.ledger.reloaded,
             status=self.config, clock=self.clock,
         )  # fmt: skip
+        reloader.renew = self.tls.renew
+        return reloader
 
     def _protocols(self) -> Protocols:
         raw, kserve = Raw(), Kserve(self, version=__version__)
@@ -189,6 +205,8 @@ class Gateway:
             ledger=self.ledger,
             clock=self.clock,
             tracer=None if self.tracing is None else self.tracing.tracer,
+            gatekeeper=self.entrance.gatekeeper,
+            keys=self.keys,
         )
 
     def _grpc(self, new_pipeline: Callable[..., Pipeline]) -> GrpcServer | None:
@@ -204,6 +222,7 @@ class Gateway:
             limits=GrpcLimits(body=limits.body, body_buffer=limits.body_buffer),
             clock=self.clock,
             name=self.listener.name,
+            tls=self.tls.data,
         )
 
     def _cold_tail(self, route: str, backend: str) -> float:
@@ -295,14 +314,19 @@ class Gateway:
             raise CannotNow("decisions are being recorded, and a recording is of one configuration")
         if self.draining:
             raise CannotNow("the gateway is about to end")
+        self._next_gatekeeper = await self.entrance.prepare(settings.auth)
         return await self.tables.prepare(settings.model_copy(update={"listen": self._listen}))
 
     def adopt(self, draft: Draft) -> None:
         """The second half of it, in one step."""
         self.tables.adopt(draft)
         table = self.tables.table
+        self.entrance.adopt(table.settings.auth, self._next_gatekeeper)
         for pipeline in self._pipelines:
-            pipeline.follow(routes=table.routes, admission=table.admission, dispatch=table.dispatch)
+            pipeline.follow(
+                routes=table.routes, admission=table.admission, dispatch=table.dispatch,
+                gatekeeper=self.entrance.gatekeeper,
+            )  # fmt: skip
         self.explaining.follow(table.routes, table.pools, table.spending)
         self.listener.limits = _listener_limits(table.settings)
         self._rebook()
@@ -325,17 +349,24 @@ class Gateway:
         self._follow_sizes()
         self.tables.begin()
         self.background.spawn(self._settle_forever(), name="settle charges")
+        self.background.spawn(self.entrance.watch(), name="keep up with keys")
         if self.memory is not None:
             self.memory.load()
             if self._writes_state:
                 self.background.spawn(self.memory.run(), name="save estimates")
         if self.ledger.advice is not None:
             self.background.spawn(self.ledger.advice.run(self.effective_config), name="advice on replicas")
+        if self.keys is not None:
+            await self.keys.store.open()
+            self.background.spawn(self.keys.store.run(), name="hold idempotency keys")
+        await self.tls.renew()
+        self.tls.watch(self.background)
         if self.reloader is not None:
             self.background.spawn(self.reloader.watch(), name="watch the configuration file")
         listen, shared = self.settings.listen, self.station is not None
         if self.station is None:
-            self.admin_address = Address(*await self.admin.start(*listen.admin))
+            self.admin_address = Address(*await self.admin.start(*listen.admin, tls=self.tls.admin))
+            await self.scaling.open(self.background)
         else:
             await self.desk.start(self.station.desk)
         self.http_address = Address(*await self.listener.open(*listen.http, shared=shared))
@@ -352,12 +383,15 @@ class Gateway:
             drains.append(self.grpc.drain(self.settings.drain_timeout))
         await asyncio.gather(*drains)
         await self.opening.close()
+        if self.keys is not None:
+            await self.keys.store.close()
         self.settle(math.inf)  # what still idles will be billed to its end, though nobody counts then
         if self.station is not None:
             self.station.close()
         await self.tables.close()
         await self.background.close(grace=0.0)
         await self.admin.stop()
+        await self.scaling.close()
         await self.desk.stop()
         if self.memory is not None and self._writes_state:
             self.memory.save()
@@ -398,4 +432,6 @@ class Gateway:
 
 
 def _listener_limits(settings: Settings) -> ListenerLimits:
-    return ListenerLimits(**{name: getattr(settings.limits, name) for name in ListenerLimits._fields})
+    limits = ListenerLimits(**{name: getattr(settings.limits, name) for name in ListenerLimits._fields})
+    most = descriptors.most_clients(limits.connections, files=descriptors.limit())
+    return limits._replace(connections=most)

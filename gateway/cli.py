@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__, app, serving
+from gateway.auth import command as key_commands
 from gateway.clock import SystemClock
 from gateway.config import price_list
 from gateway.config.effective import effective
@@ -26,6 +27,7 @@ from gateway.explain import options as explaining
 from gateway.probe import options as probing
 from gateway.simulator import command as options
 from gateway.simulator import plan_command
+from gateway.top import command as top_command
 from gateway.workers.run import worker_count
 
 BAD_CONFIG = 2
@@ -154,6 +156,8 @@ def schema() -> None:
 
 
 command.command()(price_list.prices)
+command.command()(top_command.top)
+command.add_typer(key_commands.keys, name="keys")
 
 
 @command.command()

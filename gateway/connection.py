@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Awaitable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import httptools
 
@@ -25,27 +25,16 @@ from gateway.errors import (
     SlowRequest,
     TargetTooLong,
 )
-from gateway.exchange import Exchange
-from gateway.framing import comes_again, read_framing
+from gateway.exchange import Certificate, Exchange
+from gateway.framing import comes_again, is_http10, read_framing
 from gateway.heads import Head, KnownHeads
+from gateway.listener_limits import ListenerLimits
+from gateway.unswitched import rest_of_message
+
+__all__ = ["Connection", "Handler", "Host", "ListenerLimits"]
 
 _FOREVER = float("inf")
 _LINGER_S = 1.0  # how long a client may go on sending after an early answer before the socket is closed
-
-
-class ListenerLimits(NamedTuple):
-    """Sizes in bytes, times in seconds. The defaults are those of the `limits` section."""
-
-    head: int = 32 * 1024
-    fields: int = 100
-    target: int = 8 * 1024
-    body: int = 64 * 1024 * 1024
-    body_buffer: int = 256 * 1024
-    head_timeout: float = 10.0
-    body_timeout: float = 30.0
-    idle_timeout: float = 75.0
-    connections: int = 10_000
-    pipelined: int = 16
 
 
 class Handler(Protocol):
@@ -89,10 +78,12 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_awaited", "_current", "_drained", "_expects", "_fatal", "_framing", "_head_size", "_in_body",
         "_listener", "_parser", "_parsing", "_paused", "_peer", "_queue", "_refused", "_sweep_at",
-        "_task", "_transport", "_writable",
+        "_switches", "_task", "_transport", "_unread", "_writable", "_write_by",
     )  # fmt: skip
 
     _transport: asyncio.Transport
+    scheme = b"http"
+    certificate: Certificate | None = None  # in the clear nobody shows one
 
     def __init__(self, listener: Host) -> None:
         self._listener = listener
@@ -106,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._in_body = False  # has the head of the request in `_parsing` been read?
         self._head_size = 0
         self._framing = 0  # bytes that were neither head nor body: chunk sizes, extensions, trailers
+        self._switches = False  # does the request in `_parsing` offer another protocol, and have a body?
         self._refused = False  # no further request is taken from this connection
         self._fatal: OverspillError | None = None  # why, where it is still to be answered
         self._paused = False
@@ -113,6 +105,8 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._peer = b""
         self._sweep_at = _FOREVER
+        self._unread = 0  # bytes of answers that the client had not taken when last looked at
+        self._write_by = _FOREVER  # when it must have taken some of them
 
     # -- asyncio calls these
 
@@ -132,7 +126,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: whatever works for it stops and gives back what it holds."""
         self._listener.forget(self)
-        self._sweep_at = _FOREVER
+        self._sweep_at = self._write_by = _FOREVER
         self._refused = True
         if self._parsing is not None and self._in_body:
             self._parsing.body.fail(client_left())
@@ -154,10 +148,8 @@ class Connection(asyncio.Protocol):
             return
         self._framing += len(data)
         try:
-            self._parser.feed_data(data)
+            self._parse(data)
             self._check_unfinished()
-        except httptools.HttpParserUpgrade:
-            self._no_more_requests()
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, OverspillError) else BadCall(str(cause), close=True))
@@ -204,10 +196,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads slowly: stop taking bytes from upstream."""
         self._writable = False
+        self._watch_reading()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._writable = True
+        if not self._transport.is_closing():
+            self._write_by = _FOREVER
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -248,9 +243,10 @@ class Connection(asyncio.Protocol):
         assert exchange is not None
         self._check_head(exchange)
         exchange.method = self._parser.get_method()
-        exchange.http10 = self._parser.get_http_version() == "1.0"
+        exchange.http10 = is_http10(exchange.method, self._parser.get_http_version())
         exchange.keep_alive = self._parser.should_keep_alive() and not self._listener.draining
         length, expects = read_framing(exchange)
+        self._switches = length != 0 and self._parser.should_upgrade()
         self._listener.name(exchange)
         limits = self._listener.limits
         if length is not None and length > limits.body:
@@ -275,6 +271,8 @@ class Connection(asyncio.Protocol):
         """The last byte of a request."""
         exchange = self._parsing
         assert exchange is not None
+        if self._switches:
+            return  # its body is yet to come, see `_parse`
         self._parsing = None
         exchange.body.finish()
         self._sweep_at = _FOREVER
@@ -309,7 +307,7 @@ class Connection(asyncio.Protocol):
         if keep_alive:
             return
         if exchange.body.complete:
-            self._transport.close()
+            self._close()
             self._refused = True
             return
         # Closing now would reset the connection and could destroy the answer before it is read.
@@ -323,7 +321,7 @@ class Connection(asyncio.Protocol):
     def break_off(self) -> None:
         """Close without completing the answer; what was written before is still delivered."""
         self._refused = True
-        self._transport.close()
+        self._close()
 
     # -- inside
 
@@ -349,12 +347,17 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Has this connection kept us waiting too long?"""
+        if now >= self._write_by:
+            if self._transport.get_write_buffer_size() >= self._unread:
+                self._transport.abort()  # it takes nothing: what is held for it is better forgotten
+                return
+            self._watch_reading()
         if now < self._sweep_at:
             return
         self._sweep_at = _FOREVER
         parsing = self._parsing
         if self._refused or parsing is None:
-            self._transport.close()  # lingered, idle, or never said a word
+            self._close()  # lingered, idle, or never said a word
         elif self._in_body:
             if self._paused:
                 return  # we are the ones who do not read
@@ -366,7 +369,7 @@ class Connection(asyncio.Protocol):
     def retire(self) -> None:
         """Draining: close now if idle, else after the answer in progress."""
         if self._current is None and not self._queue and self._parsing is None:
-            self._transport.close()
+            self._close()
         elif self._current is not None and not self._current.began:
             self._current.keep_alive = False
 
@@ -390,6 +393,8 @@ class Connection(asyncio.Protocol):
             assert exchange is not None
             try:
                 await self._listener.handler.handle(exchange)
+                if not (self._writable or self._refused):
+                    await self.drain()  # or a client that asks and never reads would fill the memory
             finally:
                 self._current = None
                 if not exchange.ended:
@@ -405,7 +410,7 @@ class Connection(asyncio.Protocol):
     def _next(self, exchange: Exchange) -> None:
         listener = self._listener
         if listener.draining and not self._queue and self._parsing is None:
-            self._transport.close()
+            self._close()
         elif self._queue:
             following = self._queue.popleft()
             if self._fatal is None:
@@ -418,6 +423,26 @@ class Connection(asyncio.Protocol):
             self.resume()
         elif self._in_body and self._parsing is not exchange:
             self._start(self._parsing)
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            exchange = self._parsing
+            if exchange is None or not self._switches:
+                self._no_more_requests()
+                return
+            self._switches = exchange.keep_alive = False  # what follows the body is not read
+            self._parser = rest_of_message(exchange.body.length, self.on_body, self.on_message_complete)
+            self._parser.feed_data(data[offer.args[0] :])
+
+    def _close(self) -> None:
+        self._watch_reading()
+        self._transport.close()
+
+    def _watch_reading(self) -> None:
+        self._unread = self._transport.get_write_buffer_size()
+        self._write_by = self._listener.clock.now() + self._listener.limits.write_timeout
 
     def _no_more_requests(self) -> None:
         # An Upgrade is not taken; the request is answered as plain HTTP/1.1 and the connection closed,

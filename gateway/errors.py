@@ -6,19 +6,23 @@ for it in logs and metrics, and whether the work may have started: no other tabl
     OverspillError
     ├── ConfigError                    the file is wrong; never reaches a client
     ├── BadCall                 400    the request itself is wrong; the client must change it
-    │   ├── Unauthorised        401    (reserved for admission)
+    │   ├── Unauthorised        401    the caller did not show who it is
     │   ├── Refused             403    understood, and deliberately not offered
     │   ├── UnknownRoute        404    no route or model of that name
     │   ├── MethodNotAllowed    405
     │   ├── SlowRequest         408    the request did not arrive in time
+    │   ├── IdempotencyConflict 409    its key is taken by a call of which there is no answer
     │   ├── BodyTooLarge        413
     │   ├── TargetTooLong       414
+    │   ├── IdempotencyMismatch 422    its key stands for another request
     │   ├── HeadTooLarge        431
     │   └── NotOffered          501
     ├── Shed                           the gateway had no place for it
     │   ├── Contended           429    every slot is taken; try again soon
     │   ├── NoCapacity          503    no backend of the route can take calls at all
     │   └── DeadlinePassed      504    the answer could not begin in time
+    ├── IssuerDown              503    whether a token is good cannot be told now
+    ├── KeysDown                503    whether a call was carried out before cannot be told now
     ├── ClientGone               -     the client left; nobody reads an answer
     └── BackendError            502    one attempt failed
         ├── BackendFull         503    it pushed back (429, queue full): neutral, safe to try elsewhere
@@ -80,10 +84,22 @@ class BadCall(OverspillError):
 
 
 class Unauthorised(BadCall):
-    """The caller did not show who it is."""
+    """The caller did not show who it is.
+
+    invalid:  it showed something, and that is not good; False where it showed nothing
+    """
 
     status = 401
     word = "unauthorised"
+
+    def __init__(self, message: str = "", *, invalid: bool = False) -> None:
+        super().__init__(message)
+        self.invalid = invalid
+
+    @property
+    def challenge(self) -> str:
+        """What the `www-authenticate` field of the answer says (RFC 6750 section 3)."""
+        return 'Bearer realm="overspill"' + (', error="invalid_token"' if self.invalid else "")
 
 
 class Refused(BadCall):
@@ -120,6 +136,20 @@ class SlowRequest(BadCall):
 
     status = 408
     word = "slow_request"
+
+
+class IdempotencyConflict(BadCall):
+    """The idempotency key is taken, and there is no answer to give again."""
+
+    status = 409
+    word = "idempotency_conflict"
+
+
+class IdempotencyMismatch(BadCall):
+    """The idempotency key was used for another request."""
+
+    status = 422
+    word = "idempotency_mismatch"
 
 
 class BodyTooLarge(BadCall):
@@ -180,6 +210,20 @@ class DeadlinePassed(Shed):
     word = "deadline_passed"
     outcome = Outcome.DEADLINE
     reason = Reason.SHED_DEADLINE
+
+
+class IssuerDown(OverspillError):
+    """A token cannot be checked: the keys of its issuer could not be had."""
+
+    status = 503
+    word = "issuer_down"
+
+
+class KeysDown(OverspillError):
+    """Idempotency keys cannot be looked up; the call was not carried out."""
+
+    status = 503
+    word = "idempotency_unavailable"
 
 
 class ClientGone(OverspillError):

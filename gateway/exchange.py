@@ -6,8 +6,9 @@ answer leaves it: a second one is a programming error, none at all breaks the co
 """
 
 import asyncio
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.body import IncomingBody
 from gateway.errors import ClientGone, OverspillError
@@ -21,8 +22,22 @@ STATUS_LINES = {
 """Status lines ready to be written."""
 
 
+Certificate = Mapping[str, Any]
+"""What a client's certificate says, in the form of `ssl.SSLSocket.getpeercert`: it has been verified."""
+
+
 class Wire(Protocol):
     """The client connection, as far as one exchange may use it."""
+
+    @property
+    def scheme(self) -> bytes:
+        """`http`, or `https` where it is encrypted."""
+        ...
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The client's, once verified; None where it has shown none."""
+        ...
 
     def write(self, data: bytes) -> None:
         """Send bytes; never waits."""
@@ -52,19 +67,23 @@ class Conversation(Protocol):
     request_id: str
     traceparent: str
     keep_alive: bool
+    headers: Headers
+    """Other requests may have the very same list: it is replaced, never changed."""
 
     @property
     def method(self) -> bytes: ...
     @property
     def target(self) -> bytes: ...
     @property
-    def headers(self) -> Headers: ...
-    @property
     def body(self) -> Body: ...
     @property
     def peer(self) -> bytes: ...
     @property
     def arrived(self) -> float: ...
+    @property
+    def scheme(self) -> bytes: ...
+    @property
+    def certificate(self) -> Certificate | None: ...
     @property
     def max_body(self) -> int: ...
     @property
@@ -113,8 +132,9 @@ class Exchange:
     """One HTTP request with the means to answer it, once."""
 
     __slots__ = (
-        "_chunked", "_left", "_wire", "arrived", "began", "body", "bytes_out", "ended", "headers", "http10",
-        "keep_alive", "max_body", "method", "peer", "request_id", "target", "task", "traceparent",
+        "_bodiless", "_chunked", "_left", "_wire", "arrived", "began", "body", "bytes_out", "ended",
+        "headers", "http10", "keep_alive", "max_body", "method", "peer", "request_id", "target", "task",
+        "traceparent",
     )  # fmt: skip
 
     body: IncomingBody
@@ -135,8 +155,19 @@ class Exchange:
         self.began = False
         self.ended = False
         self.bytes_out = 0
+        self._bodiless = False
         self._chunked = False
         self._left: int | None = None
+
+    @property
+    def scheme(self) -> bytes:
+        """`http`, or `https` where the connection is encrypted."""
+        return self._wire.scheme
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The client's, verified; None where it has shown none. Read once for each connection, if at all."""
+        return self._wire.certificate
 
     def send(
         self, status: int, headers: Headers, extra: bytes, body: bytes, *, length: int | None = None
@@ -163,7 +194,10 @@ class Exchange:
     def begin(self, status: int, headers: Headers, extra: bytes, length: int | None) -> None:
         """The head of an answer whose body follows by `write`. `length` None: not known ahead."""
         self.began = True
-        if length is not None:
+        if status in {204, 304}:
+            self._bodiless = True  # whatever is written: the client reads none (RFC 9112, 6.3)
+            framing, length = b"\r\n", None
+        elif length is not None:
             framing = b"content-length: %d\r\n\r\n" % length
         elif self.http10:
             self.keep_alive = False  # the end of the connection is the end of the body
@@ -176,7 +210,7 @@ class Exchange:
 
     def write(self, data: bytes) -> None:
         """A part of the body."""
-        if not data or self.method == b"HEAD":
+        if not data or self._bodiless or self.method == b"HEAD":
             return
         self.bytes_out += len(data)
         if self._chunked:

@@ -3,6 +3,7 @@
 Knows settings, and how capacities and pools are made in one process, in one of several, or under a recorder.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,8 +17,11 @@ from gateway.access_log import AccessLog
 from gateway.advice import Advice
 from gateway.capacity import Capacity
 from gateway.clock import Clock
+from gateway.config.idempotency import SqliteStore
 from gateway.config.schema import Settings
 from gateway.heir_slots import heir_slots
+from gateway.idempotency.keys import Keys
+from gateway.idempotency.store import Memory, Store
 from gateway.member import NewCapacity
 from gateway.pool import Pool
 from gateway.recorder import Recorder
@@ -63,6 +67,24 @@ def tracing(settings: Settings, clock: Clock, chance: Random) -> TraceService | 
     if settings.tracing is None:
         return None
     return TraceService(settings.tracing, clock=clock, chance=chance, version=__version__)
+
+
+def idempotency(settings: Settings, clock: Clock, chance: Random) -> Keys | None:
+    """Where keys are remembered, unless the file says that they are only passed on."""
+    section = settings.idempotency
+    if not section:
+        return None
+    store: Store
+    if isinstance(section.store, SqliteStore):
+        from gateway.idempotency.sqlite import Sqlite  # noqa: PLC0415 - a database only where one is asked for
+
+        store = Sqlite(
+            section.store.sqlite, clock=clock, owner=f"{os.getpid()}-{chance.getrandbits(64):016x}",
+            keep=section.keep, max_bytes=section.max_bytes, max_keys=section.max_keys,
+        )  # fmt: skip
+    else:
+        store = Memory(clock=clock, keep=section.keep, max_bytes=section.max_bytes, max_keys=section.max_keys)
+    return Keys(store, clock=clock, max_answer=section.max_answer, max_request=section.max_request)
 
 
 def advice(settings: Settings, backends: Mapping[str, Backend]) -> Advice | None:

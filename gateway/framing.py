@@ -1,8 +1,8 @@
 """What a request's fields say about its framing, beyond what the parser checks: pure functions.
 
 Belongs to step 1. llhttp in its strict mode refuses two lengths, a length beside chunks, obs-fold and
-the like; it leaves to its caller that there is one Host, that the only coding is chunked, and that
-HTTP/1.0 has none. Knows no sockets.
+the like; it leaves to its caller that the protocol is HTTP/1, that there is one Host and what it may be,
+that the only coding is chunked, and that HTTP/1.0 has none. Knows no sockets.
 """
 
 import re
@@ -17,11 +17,32 @@ _LOOKED_AT = frozenset(
         b"tracestate",
     )
 )  # fmt: skip
-_ONE_OF_A_KIND = frozenset((b"x-request-id", b"traceparent", b"tracestate", b"expect", b"transfer-encoding"))
+_ONE_OF_A_KIND = frozenset(
+    (
+        b"x-request-id", b"traceparent", b"tracestate", b"expect", b"transfer-encoding", b"idempotency-key",
+    )
+)  # fmt: skip
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-"
 _TRACEPARENT = re.compile(rb"00" + _IDS + rb"[0-9a-f]{2}")
 _LATER = re.compile(rb"(?!00|ff)[0-9a-f]{2}(" + _IDS + rb")([0-9a-f]{2})(?:-.*)?", re.DOTALL)
+
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?")
+"""What a Host may be (RFC 3986, 3.2.2), less the comma, which some would read as a list of two."""
+_NOT_HTTP = frozenset(
+    (
+        b"ANNOUNCE", b"DESCRIBE", b"FLUSH", b"GET_PARAMETER", b"PAUSE", b"PLAY", b"PRI", b"RECORD",
+        b"REDIRECT", b"SET_PARAMETER", b"SETUP", b"SOURCE", b"TEARDOWN",
+    )
+)  # fmt: skip
+"""Methods of RTSP, Icecast and HTTP/2, whose request lines llhttp takes too."""
+
+
+def is_http10(method: bytes, version: str) -> bool:
+    """Is the request HTTP/1.0? Raises BadCall for what is neither that nor HTTP/1.1."""
+    if version not in {"1.1", "1.0"} or method in _NOT_HTTP:
+        raise BadCall("the protocols spoken here are HTTP/1.1 and HTTP/1.0", close=True)
+    return version == "1.0"
 
 
 def comes_again(headers: Headers) -> bool:
@@ -63,6 +84,8 @@ def read_framing(exchange: Exchange) -> tuple[int | None, bool]:
             length = int(value)
         elif name == b"host":
             hosts += 1
+            if not _HOST.fullmatch(value):
+                raise BadCall("the host field is no host, with or without a port", close=True)
         elif name == b"transfer-encoding":
             if exchange.http10:
                 raise BadCall("HTTP/1.0 has no transfer-encoding", close=True)

@@ -5,9 +5,11 @@ it knows nothing of routes or backends, and of the gRPC library only the shape o
 """
 
 import asyncio
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from gateway.errors import ClientGone, DeadlinePassed, OverspillError
+from gateway.exchange import Certificate
 from gateway.framing import REQUEST_ID, traceparent_of, without_state
 from gateway.message_stream import MessageStream
 from gateway.protocols.base import error_text
@@ -19,6 +21,16 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 _LONGEST_DETAILS = 2048
 """Characters of a status message. It is sent as a header field, of which clients take 8 KiB in all."""
 _LONGEST_DEADLINE_S = 1e6
+_ALTERNATIVE_NAMES = {"DNS": "peer_dns", "URI": "peer_uri", "email": "peer_email", "IP Address": "peer_ip"}
+
+
+class StatusLike(NamedTuple):
+    """A status as `grpc.StatusCode` has it."""
+
+    value: tuple[int, str]
+
+
+_UNAUTHENTICATED = StatusLike((16, "unauthenticated"))
 
 
 class Context(Protocol):
@@ -27,7 +39,8 @@ class Context(Protocol):
     def peer(self) -> str: ...
     def invocation_metadata(self) -> Metadata | None: ...
     def time_remaining(self) -> float | None: ...
-    def set_code(self, code: int) -> None: ...
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]: ...
+    def set_code(self, code: "int | StatusLike") -> None: ...
     def set_details(self, details: str) -> None: ...
     def set_trailing_metadata(self, metadata: Metadata) -> None: ...
     async def send_initial_metadata(self, metadata: Metadata) -> None: ...
@@ -39,7 +52,7 @@ class GrpcExchange:
 
     __slots__ = (
         "_context", "arrived", "began", "body", "bytes_out", "ended", "headers", "keep_alive", "max_body",
-        "message", "method", "peer", "request_id", "target", "task", "traceparent",
+        "message", "method", "peer", "request_id", "scheme", "target", "task", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +79,14 @@ class GrpcExchange:
         self.ended = False
         self.bytes_out = 0
         self.message = b""
+        self.scheme = b"http"
         self.peer = address_of(context.peer())
         self.headers = self._read_metadata()
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The client's, which the library has verified; None where it has shown none."""
+        return certificate_of(self._context.auth_context())
 
     @property
     def congested(self) -> bool:
@@ -120,7 +139,8 @@ class GrpcExchange:
         return ClientGone()
 
     def _set_status(self, code: int, details: str) -> None:
-        self._context.set_code(code)
+        # grpcio takes numbers up to 15, and makes UNKNOWN of 16, which is UNAUTHENTICATED (seen in 1.85).
+        self._context.set_code(code if code < _UNAUTHENTICATED.value[0] else _UNAUTHENTICATED)
         self._context.set_details(details[:_LONGEST_DETAILS])
 
     def _read_metadata(self) -> Headers:
@@ -197,6 +217,24 @@ def address_of(peer: str) -> bytes:
         return scheme.encode("ascii", "replace")
     host = rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
     return host.encode("ascii", "replace")
+
+
+def certificate_of(authentication: Mapping[str, Sequence[bytes]]) -> Certificate | None:
+    """What gRPC says of a client's certificate, as `ssl` would: its common name and alternative names.
+
+    The properties of the peer (gRPC core, `grpc_security_constants.h`) tell the kind of an alternative name
+    only for DNS names, URIs, e-mail and IP addresses; others are left out.
+    """
+    if not authentication.get("x509_pem_cert"):
+        return None
+    names = {kind: authentication.get(key) or () for kind, key in _ALTERNATIVE_NAMES.items()}
+    said: dict[str, object] = {
+        "subjectAltName": tuple((kind, name.decode()) for kind, each in names.items() for name in each)
+    }
+    common = authentication.get("x509_common_name")
+    if common:
+        said["subject"] = ((("commonName", common[0].decode()),),)
+    return said
 
 
 def _code(status: int, headers: Headers) -> int:

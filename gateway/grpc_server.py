@@ -20,6 +20,7 @@ from gateway.exchange import Conversation
 from gateway.grpc_exchange import Context, GrpcExchange, GrpcStream
 from gateway.message_stream import MessageStream
 from gateway.protocols.grpc import METHODS, STREAM, UNAVAILABLE, Grpc
+from gateway.tls import PortTls
 from gateway.vocab import WholeBody
 
 log = logging.getLogger("overspill.grpc")
@@ -58,6 +59,7 @@ class GrpcServer:
     """All gRPC clients of one port.
 
     name:  gives an exchange an id and a trace where its client gave none
+    tls:   what it shows its clients; None: it speaks in the clear
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class GrpcServer:
         limits: GrpcLimits,
         clock: Clock,
         name: Callable[[Any], None],
+        tls: PortTls | None = None,
     ) -> None:
         self._grpc = library()
+        self._tls = tls
         self._handler = handler
         self._protocol = protocol
         self._limits = limits
@@ -107,7 +111,11 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers((self,))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            bound = (
+                self._server.add_insecure_port(address)
+                if self._tls is None
+                else self._server.add_secure_port(address, grpc_credentials(self._grpc, self._tls))
+            )
         except RuntimeError:
             raise OSError(f"the gRPC port {address} cannot be opened; is it in use?") from None
         await self._server.start()
@@ -141,7 +149,7 @@ class GrpcServer:
             max_body=self._limits.body,
             task=asyncio.current_task(),
         )
-        self._name(exchange)
+        self._introduce(exchange)
         with self._counted():
             await self._handler.handle(exchange)
         return exchange.message
@@ -164,7 +172,7 @@ class GrpcServer:
                 max_body=self._limits.body,
                 task=asyncio.current_task(),
             )
-            self._name(exchange)
+            self._introduce(exchange)
             reading = asyncio.get_running_loop().create_task(self._read(messages, body, first))
             try:
                 await self._handler.handle(exchange)
@@ -195,6 +203,11 @@ class GrpcServer:
         else:
             body.finish()
 
+    def _introduce(self, exchange: GrpcExchange) -> None:
+        if self._tls is not None:
+            exchange.scheme = b"https"
+        self._name(exchange)
+
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
         self._inside += 1
@@ -211,3 +224,27 @@ async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
     async for message in messages:
         return message
     return None
+
+
+def grpc_credentials(grpc: Any, tls: PortTls) -> Any:
+    """Server credentials of the gRPC library that show the port's certificate as it is at each handshake."""
+
+    def configuration() -> Any:
+        pems = tls.shown.pems
+        pair = [(pems.key, pems.certificate)]
+        return grpc.ssl_server_certificate_configuration(pair, root_certificates=pems.client_ca)
+
+    shown = tls.shown
+
+    def renewed() -> Any:
+        nonlocal shown
+        if tls.shown is shown:
+            return None  # nothing has changed
+        shown = tls.shown
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        renewed,
+        require_client_authentication=tls.files.client_certificates == "required",
+    )

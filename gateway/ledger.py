@@ -6,6 +6,7 @@ the owned replicas cost by standing there equals what calls were charged for slo
 calls will be, plus idle.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 
@@ -36,6 +37,9 @@ _SAMPLED = frozenset("13579bdf")
 _ANSWERED = frozenset((Outcome.OK, Outcome.BACKEND_REJECTED))
 """The client had a whole answer, so its latency says whether the budget was kept."""
 
+ENDED = 1_000
+"""Records that are kept after their calls, for whoever asks what became of one."""
+
 
 class Ledger:
     """Opens and closes the record of every call, and keeps the sums.
@@ -58,6 +62,7 @@ class Ledger:
         self.closed = 0
         self.reloads = {"ok": 0, "rejected": 0}
         self.traced: Callable[[], Mapping[str, int]] | None = None
+        self.ended: deque[Record] = deque(maxlen=ENDED)
         self.backends: dict[str, BackendFacts] = {}
         self.routes: dict[str, RouteTally] = {}
         self.standing: dict[str, Standing] = {}
@@ -65,11 +70,17 @@ class Ledger:
         self.tallies: dict[Labels, Tally] = {}
         self._open: set[Record] = set()
         self._configure(routes, backends, now)
+        if advice is not None:
+            advice.replicas = self.replicas
 
     @property
     def open_records(self) -> int:
         """Calls that are in progress."""
         return len(self._open)
+
+    def replicas(self) -> dict[str, int]:
+        """How many of each owned backend stand there."""
+        return {name: facts.replicas for name, facts in self.backends.items() if facts.owned}
 
     # --- one call -----------------------------------------------------------------------------------
 
@@ -127,6 +138,7 @@ class Ledger:
                     route.missed += 1
             if self.advice is not None and outcome not in _OUTSIDE_BUDGET:
                 self.advice.note(record, lane.owned, now)
+        self.ended.append(record)
         if self.access_log is not None:
             self.access_log.write(record, tally)
 
@@ -243,6 +255,21 @@ class Ledger:
             hedge = record.hedge
             if hedge is not None and hedge.slot_at is not None:
                 held[hedge.backend] = held.get(hedge.backend, 0.0) + now - hedge.slot_at
+        return held
+
+    def slots_held(self) -> dict[tuple[str, str], int]:
+        """Slots that running calls hold, by route and backend."""
+        held: dict[tuple[str, str], int] = {}
+        for record in self._open:
+            if not record.inference:
+                continue
+            if record.slot_at is not None:
+                key = (record.route, record.backend)
+                held[key] = held.get(key, 0) + 1
+            hedge = record.hedge
+            if hedge is not None and hedge.slot_at is not None:
+                key = (record.route, hedge.backend)
+                held[key] = held.get(key, 0) + 1
         return held
 
     def cost_per_thousand(self, now: float) -> dict[str, float]:

@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import logging
 import random
+from functools import partial
 from typing import Any
 
 from gateway.clock import Clock
 from gateway.connection import Connection, Handler, ListenerLimits
-from gateway.exchange import Exchange
+from gateway.exchange import Certificate, Exchange
 from gateway.heads import KnownHeads
+from gateway.tls import PortTls, TlsServer
 
 log = logging.getLogger("overspill.listener")
 
@@ -23,9 +25,32 @@ _NOT_ZERO = 1 << 64 | 1
 """W3C Trace Context forbids a trace id or a span id of zeros only."""
 
 
+class TlsConnection(Connection):
+    """One client connection that is encrypted."""
+
+    __slots__ = ("_certificate", "_looked")
+
+    scheme = b"https"
+
+    def __init__(self, listener: "Listener") -> None:
+        super().__init__(listener)
+        self._looked = False
+        self._certificate: Certificate | None = None
+
+    @property
+    def certificate(self) -> Certificate | None:  # type: ignore[override]  # nobody sets it
+        """The client's, which was verified when it connected; None where it has shown none."""
+        if not self._looked:
+            self._looked = True
+            encryption = self._transport.get_extra_info("ssl_object")
+            self._certificate = encryption.getpeercert() or None
+        return self._certificate
+
+
 class Listener:
     """All client connections of one port.
 
+    tls:           what it shows its clients; None: it speaks in the clear
     names_traces:  whether requests that come without a trace get one here; else their traceparent stays ""
     """
 
@@ -37,7 +62,9 @@ class Listener:
         clock: Clock,
         chance: random.Random,
         names_traces: bool = True,
+        tls: PortTls | None = None,
     ) -> None:
+        self._tls = tls
         self.handler = handler
         self.limits = limits
         self.clock = clock
@@ -59,20 +86,33 @@ class Listener:
         shared:  with other processes: the system deals out the connections (SO_REUSEPORT)
         """
         self.loop = asyncio.get_running_loop()
-        self._server = await self.loop.create_server(
-            lambda: Connection(self),
-            host,
-            port,
-            backlog=2048,
-            reuse_address=True,
-            reuse_port=shared or None,
-        )
-        period = min(
-            0.5, self.limits.head_timeout / 4, self.limits.body_timeout / 4, self.limits.idle_timeout / 4
-        )
+        if self._tls is not None:
+            self._server = await self._encrypted(self._tls, host, port, shared=shared)
+        else:
+            self._server = await self.loop.create_server(
+                lambda: Connection(self),
+                host,
+                port,
+                backlog=2048,
+                reuse_address=True,
+                reuse_port=shared or None,
+            )
+        limits = self.limits
+        shortest = min(limits.head_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
+        period = min(0.5, shortest / 4)
         self._sweeper = self.loop.create_task(self._sweep(period))
         name = self._server.sockets[0].getsockname()
         return str(name[0]), int(name[1])
+
+    async def _encrypted(self, tls: PortTls, host: str, port: int, *, shared: bool) -> TlsServer:
+        server = TlsServer(
+            tls,
+            partial(TlsConnection, self),
+            handshake_timeout=lambda: self.limits.head_timeout,
+            room=lambda coming: len(self._connections) + coming < self.limits.connections,
+        )
+        await server.open(host, port, shared=shared)
+        return server
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in, unless there are too many."""

@@ -6,7 +6,7 @@ Knows the prometheus client and histograms. It never knows what a figure means.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.samples import Exemplar, Sample, Timestamp
 
 from gateway.clock import Clock
@@ -45,6 +45,17 @@ def gauged(
     for values, value in samples.items():
         family.add_metric(values, value)
     return family
+
+
+def joined(families: Iterable[Metric]) -> list[Metric]:
+    """One family for each name, with the samples of all of that name."""
+    one: dict[str, Metric] = {}
+    for family in families:
+        if family.name in one:
+            one[family.name].samples += family.samples
+        else:
+            one[family.name] = family
+    return list(one.values())
 
 
 def plain(sample: Sample) -> list[Any]:

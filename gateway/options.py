@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -163,3 +164,13 @@ class SecretRef(Options):
         if not value:
             raise LookupError(f"secret file {self.file} is empty")
         return value
+
+
+def _in_a_file(secret: SecretRef) -> SecretRef:
+    if secret.file is None:
+        raise ValueError("a private key stands in a file of its own; write {file: PATH}")
+    return secret
+
+
+KeyFile = Annotated[SecretRef, AfterValidator(_in_a_file)]
+"""A private key, by the file in which it stands."""

@@ -2,12 +2,17 @@
 
 1 listener    has read the head and hands over an Exchange; it calls `handle`, one request of a connection
                   after the other
+  caller      who calls, where the file asks for it: from the head alone, before the body is read, so that
+                  nobody unknown makes the gateway take one in; what the caller may use is held against 3
 2 protocol    bytes -> Call. First, because nothing can be decided about bytes that make no sense:
               malformed input is refused here, before it can take anything from anybody
 3 route       by model name, from an immutable table. Before admission, because limits belong to routes
 4 admission   a place inside, held until the last byte. Before the pool, so that a gateway that is
               full refuses without weighing backends; and the body is waited for here, because a
               client that uploads slowly must not hold a slot meanwhile
+  keys        a call with an idempotency key: carried out once. After admission, whose body is compared and
+              whose place bounds how many wait; before the pool, because who waits for another's answer
+              must hold no slot
 5 pool        a slot, chosen by the route's policy. The slot encloses the answer: a stream counts
               as load for as long as it streams
 6 dispatch    the attempt. A failure that is safe to repeat goes back to 5, told what has failed
@@ -19,10 +24,13 @@ import asyncio
 import logging
 
 from gateway.admission import Admission
+from gateway.auth.gatekeeper import Gatekeeper
 from gateway.clock import Clock
 from gateway.dispatch import Dispatch
 from gateway.errors import BackendError, OverspillError, Shed
 from gateway.exchange import Conversation
+from gateway.idempotency.keys import Claim, Keys, scope_of
+from gateway.idempotency.store import Kept
 from gateway.ledger import Ledger
 from gateway.protocols.base import Answer, Protocols
 from gateway.record import Record
@@ -49,6 +57,8 @@ class Pipeline:
         ledger: Ledger,
         clock: Clock,
         tracer: Tracer | None = None,
+        gatekeeper: Gatekeeper | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._protocols = protocols
         self._routes = routes
@@ -58,30 +68,43 @@ class Pipeline:
         self._ledger = ledger
         self._clock = clock
         self._tracer = tracer
+        self._gatekeeper = gatekeeper
+        self._keys = keys
 
-    def follow(self, *, routes: RouteTable, admission: Admission, dispatch: Dispatch) -> None:
+    def follow(
+        self, *, routes: RouteTable, admission: Admission, dispatch: Dispatch, gatekeeper: Gatekeeper | None
+    ) -> None:
         """From now on calls take these. Those that are inside go on by what they came in by."""
         self._routes, self._admission, self._dispatch = routes, admission, dispatch
+        self._gatekeeper = gatekeeper
 
     async def handle(self, exchange: Conversation) -> None:
         """Answer one request."""
         record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
         if (tracer := self._tracer) is not None:
             tracer.begin(record, exchange)
+        claim: Claim | None = None
         try:
+            if (gatekeeper := self._gatekeeper) is not None:
+                record.caller = gatekeeper.known(exchange) or await gatekeeper.admit(exchange)
             read = await self._protocols.read(exchange)  # 2
             if isinstance(read, Answer):
                 self._answer(exchange, record, read)
                 return
-            call = _forwarded(read, exchange.peer)
-            _describe(call, record)
+            call = _described(_forwarded(read, exchange.peer, exchange.scheme), record)
             route, dispatch = self._routes.lookup(call), self._dispatch  # 3
             record.route = route.name
+            if (caller := record.caller) is not None:
+                caller.enter(call)
             with self._admission.enter(call.priority):  # 4
                 if call.body.whole() is None:
                     await call.body.settle()
                 if route.size_of is not None:
                     call.size = route.size_of(call)
+                if call.idempotency_key and (keys := self._keys) is not None:
+                    claim = await self._claim(keys, call, exchange, record)
+                    if exchange.ended:
+                        return
                 attempt = dispatch.attempt(call, record)
                 while attempt.again:
                     if tracer is not None:
@@ -91,22 +114,25 @@ class Pipeline:
                             async with dispatch.send(
                                 call, slot, attempt, record, task=exchange.task, lease=lease
                             ) as reply:  # 6
-                                usd = self._ledger.cost_at_head(record, reply, self._clock.now())
                                 await self._relay.copy(  # 7
-                                    reply, exchange, record, usd=usd, stall_timeout=route.stall_timeout_s
+                                    reply,
+                                    exchange if claim is None else claim.around(exchange),
+                                    record,
+                                    usd=self._ledger.cost_at_head(record, reply, self._clock.now()),
+                                    stall_timeout=route.stall_timeout_s,
                                 )
         except Shed as error:
             self._fail(exchange, record, never(call, route.pool.tiers) or error)
         except OverspillError as error:
             self._fail(exchange, record, error)
         except asyncio.CancelledError:
-            gone = exchange.parting()
-            record.outcome, record.error = gone.outcome, gone.word
+            _left(record, exchange.parting())
             raise
         except Exception:
-            log.exception("request %s failed inside the gateway", record.request_id)
-            self._fail(exchange, record, OverspillError("the gateway failed; its log has the details"))
+            self._broke(exchange, record)
         finally:
+            if claim is not None:
+                claim.close(record)
             record.bytes_in = exchange.body.length or 0
             self._ledger.close(record, self._clock.now())  # 8
             if tracer is not None:
@@ -131,6 +157,25 @@ class Pipeline:
         exchange.send(answer.status, answer.headers, self._relay.stamp(record, None), answer.body)
         record.bytes_out = exchange.bytes_out
 
+    async def _claim(self, keys: Keys, call: Call, exchange: Conversation, record: Record) -> Claim | None:
+        """The right to carry out a call that has a key; or its answer is there, and has been sent again."""
+        kept = await keys.enter(call, scope_of(record.caller))
+        if not isinstance(kept, Kept):
+            return kept
+        record.status = kept.status
+        record.outcome = Outcome.OK if kept.status < 400 else Outcome.BACKEND_REJECTED
+        record.inference = False
+        record.usd = 0.0
+        record.first_byte_at = self._clock.now()
+        extra = self._relay.stamp(record, 0.0) + b"idempotency-replayed: true\r\n"
+        exchange.send(kept.status, kept.headers, extra, kept.body)
+        record.bytes_out = exchange.bytes_out
+        return None
+
+    def _broke(self, exchange: Conversation, record: Record) -> None:
+        log.exception("request %s failed inside the gateway", record.request_id)
+        self._fail(exchange, record, OverspillError("the gateway failed; its log has the details"))
+
     def _fail(self, exchange: Conversation, record: Record, error: OverspillError) -> None:
         record.fail(error)
         if exchange.ended:
@@ -142,7 +187,7 @@ class Pipeline:
             return
         exchange.keep_alive = exchange.keep_alive and not error.close
         answer = error.answer if isinstance(error, BackendError) else None
-        if answer is not None and answer.body is not None:
+        if answer is not None and answer.body is not None and 200 <= answer.status <= 599:
             status, headers, body = answer.status, passed_on(answer.headers), answer.body
         else:
             status, headers, body = self._protocols.error(exchange.target, error)
@@ -154,15 +199,20 @@ class Pipeline:
         record.bytes_out = exchange.bytes_out
 
 
-def _describe(call: Call, record: Record) -> None:
+def _described(call: Call, record: Record) -> Call:
     record.protocol = call.protocol
     record.operation = call.operation
     record.model = call.model
     record.inference = call.inference
     record.stream = call.stream
+    return call
 
 
-def _forwarded(call: Call, peer: bytes) -> Call:
+def _left(record: Record, gone: OverspillError) -> None:
+    record.outcome, record.error = gone.outcome, gone.word
+
+
+def _forwarded(call: Call, peer: bytes, scheme: bytes) -> Call:
     """Say for whom the gateway calls: the client's address behind those that came with the request."""
     headers: Headers = call.headers
     earlier, proto = b"", False
@@ -175,5 +225,5 @@ def _forwarded(call: Call, peer: bytes) -> Call:
         call.headers = headers = [field for field in headers if field[0] != b"x-forwarded-for"]
     headers.append((b"x-forwarded-for", earlier + peer))
     if not proto:
-        headers.append((b"x-forwarded-proto", b"http"))
+        headers.append((b"x-forwarded-proto", scheme))
     return call

@@ -1,12 +1,14 @@
 """The record of one call: what the other steps write down and the ledger books at the end.
 
-Knows the leaves and `tracing.trace` only. It holds no body, header, key or token, so that nothing of the kind
-can reach a metric, a log line or a trace. All times are monotonic seconds, durations seconds, sizes bytes.
+Knows the leaves, `identity` and `tracing.trace` only. It holds no body, header, key or token, so that nothing
+of the kind can reach a metric, a log line or a trace. All times are monotonic seconds, durations seconds,
+sizes bytes.
 """
 
 from typing import Literal, NamedTuple
 
 from gateway.errors import BackendError, OverspillError
+from gateway.identity import Identity
 from gateway.tracing.trace import Trace
 from gateway.vocab import Outcome, Reason, Start, Usage, Work
 
@@ -73,10 +75,11 @@ class Record:
     failed         attempts that failed before the last one, or lost against another
     hedge          the second attempt that was started beside one; None while there was none
     trace          what its spans will be made of; None for a call that is not traced
+    caller         who called, as far as the gateway asks; None where it does not, or nobody was told
     """
 
     __slots__ = (
-        "arrived", "attempts", "backend", "bytes_in", "bytes_out", "closed_at", "error", "failed",
+        "arrived", "attempts", "backend", "bytes_in", "bytes_out", "caller", "closed_at", "error", "failed",
         "first_byte_at", "head_at", "hedge", "inference", "model", "operation", "outcome", "protocol",
         "queued_s", "reason", "refused", "replica", "request_id", "route", "slot_at", "start", "status",
         "stream", "trace", "traceparent", "upstream_s", "usage", "usd", "usd_kind",
@@ -104,6 +107,7 @@ class Record:
         self.failed: tuple[Tried, ...] = ()
         self.hedge: Hedged | None = None
         self.trace: Trace | None = None
+        self.caller: Identity | None = None
 
     def took(self, backend: str, replica: str, reason: Reason, now: float) -> None:
         """An attempt begins: a slot was taken at `now`. It is held until `tried` or the end of the call."""

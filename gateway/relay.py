@@ -1,16 +1,19 @@
 """Step 7: copy the answer to the client with back-pressure, and say on it where it came from.
 
-It notices the first byte, a stall on either side, and an answer that breaks off. It never changes a
-body and never buffers more than the two sockets do. The fields it adds are those every answer carries.
+It notices the first output, a stall on either side, and an answer that breaks off. It never changes a
+body, and beyond a stream's opening events (`preamble`) never buffers more than the two sockets do. The
+fields it adds are those every answer carries.
 """
 
 import asyncio
+from functools import partial
+from typing import Protocol
 
 from gateway.clock import Clock
-from gateway.errors import AnswerTruncated, BackendError, ClientGone
-from gateway.exchange import Conversation
+from gateway.errors import AnswerTruncated, BackendBroke, BackendError, BackendFull, ClientGone
+from gateway.preamble import LONGEST_S, Kind, Opening, Preamble, is_events
 from gateway.record import Record
-from gateway.vocab import HOP_BY_HOP, Headers, Outcome, Reply
+from gateway.vocab import HOP_BY_HOP, Headers, Outcome, Reply, Verdict, Work
 
 _NOT_PASSED_ON = HOP_BY_HOP | {
     b"content-length",  # framing is the exchange's, whatever a backend passes on
@@ -24,6 +27,22 @@ _NOT_PASSED_ON = HOP_BY_HOP | {
 }
 
 
+class Client(Protocol):
+    """Where an answer goes: what is needed of a conversation."""
+
+    @property
+    def bytes_out(self) -> int: ...
+    @property
+    def congested(self) -> bool: ...
+    def send(
+        self, status: int, headers: Headers, extra: bytes, body: bytes, *, length: int | None = None
+    ) -> None: ...
+    def begin(self, status: int, headers: Headers, extra: bytes, length: int | None) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    def end(self) -> None: ...
+
+
 class Relay:
     """Copies answers. `stamps` caches ready header lines: its keys come from closed lists only."""
 
@@ -32,25 +51,35 @@ class Relay:
         self._stamps: dict[tuple[str, str, str | None, str | None], bytes] = {}
 
     async def copy(
-        self, reply: Reply, exchange: Conversation, record: Record, *, usd: float | None, stall_timeout: float
+        self, reply: Reply, exchange: Client, record: Record, *, usd: float | None, stall_timeout: float
     ) -> None:
         """Send the reply. Raises AnswerTruncated or ClientGone if it cannot be completed.
+
+        Where a stream fails before its first output nothing has been sent: BackendBroke or BackendFull, and
+        the call may be tried again.
 
         usd:            what the answer costs as far as is known now
         stall_timeout:  longest silence inside a streamed answer, seconds
         """
+        status = reply.status
+        if not 200 <= status <= 599:
+            raise BackendBroke(f"the backend answered with {status}, which is no status of a final answer")
         record.start = reply.start
-        record.status = status = reply.status
         record.usage = reply.usage
         headers = passed_on(reply.headers)
         extra = self.stamp(record, usd)
         record.outcome = _outcome(status)
         if reply.body is not None:
+            record.status = status
             record.first_byte_at = self._clock.now()
             exchange.send(status, headers, extra, reply.body, length=reply.length)
         else:
-            exchange.begin(status, headers, extra, reply.length)
-            await self._stream(reply, exchange, record, stall_timeout)
+            head = (status, headers, extra, reply.length)
+            events = status < 400 and is_events(headers)
+            opening = Opening(Preamble(events=events), partial(_begin, exchange, record, head))
+            if record.protocol == "grpc" or status >= 400:
+                opening.commit()
+            await self._stream(reply, exchange, record, stall_timeout, opening)
             record.start = reply.start  # some providers tell only at the end
             record.usage = reply.usage
             exchange.end()
@@ -72,7 +101,7 @@ class Relay:
         )
 
     async def _stream(
-        self, reply: Reply, exchange: Conversation, record: Record, stall_timeout: float
+        self, reply: Reply, exchange: Client, record: Record, stall_timeout: float, opening: Opening
     ) -> None:
         assert reply.stream is not None
         clock = self._clock
@@ -80,12 +109,21 @@ class Relay:
         began = clock.now()
         draining = 0.0
         waits_for_client = False
+        latest: asyncio.TimerHandle | None = None
         try:
             async with asyncio.timeout(stall_timeout) as silence:
                 async for chunk in reply.stream:
-                    if record.first_byte_at is None:
+                    if opening.begun:
+                        if record.first_byte_at is None:
+                            record.first_byte_at = clock.now()
+                        exchange.write(chunk)
+                    elif opening.preamble.take(chunk):
+                        if (error := _failed(opening.preamble, reply)) is not None:
+                            raise error
                         record.first_byte_at = clock.now()
-                    exchange.write(chunk)
+                        opening.commit()
+                    elif latest is None:
+                        latest = loop.call_later(LONGEST_S, opening.commit)
                     if exchange.congested:
                         waits_for_client, since = True, clock.now()
                         await exchange.drain()
@@ -95,14 +133,47 @@ class Relay:
         except TimeoutError:
             if waits_for_client:
                 raise ClientGone(f"the client read nothing for {stall_timeout:g} s") from None
-            raise AnswerTruncated(f"the backend sent nothing for {stall_timeout:g} s") from None
+            silent = f"the backend sent nothing for {stall_timeout:g} s"
+            raise (AnswerTruncated if opening.begun else BackendBroke)(silent) from None
         except BackendError as error:
-            raise AnswerTruncated(str(error), usage=error.usage) from error
+            if opening.begun:
+                raise AnswerTruncated(str(error), usage=error.usage) from error
+            if error.work is not Work.DONE:
+                raise
+            raise BackendBroke(str(error), usage=error.usage) from error
         finally:
+            if latest is not None:
+                latest.cancel()
             record.upstream_s += clock.now() - began - draining
             record.bytes_out = exchange.bytes_out
+        opening.commit()  # of an answer that was nothing else
         if record.first_byte_at is None:
             record.first_byte_at = clock.now()
+
+
+def _begin(
+    exchange: Client, record: Record, head: tuple[int, Headers, bytes, int | None], opening: bytes
+) -> None:
+    record.status = head[0]
+    exchange.begin(*head)
+    exchange.write(opening)
+
+
+def _failed(preamble: Preamble, reply: Reply) -> BackendError | None:
+    """What a stream amounts to whose first words are an error of the server's; it is the answer all the same
+    if nobody else has another.
+    """
+    if preamble.kind in {Kind.OPENING, Kind.OUTPUT}:
+        return None
+    answer = Reply(reply.status, reply.headers, preamble.held)
+    if preamble.kind is Kind.FULL:
+        return BackendFull(
+            "the backend began its stream and then pushed back", answer=answer, usage=reply.usage
+        )
+    error = BackendBroke("the backend began its stream with an error", answer=answer, usage=reply.usage)
+    if preamble.kind is Kind.ERROR:
+        error.verdict = Verdict.NEUTRAL  # it may be the request's fault
+    return error
 
 
 def passed_on(headers: Headers) -> Headers:

@@ -19,7 +19,7 @@ from gateway.errors import ConfigError
 
 log = logging.getLogger("overspill.reload")
 
-_FIXED = ("listen", "access_log", "tracing", "state", "advice")
+_FIXED = ("listen", "tls", "admin_tls", "access_log", "tracing", "state", "advice", "scaling")
 """Sections of which something is built once, when the gateway starts."""
 _GRPC_LIMITS = ("body", "body_buffer")
 
@@ -65,10 +65,14 @@ class Reloader:
         self._counted = counted
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self.renew: Callable[[], Awaitable[None]] | None = None
+        """Reads the other files again that the configuration names."""
 
     async def reload(self) -> Outcome:
         """Read the file and take it over. Raises nothing that a file could cause."""
         async with self._one_at_a_time:
+            if self.renew is not None:
+                await self.renew()
             try:
                 loaded = await asyncio.to_thread(self._source.read)
                 for doubt in loaded.warnings:

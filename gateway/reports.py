@@ -7,6 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import asdict
+
+from gateway.advice import OneMore
 from gateway.histogram import Histogram, budget_edges, merged, quantile
 from gateway.ledger import Ledger
 from gateway.metrics import CapacityView, QueueView, is_ready
@@ -76,9 +79,14 @@ def report_backends(
             "price_known": ledger.backends[name].priced if name in ledger.backends else False,
             "idle_usd": idle.get(name),
             "recommended_replicas": None if ledger.advice is None else ledger.advice.recommended.get(name),
+            "one_more_replica": None if ledger.advice is None else _plain(ledger.advice.one_more.get(name)),
         }
         for name, capacity in capacities.items()
     ]
+
+
+def _plain(one: OneMore | None) -> dict[str, Any] | None:
+    return None if one is None else asdict(one)
 
 
 def not_served(ledger: Ledger, capacities: Mapping[str, CapacityView]) -> dict[str, dict[str, str]]:

@@ -18,8 +18,9 @@ from typing import Any
 import uvloop
 
 from backends.base import Backend, Kit
-from gateway import recording
+from gateway import descriptors, recording
 from gateway.app import Gateway, registries
+from gateway.auth.admin import AdminDoor
 from gateway.clock import Clock, SystemClock
 from gateway.config.effective import effective
 from gateway.config.load import load
@@ -29,6 +30,7 @@ from gateway.config.status import ConfigStatus
 from gateway.reload import Reloader
 from gateway.signals import Signals
 from gateway.succession import Draft
+from gateway.tls import Tls
 from gateway.workers.assignment import Assignment
 from gateway.workers.inventory import part_of, shared_by
 from gateway.workers.office import MergedViews
@@ -49,6 +51,7 @@ def serve(source: Source, settings: Settings, *, record: Path | None = None, wor
               ConfigError for a backend whose slots cannot be shared
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    descriptors.raise_limit(settings.limits.connections)
     if workers > 1:
         return _serve_with(source, settings, workers)
     return _run(settings, record, None, source)
@@ -66,18 +69,29 @@ def _serve_with(source: Source, settings: Settings, workers: int) -> int:
         except OSError as error:
             log.error("cannot start: %s", error)
             return 1
+        tls = Tls(settings.tls, settings.admin_tls, clock)
         found = {name: Address(port.host, port.port) for name, port in ports.items()}
         bound = settings.model_copy(update={"listen": listen.model_copy(update=found)})
         plan = Plan(
-            workers=workers, shared=shared, work=partial(_run, bound, None), admin=admin, ports=ports,
+            workers=workers, shared=shared, work=partial(_run, bound, None, tls=tls.only_data()),
+            admin=admin, ports=ports, scheme=_scheme(settings.tls), tls=tls.only_admin(),
             drain_timeout=settings.drain_timeout, config=ConfigStatus(effective(settings), clock.wall()),
-            reloader=partial(_reloader_of_all, source, settings, clock),
+            reloader=partial(_reloader_of_all, source, settings, clock), door=AdminDoor(settings.auth),
+            scaling=settings.scaling,
         )  # fmt: skip
         return run_workers(plan, clock)
 
 
+def _scheme(tls: object | None) -> str:
+    return "http" if tls is None else "https"
+
+
 def _run(
-    settings: Settings, record: Path | None, station: Station | None, source: Source | None = None
+    settings: Settings,
+    record: Path | None,
+    station: Station | None,
+    source: Source | None = None,
+    tls: Tls | None = None,
 ) -> int:
     """One gateway on a loop of its own, in this process."""
     if station is not None:
@@ -86,11 +100,15 @@ def _run(
             settings = _told(current.text, settings)
         settings = part_of(settings, station.index, station.count)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, record, station, source))
+        return runner.run(_serve(settings, record, station, source, tls))
 
 
 async def _serve(
-    settings: Settings, record: Path | None, station: Station | None, source: Source | None
+    settings: Settings,
+    record: Path | None,
+    station: Station | None,
+    source: Source | None,
+    tls: Tls | None,
 ) -> int:
     chance = Random()  # noqa: S311 - it spreads load and names requests; it guards nothing
     stop = asyncio.Event()
@@ -104,6 +122,7 @@ async def _serve(
                 recorder=recorder,
                 station=station,
                 source=source,
+                tls=tls,
             )
             if station is not None:
                 gateway.desk.apprentice = _Apprentice(gateway, station)
@@ -113,7 +132,11 @@ async def _serve(
             log.error("cannot start: %s", error)
             return 1
         if station is None:
-            log.info("serving on http://%s, admin on http://%s", gateway.http_address, gateway.admin_address)
+            log.info(
+                "serving on %s://%s, admin on %s://%s",
+                _scheme(settings.tls), gateway.http_address,
+                _scheme(settings.admin_tls), gateway.admin_address,
+            )  # fmt: skip
             if gateway.grpc_address is not None:
                 log.info("serving gRPC on %s", gateway.grpc_address)
         else:
@@ -150,6 +173,8 @@ def _hung_up(gateway: Gateway) -> None:
         gateway.access_log.reopen()  # so that logs can be rotated
     if gateway.reloader is not None:
         gateway.background.spawn(_reload(gateway.reloader), name="reload at SIGHUP")
+    else:
+        gateway.background.spawn(gateway.tls.renew(), name="renew certificates at SIGHUP")
 
 
 async def _reload(reloader: Reloader) -> None:
@@ -207,13 +232,20 @@ def _reloader_of_all(
     if (current := takeover.recover()) is not None:
         settings = _told(current.text, settings)
         views.config.accept(current.text, clock.wall())
+        _follow(views, settings)
     takeover.remember(_names(_looked_at(settings, clock)))
 
     async def adopt(wanted: Settings) -> None:
         backends = list(_looked_at(wanted, clock))
         await takeover.adopt(wanted, shared_by(wanted, backends), _names(backends))
+        _follow(views, wanted)
 
     return Reloader(source, settings, adopt=adopt, counted=views.counted, status=views.config, clock=clock)
+
+
+def _follow(views: MergedViews, settings: Settings) -> None:
+    if views.door is not None:
+        views.door.follow(settings.auth)
 
 
 def _names(backends: Iterable[Backend]) -> dict[tuple[str, int], str]:

@@ -175,12 +175,13 @@ class Call:
     size:       how much there is to do, in a unit of the route's own; None: unknown (set by the route step)
     deadline:   on the monotonic clock; the answer must have begun by then (set by the route step)
     lost:       another attempt of the same call was faster than the one that was sent this; not there before
+    idempotency_key: what the client calls this request, as it came; b"" for most, which have none
     """
 
     __slots__ = (
-        "arrived", "body", "deadline", "deadline_is_clients", "headers", "idempotent", "inference",
-        "lost", "max_tokens", "method", "model", "operation", "priority", "protocol", "request_id", "route",
-        "route_hint", "size", "stream", "target", "traceparent", "version",
+        "arrived", "body", "deadline", "deadline_is_clients", "headers", "idempotency_key", "idempotent",
+        "inference", "lost", "max_tokens", "method", "model", "operation", "priority", "protocol",
+        "request_id", "route", "route_hint", "size", "stream", "target", "traceparent", "version",
     )  # fmt: skip
 
     lost: bool
@@ -223,6 +224,7 @@ class Call:
         self.deadline = float("inf")
         self.deadline_is_clients = False
         self.idempotent = True
+        self.idempotency_key = b""
         self.priority = "default"
         self.size: float | None = None
 

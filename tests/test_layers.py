@@ -112,4 +112,6 @@ def test_one_http_client_and_one_web_server_framework_place() -> None:
         if "ClientSession" in text:
             assert name in {"backends.client"} or name.startswith("gateway.demo"), name
         if "aiohttp.web" in text or "import web" in text:
-            assert name == "gateway.admin" or name.startswith("backends.emulators"), name
+            assert name in {"gateway.admin", "gateway.console.web"} or name.startswith(
+                "backends.emulators"
+            ), name

@@ -15,9 +15,10 @@ FILES = [
 MODULE_LINES = 500
 FUNCTION_LINES = 60
 HEAVY = {
-    "botocore", "cryptography", "grpc", "litellm", "pytriton", "sklearn", "numpy", "modal", "runpod", "tritonclient",
-    "gateway.demo", "gateway.app", "gateway.explain", "gateway.probe", "gateway.simulator", "gateway.tracing",
-    "opentelemetry",
+    "botocore", "cryptography", "grpc", "jwt", "litellm", "pytriton", "sklearn", "numpy", "modal", "runpod",
+    "tritonclient",
+    "gateway.auth.listing", "gateway.demo", "gateway.app", "gateway.explain", "gateway.idempotency.sqlite", "gateway.probe", "gateway.simulator", "gateway.top",
+    "gateway.tracing", "opentelemetry",
 }  # fmt: skip
 """Optional or costly packages that may be imported where they are used."""
 

@@ -178,6 +178,21 @@ def _check_hedges(tree: Tree) -> None:
             )
 
 
+def check_scaling(tree: Tree, owned: Mapping[str, bool]) -> None:
+    """Bounds are for backends that are owned: of others there are no replicas to ask for."""
+    known = [name for name, is_owned in owned.items() if is_owned]
+    backends = _mapping(tree, "backends")
+    for name in _mapping(tree, "scaling", "replicas"):
+        if name not in backends:
+            what = f"there is no such backend; {suggestion(str(name), known, 'owned backends')}"
+        elif owned.get(name) is False:
+            what = "is a rented backend, whose provider decides how many instances there are; take it out"
+        else:
+            continue
+        path: Path = ("scaling", "replicas", name)
+        tree.problem(tree.at_key(path), path, what)
+
+
 def check_spill_budgets(
     tree: Tree, options: Mapping[str, BaseModel | None], owned: Mapping[str, bool]
 ) -> None:

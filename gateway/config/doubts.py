@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from gateway.config.auth import has_admin_token
+from gateway.config.idempotency import doubts as idempotency_doubts
 from gateway.config.problems import Path, Problem, quoted
 from gateway.config.schema import RouteOptions, Settings
 from gateway.config.tree import Tree
@@ -40,6 +42,8 @@ def warnings(
     """Doubts about a file that works, in no order. `owned`: which backends are paid for used or not."""
     doubts = Tree(tree.file, tree.data, tree.keys, tree.values)
     _doubt_ports(settings, doubts)
+    for path, message in idempotency_doubts(settings.idempotency, tree):
+        _doubt(doubts, path, message)
     used = {tier.backend for route in settings.routes.values() for tier in route.tiers}
     for name, options in settings.backends.items():
         # A price that the file leaves out may be known from elsewhere: litellm brings a list of them.
@@ -76,7 +80,7 @@ def _doubt_ports(settings: Settings, doubts: Tree) -> None:
             f"OpenTelemetry's exporter for {settings.tracing.protocol} is not installed, so the gateway will "
             "not start; pip install 'overspill[otel]'",
         )
-    if not settings.listen.admin.loopback:
+    if not settings.listen.admin.loopback and not has_admin_token(settings.auth):
         _doubt(
             doubts,
             ("listen", "admin"),

@@ -85,7 +85,8 @@ def _shape(model: type[BaseModel]) -> JsonSchema:
 
 def is_sensitive(path: Path) -> bool:
     """True where a value may be a secret, going by the names of its keys."""
-    return any(isinstance(part, str) and _SENSITIVE.search(part) for part in path)
+    below = path[1:] if path[:1] == ("auth",) else path  # a section of its own, of which little is secret
+    return any(isinstance(part, str) and _SENSITIVE.search(part) for part in below)
 
 
 def found(tree: Tree, path: Path) -> str:

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from gateway.clock import SystemClock
-from gateway.config.load import read_text
 from gateway.config.price_sheet import OLD_DAYS, SHIPPED, Priced, PriceLine, age_days, read_sheet, together
 from gateway.config.problems import ConfigProblems, printable
+from gateway.config.text import read_text
 from gateway.config.tree import NotYaml
 
 _UNITS = {

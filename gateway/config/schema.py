@@ -6,13 +6,19 @@ a plugin, and so that a mistake in one section hides none in another. Every docs
 description in `overspill schema`.
 """
 
-import ipaddress
 import re
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, PlainSerializer, PlainValidator, SerializeAsAny, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, WithJsonSchema, model_validator
 
 from backends.base import BackendOptions, SpillBudget
+from gateway.config.address import Address as Address  # noqa: PLC0414 - others take it from here
+from gateway.config.address import ListenAddress
+from gateway.config.address import parse_address as parse_address  # noqa: PLC0414 - the same
+from gateway.config.auth import AuthSection
+from gateway.config.idempotency import Idempotency
+from gateway.config.scaling import Scaling
+from gateway.config.tls import TlsOptions
 from gateway.config.tracing import Tracing
 from gateway.options import Duration, Options, Share, Size, Usd, parse_duration
 from policies.base import PolicyOptions, TierOptions
@@ -20,53 +26,6 @@ from policies.base import PolicyOptions, TierOptions
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names become metric labels, header values and path segments, so they are plain."""
 
-_ADDRESS = re.compile(r"(\[[^\]]+\]|[^\[\]:]+):(\d{1,5})")
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
-
-
-class Address(NamedTuple):
-    """Where to listen. `host` carries no brackets; port 0 lets the system choose."""
-
-    host: str
-    port: int
-
-    @property
-    def loopback(self) -> bool:
-        """True when only this machine can reach it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(value: object) -> Address:
-    """`127.0.0.1:8000`, `localhost:8000` or `[::1]:8000`."""
-    if isinstance(value, Address):
-        return value
-    if isinstance(value, str) and (match := _ADDRESS.fullmatch(value)):
-        host, port = match[1].strip("[]"), int(match[2])
-        if port <= 65535 and (_is_ipv6(host) if match[1].startswith("[") else _HOST.fullmatch(host)):
-            return Address(host, port)
-    raise ValueError(f"{value!r} is not an address; write HOST:PORT like 127.0.0.1:8000, IPv6 as [::1]:8000")
-
-
-def _is_ipv6(host: str) -> bool:
-    try:
-        ipaddress.IPv6Address(host)
-    except ValueError:
-        return False
-    return True
-
-
-ListenAddress = Annotated[
-    Address,
-    PlainValidator(parse_address),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r":\d{1,5}$", "examples": ["127.0.0.1:8000"]}),
-]
 Period = Annotated[Duration, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME)]
@@ -78,7 +37,7 @@ class Listen(Options):
     http: ListenAddress = Address("127.0.0.1", 8000)
     """HTTP data plane: KServe v2, OpenAI and /invoke calls."""
     admin: ListenAddress = Address("127.0.0.1", 8002)
-    """Metrics, health and the views under /admin. It asks nobody who they are: keep it private."""
+    """Metrics, health and the views under /admin. It asks for a credential where `auth` has one for it."""
     grpc: ListenAddress | None = None
     """gRPC data plane: KServe v2, `inference.GRPCInferenceService`. Absent: not served."""
 
@@ -102,6 +61,8 @@ class Limits(Options):
     """Longest silence inside a request body; then 408."""
     idle_timeout: Period = 75.0
     """How long an idle connection is kept open."""
+    write_timeout: Period = 60.0
+    """Longest time in which a client takes nothing of an answer that waits for it; then it is cut off."""
     connections: int = Field(default=10_000, ge=1, le=1_000_000)
     """Most open client connections."""
     calls: int = Field(default=10_000, ge=1, le=1_000_000)
@@ -331,6 +292,12 @@ class _File(Options):
     """Version of this file format."""
     listen: Listen = Listen()
     """The ports."""
+    auth: AuthSection = None
+    """Who may call; `none`: nobody is asked. Absent: nobody is asked either, on loopback ports only."""
+    tls: TlsOptions | None = None
+    """TLS on the data ports, HTTP and gRPC; absent: they speak in the clear."""
+    admin_tls: TlsOptions | None = None
+    """TLS on the admin port; absent: it speaks in the clear."""
     limits: Limits = Limits()
     """How much one client may ask."""
     access_log: AccessLog | None = None
@@ -343,8 +310,13 @@ class _File(Options):
     """What is kept across restarts; absent: nothing."""
     drain_timeout: Period = 30.0
     """How long calls in flight may take to finish when the gateway stops."""
+    idempotency: Idempotency | Literal[False] = Idempotency()
+    """How answers to calls with an `Idempotency-Key` are remembered; `false`: the field is only passed on."""
     reload: Reload = Reload()
-    """When a changed file is taken over. Its ports, limits of connections and logs need a restart."""
+    """When a changed file is taken over. Its ports, limits of connections, logs and idempotency need a
+    restart."""
+    scaling: Scaling = Scaling()
+    """What an autoscaler of the owned backends is told."""
     advice: Advice | Literal[False] = Advice()
     """How often to work out how many replicas were needed; `false`: never. It takes an owned backend with a
     price on a route with a latency budget, and then, each time, some seconds of one core that nothing else

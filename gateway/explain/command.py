@@ -5,7 +5,6 @@ Knows the configuration and the contracts; the registries of backends and polici
 
 import json
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import typer
@@ -13,14 +12,13 @@ import typer
 from backends.base import Backend
 from gateway.clock import FakeClock
 from gateway.config.schema import RouteOptions, Settings
-from gateway.explain.asked import Asked, Wanted, beside, learned, make_call
-from gateway.explain.scene import Scene, build_backends, build_scene
+from gateway.explain.asked import Wanted
+from gateway.explain.scene import build_backends, build_scene
 from gateway.explain.show import show
 from gateway.explain.state_file import IDLE, State, read_state
-from gateway.explain.words import plain
+from gateway.explain.suppose import decided
 from gateway.registry import Registry
 from policies.base import Policy
-from policies.explanation import explain as explain_on
 
 
 def explain(
@@ -71,28 +69,8 @@ def explained(
         "size": wanted.size,
         "priority": wanted.priority,
         "state": "everything is up and idle" if state is None else _state_in_words(given),
-        **_decided(scene, wanted),
+        **decided(scene, wanted),
     }
-
-
-def _decided(scene: Scene, wanted: Wanted) -> dict[str, Any]:
-    pool, now = scene.pool, scene.now
-    chance = Random(0)  # noqa: S311 - the same question has the same answer
-    asked = Asked(pool, make_call(wanted, now), lot=chance.random())
-    explanation = explain_on(
-        pool.policy,
-        asked,
-        pool,
-        now,
-        chance=chance,
-        beside=beside(pool, asked, now, objective=scene.objective),
-    )
-    # Nothing was learned here: the figures are the files'.
-    estimates = {
-        name: {**entry, "calls": None} | ({"boots": None} if "boots" in entry else {})
-        for name, entry in learned(pool, asked).items()
-    }
-    return {**plain(explanation, now), "estimates": estimates}
 
 
 def _route(settings: Settings, name: str | None) -> tuple[str, RouteOptions]:

@@ -77,6 +77,10 @@ class Ring:
         """What was decided about one request, in order."""
         return (Noted(*noted) for noted in self._noted if noted[0] == request_id)
 
+    def newest(self) -> Iterator[Noted]:
+        """All of them, the last first."""
+        return (Noted(*noted) for noted in reversed(self._noted))
+
     def __len__(self) -> int:
         return len(self._noted)
 

@@ -85,10 +85,18 @@ def read_state(file: FilePath, backends: Mapping[str, Backend], within: float | 
     """Read and check a file. `backends`: the route's; `within`: its latency budget. Raises ConfigProblems."""
     name = printable(str(file))
     try:
-        tree = read_tree(read_text(file), name)
+        text = read_text(file)
     except NotYaml as error:
-        what = str(error).partition("; a configuration")[0]
-        raise ConfigProblems([Problem(name, *error.place, FILE, what)]) from None
+        raise _refused(name, error) from None
+    return parse_state(text, name, backends, within)
+
+
+def parse_state(text: str, name: str, backends: Mapping[str, Backend], within: float | None) -> State:
+    """The same for a text, called `name` in what is said of it."""
+    try:
+        tree = read_tree(text, name)
+    except NotYaml as error:
+        raise _refused(name, error) from None
     if not isinstance(tree.data, dict):
         tree.problem(Place(1, 1), (), "is not a mapping; a state has `backends`, `queue` and `attained`")
         raise ConfigProblems(tree.problems)
@@ -100,6 +108,11 @@ def read_state(file: FilePath, backends: Mapping[str, Backend], within: float | 
     if tree.problems or state is None:
         raise ConfigProblems(tree.problems)
     return state
+
+
+def _refused(name: str, error: NotYaml) -> ConfigProblems:
+    what = str(error).partition("; a configuration")[0]
+    return ConfigProblems([Problem(name, *error.place, FILE, what)])
 
 
 def _check_backend(tree: Tree, name: str, state: BackendState, known: Mapping[str, Backend]) -> None:

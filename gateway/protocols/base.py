@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from gateway.errors import BadCall, MethodNotAllowed, OverspillError, UnknownRoute
+from gateway.errors import BadCall, MethodNotAllowed, OverspillError, Unauthorised, UnknownRoute
 from gateway.vocab import HOP_BY_HOP, Body, Call, Headers
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ def _decode(part: str) -> str:
 
 # -- header fields
 
-_KEEP, _NOTE, _DROP, _CONNECTION, _DEADLINE, _PRIORITY = range(6)
+_KEEP, _NOTE, _DROP, _CONNECTION, _DEADLINE, _PRIORITY, _KEY = range(7)
 
 _FATES: tuple[tuple[bytes, int], ...] = (
     *((name, _DROP) for name in HOP_BY_HOP),
@@ -154,6 +154,7 @@ _FATES: tuple[tuple[bytes, int], ...] = (
     (b"connection", _CONNECTION),
     (b"x-overspill-deadline-ms", _DEADLINE),
     (b"x-overspill-priority", _PRIORITY),
+    (b"idempotency-key", _KEY),  # is passed on too: a backend may know what to do with it
 )
 _GATEWAY_ONLY = (b"x-overspill-", b"proxy-")
 _PLAIN_CONNECTION = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close", b""))
@@ -208,6 +209,11 @@ class HeaderReader:
                 if field[1] not in PRIORITIES:
                     raise BadCall("x-overspill-priority must be critical, default or best_effort")
                 call.priority = field[1].decode("ascii")
+            elif fate == _KEY:
+                if call.idempotency_key:
+                    raise BadCall("a request has one idempotency-key at most", field="idempotency-key")
+                call.idempotency_key = field[1] or b" "  # an empty one is refused later, as no key
+                kept.append(field)
         call.headers = kept
         return noted or ()
 
@@ -271,6 +277,8 @@ def error_fields(error: OverspillError) -> Headers:
     fields: Headers = [JSON]
     if isinstance(error, MethodNotAllowed) and error.allow:
         fields.append((b"allow", error.allow.encode("ascii")))
+    if isinstance(error, Unauthorised):
+        fields.append((b"www-authenticate", error.challenge.encode("ascii")))
     if error.retry_after is not None or error.status in {429, 503, 504}:
         seconds = error.retry_after if error.retry_after is not None else 1.0
         fields.append((b"retry-after", b"%d" % max(1, math.ceil(seconds))))

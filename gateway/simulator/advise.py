@@ -10,17 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import isfinite
 from random import Random
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
 from backends.base import Backend
+from gateway.advice import OneMore
 from gateway.config.load import load
 from gateway.config.problems import ConfigProblems
 from gateway.config.schema import Settings
 from gateway.registry import Registry
 from gateway.simulator import from_file
 from gateway.simulator.plan import searched
+from gateway.simulator.run import simulate
 from gateway.simulator.scenario import Scenario, Workload
 from policies.base import Policy
 
@@ -35,10 +37,20 @@ Row = tuple[float, float | None, bool]
 
 
 class Question(msgspec.Struct):
-    """What comes in: the configuration as text, and by route the calls."""
+    """What comes in: the configuration as text, by route the calls, by backend its replicas of today."""
 
     config: str
     calls: dict[str, list[Row]]
+    replicas: dict[str, int] = {}
+
+
+class Study(NamedTuple):
+    """What is simulated for one owned backend."""
+
+    workload: Workload
+    scenario: Scenario
+    kind: str
+    policy: Policy
 
 
 def advise(
@@ -56,14 +68,18 @@ def advise(
         raise ValueError(f"the configuration cannot be used: {error}") from None
     recommended: dict[str, int] = {}
     unknown: dict[str, str] = {}
+    more: dict[str, OneMore] = {}
     for name, options in settings.backends.items():
         if not backends.get(options.type).owned:
             continue
         try:
-            recommended[name] = recommend(name, settings, question.calls, backends, policies)
+            study = studied(name, settings, question.calls, backends, policies)
+            if name in question.replicas:
+                more[name] = one_more(study, question.replicas[name])
+            recommended[name] = _recommended(study)
         except ValueError as error:
             unknown[name] = str(error)
-    return msgspec.json.encode({"recommended": recommended, "unknown": unknown}).decode()
+    return msgspec.json.encode({"recommended": recommended, "unknown": unknown, "one_more": more}).decode()
 
 
 def recommend(
@@ -77,6 +93,17 @@ def recommend(
 
     Raises ValueError, with the reason, where that cannot be known.
     """
+    return _recommended(studied(backend, settings, calls, backends, policies))
+
+
+def studied(
+    backend: str,
+    settings: Settings,
+    calls: Mapping[str, list[Row]],
+    backends: Registry[Backend],
+    policies: Registry[Policy],
+) -> Study:
+    """What to simulate for `backend` with those calls. Raises ValueError where nothing can be, with why."""
     routes = [
         name for name, route in settings.routes.items() if backend in {tier.backend for tier in route.tiers}
     ]
@@ -93,11 +120,30 @@ def recommend(
     )
     workload = workload_of(backend, (row for name in routes for row in calls.get(name, ())))
     use = settings.routes[lead].policy
-    found = searched(workload, scenario, use.type, policies.get(use.type)(use.options), lambda _: None)
+    return Study(workload, scenario, use.type, policies.get(use.type)(use.options))
+
+
+def one_more(study: Study, replicas: int) -> OneMore:
+    """The same calls with so many replicas, and with one more."""
+    today, then = (
+        simulate(study.workload, study.scenario, study.policy, count) for count in (replicas, replicas + 1)
+    )
+    return OneMore(
+        replicas=replicas,
+        calls=today.requests,
+        seconds=today.duration,
+        usd=today.cost,
+        usd_with=then.cost,
+        attained=today.attained,
+        attained_with=then.attained,
+    )
+
+
+def _recommended(study: Study) -> int:
+    found = searched(study.workload, study.scenario, study.kind, study.policy, lambda _: None)
     if not found.attains:
-        raise ValueError(
-            f"with {use.type} no number of replicas meets the objective; best is {found.outcome.attained:.4f}"
-        )
+        best = found.outcome.attained
+        raise ValueError(f"with {study.kind} no number of replicas meets the objective; best is {best:.4f}")
     return found.replicas
 
 

@@ -24,6 +24,7 @@ import csv
 import gzip
 import json
 import math
+import zlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def load(path: Path, *, spread_seed: int = 0) -> Trace:
             return _read(path, name, lines, Random(spread_seed))  # noqa: S311 - a seed, no secret
         except UnicodeDecodeError:
             raise ValueError(f"{path}: not UTF-8 text") from None
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path}: damaged gzip file: {error}") from None
 
 

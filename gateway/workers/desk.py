@@ -20,6 +20,7 @@ from gateway.explain.live import Explaining
 from gateway.metric_families import plain
 from gateway.metrics import GatewayCollector, build_registry
 from gateway.reports import report_backends, report_routes, route_sums
+from gateway.scaling.loads import loads
 from gateway.workers.assignment import Assignment
 
 log = logging.getLogger("overspill.workers")
@@ -118,6 +119,9 @@ class Desk:
             return {"status": answer.status, "body": answer.body}
         state = self._state
         now = state.clock.now()
+        if question["ask"] == "scaling":
+            told = loads(state.ledger, state.capacities, state.pools, now)
+            return {"pid": os.getpid(), "loads": {name: list(load) for name, load in told.items()}}
         return {
             "pid": os.getpid(),
             "health": judge(state)._asdict(),
@@ -133,6 +137,7 @@ class Desk:
             "routes": report_routes(state.ledger, state.capacities, state.pools, now),
             "sums": route_sums(state.ledger, now),
             "backends": report_backends(state.ledger, state.capacities, now),
+            "decisions": self._explaining.recent(question.get("decisions", 0)),
         }
 
 

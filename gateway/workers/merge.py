@@ -26,6 +26,8 @@ _GAUGES: Mapping[str, Callable[[Iterable[float]], float]] = {
     "overspill_queue_depth": sum,
     "overspill_retry_budget_tokens": sum,
     "overspill_price_known": min,
+    "overspill_certificate_expires_seconds": min,
+    "overspill_certificate_last_renewal_successful": min,
     "overspill_spill_budget_remaining_usd": min,
     "overspill_backend_spill_budget_remaining_usd": min,
     "process_virtual_memory_bytes": sum,

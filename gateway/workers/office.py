@@ -6,7 +6,7 @@ worker said last. Knows no backend and no route.
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -17,13 +17,29 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway.admin import AdminPort, Health, expose
+from gateway.auth.admin import AdminDoor
 from gateway.background import Background
 from gateway.config.status import ConfigStatus
 from gateway.explain.live import Answer
+from gateway.explain.recent import merge_recent
+from gateway.glance import Glance
+from gateway.metric_families import joined
 from gateway.reload import Outcome, Reloader
+from gateway.scaling.loads import Workers
+from gateway.scaling.rule import Load
+from gateway.scaling.service import ScalingService
 from gateway.signals import Signals
+from gateway.tls import Tls
 from gateway.workers.desk import ask, place_of
-from gateway.workers.merge import Report, fold, merge_backends, merge_health, merge_metrics, merge_routes
+from gateway.workers.merge import (
+    Report,
+    add_sums,
+    fold,
+    merge_backends,
+    merge_health,
+    merge_metrics,
+    merge_routes,
+)
 from gateway.workers.shared_slots import Replicas
 
 
@@ -33,6 +49,9 @@ class MergedViews:
     explains = True
 
     reloader: Reloader
+    tls: Tls | None = None
+    door: AdminDoor | None = None
+    scaler: ScalingService | None = None
 
     def __init__(self, directory: Path, replicas: Replicas, config: ConfigStatus) -> None:
         self.reloads = {"ok": 0, "rejected": 0}
@@ -42,14 +61,19 @@ class MergedViews:
         self._last: list[Report | None] = [None] * replicas.workers
         self._gone: list[Report] = []
         self._one_at_a_time = asyncio.Lock()
+        self._loads = Workers(replicas.workers)
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """All workers' metrics, and how many of them there are."""
         alive, gone = await self._reports()
         registry = CollectorRegistry()
-        merged = [each for each in merge_metrics(alive, gone) if each.name != "overspill_config_reloads"]
-        registry.register(_Collected([*merged, *self._workers(len(alive)), *self.config.collect()]))
+        registry.register(_Collected(self._metrics(alive, gone)))
         return await expose(registry, accept)
+
+    def _metrics(self, alive: Sequence[Report], gone: Sequence[Report]) -> list[Metric]:
+        merged = [each for each in merge_metrics(alive, gone) if each.name != "overspill_config_reloads"]
+        told = [*merged, *self._workers(len(alive)), *self.config.collect()]
+        return told if self.tls is None else joined([*told, *self.tls.collect()])
 
     async def health(self) -> Health:
         """Ready as long as one worker is."""
@@ -82,10 +106,34 @@ class MergedViews:
                     break
         return answer
 
-    async def _reports(self) -> tuple[Sequence[Report], Sequence[Report]]:
+    async def glance(self, decisions: int) -> Glance:
+        """All workers', of one look."""
+        alive, gone = await self._reports(decisions)
+        status, reasons = merge_health(alive)
+        return Glance(
+            self._metrics(alive, gone),
+            merge_routes(alive, gone),
+            add_sums((*alive, *gone)),
+            merge_backends(alive, gone),
+            status,
+            reasons,
+            merge_recent(report["decisions"] for report in alive),
+        )
+
+    async def scaling(self) -> dict[str, Any] | None:
+        """As of the last look at all workers."""
+        return None if self.scaler is None else self.scaler.document()
+
+    async def loads(self) -> Mapping[str, Load]:
+        """All workers' loads, for the scaling signals."""
+        asked = (ask(each, {"ask": "scaling"}) for each in self._places)
+        return self._loads.told(await asyncio.gather(*asked))
+
+    async def _reports(self, decisions: int = 0) -> tuple[Sequence[Report], Sequence[Report]]:
         """What those say that answer, and what those said that do not any more."""
+        question = {"ask": "report", "decisions": decisions}
         async with self._one_at_a_time:  # or an old answer could be taken for that of a new worker
-            return self._noted(await asyncio.gather(*(ask(each, {"ask": "report"}) for each in self._places)))
+            return self._noted(await asyncio.gather(*(ask(each, question) for each in self._places)))
 
     def _noted(self, told: Sequence[Report | None]) -> tuple[Sequence[Report], Sequence[Report]]:
         gone: list[Report] = []
@@ -136,27 +184,36 @@ class _Collected(Collector):
 NewReloader = Callable[[MergedViews], Reloader]
 
 
-def attend(views: MergedViews, listening: socket, leash: int, new_reloader: NewReloader) -> int:
+def attend(views: MergedViews, listening: socket, leash: int, new_reloader: NewReloader, tls: Tls) -> int:
     """Serve the admin port until SIGTERM, or until the supervisor is gone. SIGHUP: take over the file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; this one ends last
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_attend(views, listening, leash, new_reloader))
+        return runner.run(_attend(views, listening, leash, new_reloader, tls))
 
 
-async def _attend(views: MergedViews, listening: socket, leash: int, new_reloader: NewReloader) -> int:
+async def _attend(
+    views: MergedViews, listening: socket, leash: int, new_reloader: NewReloader, tls: Tls
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     background = Background()
     views.reloader = reloader = new_reloader(views)
+    reloader.renew, views.tls = tls.renew, tls
     signals = Signals()
     signals.on(signal.SIGTERM, call=stop.set)
     signals.on(signal.SIGHUP, call=lambda: background.spawn(_reload(reloader), name="reload at SIGHUP"))
     loop.add_reader(leash, stop.set)
-    port = AdminPort(views)
+    port = AdminPort(views, views.door)
     with signals.installed():
-        await port.start("", 0, listening=listening)
+        await tls.renew()
+        tls.watch(background)
+        await port.start("", 0, listening=listening, tls=tls.admin)
         background.spawn(reloader.watch(), name="watch the configuration file")
+        if views.scaler is not None:
+            await views.scaler.open_if_possible(background)
         await stop.wait()
+        if views.scaler is not None:
+            await views.scaler.close()
         await background.close(grace=0.0)
     loop.remove_reader(leash)
     await port.stop()

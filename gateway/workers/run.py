@@ -13,9 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.auth.admin import AdminDoor
 from gateway.clock import Clock
+from gateway.config.scaling import Scaling
 from gateway.config.status import ConfigStatus
 from gateway.reload import Reloader
+from gateway.scaling.service import ScalingService
+from gateway.tls import Tls
 from gateway.workers import office
 from gateway.workers.inventory import Shared
 from gateway.workers.ports import Port
@@ -51,6 +55,10 @@ class Plan(NamedTuple):
     drain_timeout:  seconds that running calls have when it ends
     config:         the configuration for people
     reloader:       makes who takes over a changed file, of the views of all workers and what these share
+    scheme:         of the data port's address
+    tls:            what the admin port shows its clients, if anything
+    door:           who may use the admin port
+    scaling:        what an autoscaler is told
     """
 
     workers: int
@@ -61,6 +69,10 @@ class Plan(NamedTuple):
     drain_timeout: float
     config: ConfigStatus
     reloader: Callable[[office.MergedViews, Common], Reloader]
+    scheme: str
+    tls: Tls
+    door: AdminDoor
+    scaling: Scaling = Scaling()
 
 
 class _Watch:
@@ -102,8 +114,10 @@ def run(plan: Plan, clock: Clock) -> int:
         stations = [Station(index, common, leash[0]) for index in range(plan.workers)]
         jobs = [Job(f"worker {each.index}", partial(plan.work, each)) for each in stations]
         views = office.MergedViews(directory, replicas, plan.config)
+        views.door = plan.door
+        views.scaler = ScalingService(plan.scaling, views.loads, clock)
         reloader = partial(_reloader, plan, common)
-        attend = partial(office.attend, views, plan.admin, leash[0], reloader)
+        attend = partial(office.attend, views, plan.admin, leash[0], reloader, plan.tls)
         supervisor = Supervisor(
             [*jobs, Job("the admin process", attend, last=True)],
             _Watch(common, plan.workers, clock),
@@ -124,8 +138,9 @@ def _reloader(plan: Plan, common: Common, views: office.MergedViews) -> Reloader
 def _tell(plan: Plan) -> None:
     host, port = plan.admin.getsockname()[:2]
     log.info(
-        "serving on http://%s, admin on http://%s, with %d workers",
-        plan.ports["http"], f"[{host}]:{port}" if ":" in host else f"{host}:{port}", plan.workers,
+        "serving on %s://%s, admin on %s://%s, with %d workers",
+        plan.scheme, plan.ports["http"], "http" if plan.tls.admin is None else "https",
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}", plan.workers,
     )  # fmt: skip
     if "grpc" in plan.ports:
         log.info("serving gRPC on %s", plan.ports["grpc"])

@@ -139,6 +139,7 @@ def problems(text: str, *, resolve_secrets: bool = False) -> list[str]:
 GOOD = """\
 version: 1
 listen: {http: 0.0.0.0:8000, admin: 127.0.0.1:8002}
+auth: none
 backends:
   fleet:
     type: fleet

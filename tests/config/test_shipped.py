@@ -13,7 +13,8 @@ from gateway.config.load import load
 
 STATE = Path("config/explain-state.yaml")  # of a fleet, for `overspill explain`: no configuration
 PRICES = Path("config/prices.yaml")  # what `price: {like: …}` looks up
-SHIPPED = sorted(path for path in Path("config").glob("*.yaml") if path not in (STATE, PRICES))
+STACK = Path("config/compose.yaml")  # for a container engine
+SHIPPED = sorted(path for path in Path("config").glob("*.yaml") if path not in (STATE, PRICES, STACK))
 SECRETS = ("RUNPOD_API_KEY", "MODAL_KEY", "MODAL_SECRET")
 
 

@@ -19,6 +19,7 @@ ANSWER = json.dumps(
         "predictions": [], "access_token": "a-token", "token_type": "Bearer", "expires_in": 3600,
     }
 ).encode()  # fmt: skip
+_NAME, _NO_NAME = b'"job-1"', b'""     '
 FIELDS = {
     "content-type": "application/json",
     "metadata-flavor": "Google",
@@ -27,7 +28,12 @@ FIELDS = {
 
 
 def answer_to(request: Received) -> bytes:
-    """The same to all, but that two APIs say `done` in different words of one length."""
+    """The same to all, but that two APIs say `done` in different words of one length.
+
+    One of them names its jobs, never two alike: there the job has no name.
+    """
+    if "/runsync" in request.target:
+        return ANSWER.replace(_NAME, _NO_NAME)
     return ANSWER.replace(b"COMPLETED", b"succeeded") if "/predictions" in request.target else ANSWER
 
 
@@ -50,6 +56,7 @@ def head(**more: str) -> bytes:
 async def accepted(request: Received, wire: Wire) -> None:
     """What an API of jobs says first: it is queued. To others it is an answer like any other."""
     body = answer_to(request).replace(b"COMPLETED", b"IN_QUEUE").replace(b"succeeded", b"starting")
+    body = body.replace(_NO_NAME, _NAME)  # it is asked for by its name
     await wire.answer(200, body, FIELDS)
 
 

@@ -73,6 +73,7 @@ def test_a_line_says_what_happened(path: Path) -> None:
         "protocol": "kserve", "operation": "infer", "model": "minilm", "route": "embed", "backend": "fleet",
         "replica": "fleet-0", "reason": "warm", "start": None, "outcome": "ok", "status": 200, "attempts": 1,
         "bytes_in": 10, "bytes_out": 20, "error": None, "hedged": None,
+        "caller": None, "tenant": None,
     }  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def test_what_is_not_known_is_null(path: Path) -> None:
     unknown = {name for name, value in line.items() if value is None}
     assert unknown == {
         "trace_id", "protocol", "operation", "model", "route", "backend", "replica", "start", "ttfb_ms", "usd",
-        "hedged",
+        "hedged", "caller", "tenant",
     }  # fmt: skip
     assert (line["status"], line["error"], line["reason"]) == (429, "contended", "shed_full")
 

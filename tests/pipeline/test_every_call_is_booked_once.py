@@ -52,6 +52,8 @@ routes:
 
 @dataclass
 class Wire:
+    scheme = b"http"
+    certificate = None
     """A client that counts what it is sent, and never reads slowly."""
 
     written: bytearray = field(default_factory=bytearray)

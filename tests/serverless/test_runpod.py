@@ -188,7 +188,7 @@ async def test_warm_or_cold(final: dict[str, Any], start: Start) -> None:
 
 
 async def test_a_worker_seen_before_was_warm_however_long_the_queue() -> None:
-    async with endpoint(scripted(job(delayTime=7900), job(delayTime=7900))) as (backend, _, _):
+    async with endpoint(scripted(job(delayTime=7900), job(id="job-2", delayTime=7900))) as (backend, _, _):
         async with backend.send(a_call(), 0) as reply:
             assert reply.start is Start.COLD
         async with backend.send(a_call(), 0) as reply:

@@ -134,7 +134,7 @@ routes:
     served = Served(process, errors)
     try:
         found = await served.until(
-            r"serving on http://127\.0\.0\.1:(\d+), admin on http://127\.0\.0\.1:(\d+)"
+            r"serving on https?://127\.0\.0\.1:(\d+), admin on https?://127\.0\.0\.1:(\d+)"
         )
         served.http, served.admin = int(found[1]), int(found[2])
         if listen:

@@ -1,0 +1,1 @@
+"""Bytes that nobody meant well: each part that reads from outside, fed without a socket."""
