@@ -19,7 +19,7 @@ from gateway.vocab import Headers
 MOST_BYTES = 64 * 1024
 """More is not held: then the answer has begun, whatever it says."""
 LONGEST_S = 3.0
-"""Nor longer than this: a client may wait for a sign of life."""
+"""Nor longer than this, counted from the head: a client may wait for a sign of life."""
 
 _ERRORS = frozenset(("error", "response.failed", "response.error"))
 _OPENING = frozenset(
@@ -54,11 +54,14 @@ class Kind(Enum):
 
 
 def is_events(headers: Headers) -> bool:
-    """Is the answer a stream of server-sent events?"""
+    """Is the answer a stream of server-sent events that can be read?"""
+    events = False
     for name, value in headers:
         if name == b"content-type":
-            return value.lower().startswith(b"text/event-stream")
-    return False
+            events = value.lower().startswith(b"text/event-stream")
+        elif name == b"content-encoding":
+            return False
+    return events
 
 
 class Preamble:

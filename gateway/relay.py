@@ -44,10 +44,14 @@ class Client(Protocol):
 
 
 class Relay:
-    """Copies answers. `stamps` caches ready header lines: its keys come from closed lists only."""
+    """Copies answers. `stamps` caches ready header lines: its keys come from closed lists only.
 
-    def __init__(self, *, clock: Clock) -> None:
+    hold_s:  longest that the head of a stream and its opening events are held back
+    """
+
+    def __init__(self, *, clock: Clock, hold_s: float = LONGEST_S) -> None:
         self._clock = clock
+        self._hold_s = hold_s
         self._stamps: dict[tuple[str, str, str | None, str | None], bytes] = {}
 
     async def copy(
@@ -109,7 +113,7 @@ class Relay:
         began = clock.now()
         draining = 0.0
         waits_for_client = False
-        latest: asyncio.TimerHandle | None = None
+        latest = None if opening.begun else loop.call_later(self._hold_s, opening.commit)
         try:
             async with asyncio.timeout(stall_timeout) as silence:
                 async for chunk in reply.stream:
@@ -122,8 +126,6 @@ class Relay:
                             raise error
                         record.first_byte_at = clock.now()
                         opening.commit()
-                    elif latest is None:
-                        latest = loop.call_later(LONGEST_S, opening.commit)
                     if exchange.congested:
                         waits_for_client, since = True, clock.now()
                         await exchange.drain()

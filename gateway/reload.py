@@ -19,7 +19,9 @@ from gateway.errors import ConfigError
 
 log = logging.getLogger("overspill.reload")
 
-_FIXED = ("listen", "tls", "admin_tls", "access_log", "tracing", "state", "advice", "scaling")
+_FIXED = (
+    "listen", "tls", "admin_tls", "access_log", "tracing", "state", "advice", "scaling", "idempotency",
+)  # fmt: skip
 """Sections of which something is built once, when the gateway starts."""
 _GRPC_LIMITS = ("body", "body_buffer")
 

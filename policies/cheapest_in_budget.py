@@ -158,11 +158,12 @@ class CheapestInBudget(Policy):
         # (1) what is paid for already
         idle: list[TierView] = []
         there: list[tuple[TierView, int]] = []
+        time_left = start is None or start > now  # else nothing on its way would come in time
         for tier in rented:
             warm = tier.warm if tier.idle else 0
             if warm:
                 idle.append(tier)
-            if warm or tier.in_flight:
+            if time_left and (warm or tier.in_flight):
                 there.append((tier, warm))
         if idle:
             place = _cheapest_warm(request, pool, idle, now)
@@ -174,13 +175,11 @@ class CheapestInBudget(Policy):
             if not rented:
                 return Shed(Reason.SHED_FULL, contended=False)
             start = latest_start(request, rented[0], pool)
-        if there:
+        for tier, warm in there:
             anything = True
-            if start > now:
-                for tier, warm in there:
-                    work += rented_work(tier, pool, start, now, warm)
-                if work > ahead:
-                    return _hold(request, pool, now, start, work - ahead)
+            work += rented_work(tier, pool, start, now, warm)
+        if work > ahead:
+            return _hold(request, pool, now, start, work - ahead)
         # (3) what would help in time
         opens, wasted = openings(request, pool, rented, start, ahead - work, now)
         # Where nothing is there that could ever take the call, it is not a question of being in time.

@@ -48,8 +48,7 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
     """The cheapest way to have `lacking` more slot-seconds by the time the call must start, and the seconds
     that will be paid for beside the work.
 
-    Of each tier as many instances as it takes, no more than calls wait; the cheapest tier first, the next
-    one for what it has no room for.
+    Of each tier as many as it takes, no more than calls wait; the next tier for what one has no room for.
     """
     reference = pool.reference
     service = reference.overall.mean
@@ -61,7 +60,7 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
     left = due - now
     offers: list[_Offer] = []
     best: _Offer | None = None
-    lowest, enough = inf, False
+    lowest, enough, all_of_it = inf, False, 0.0
     for tier in rented:  # this loop decides what a decision costs: as little in it as can be done with
         boot = tier.cold.mean
         own = tier.overall.mean
@@ -92,20 +91,24 @@ def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every c
         usd = inf if per_second is None else (count * wasted + lacking / pace) * per_second
         offer = (usd, len(offers), tier, room, each, wasted)
         offers.append(offer)
+        all_of_it += room * each
         if best is None or usd < lowest:
             best, lowest = offer, usd
             enough = room >= count
     if best is None:
         return (), 0.0
-    if enough:  # the common case: one tier has room for all of it
+    if enough:  # one tier has room for all of it
         _, _, tier, _, each, wasted = best
         count = ceil(lacking / each) or 1
         return (Open(tier.name, count),), count * wasted
-    return _taken(offers, lacking)
+    return _taken(offers, lacking, all_of_it)
 
 
-def _taken(offers: "list[_Offer]", lacking: float) -> tuple[tuple[Open, ...], float]:
-    """The cheapest offers first, until they are enough."""
+def _taken(offers: "list[_Offer]", lacking: float, all_of_it: float) -> tuple[tuple[Open, ...], float]:
+    """The cheapest offers first, until they are enough. `all_of_it`: the work that they would do together."""
+    if all_of_it <= lacking:
+        whole = tuple([Open(tier.name, room) for _, _, tier, room, _, _ in offers])
+        return whole, sum([room * wasted for _, _, _, room, _, wasted in offers])
     offers.sort()
     opens: list[Open] = []
     total = 0.0

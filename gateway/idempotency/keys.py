@@ -150,8 +150,12 @@ class Keys:
         if body is None:
             try:
                 body = await call.body.read(self._max_request)
-            except BodyTooLarge as error:
-                raise BodyTooLarge(f"with an idempotency-key: {error}", close=True) from None
+            except BodyTooLarge:
+                body = None
+        if body is None or len(body) > self._max_request:
+            raise BodyTooLarge(
+                f"with an idempotency-key a body has {self._max_request} bytes at most here: it is compared"
+            )
         digest = hashlib.sha256()
         meaning = [field for field in call.headers if field[0] in _MEANING]
         for part in (

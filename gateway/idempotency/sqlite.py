@@ -88,7 +88,7 @@ class Sqlite:
         try:
             found = await asyncio.shield(asyncio.wrap_future(claiming))
         except asyncio.CancelledError:
-            claiming.add_done_callback(lambda ended: self._give_back(key, ended))
+            self._submit(lambda: self._give_back(key, claiming))
             raise
         except sqlite3.Error as error:
             self._complain(error)
@@ -109,7 +109,10 @@ class Sqlite:
         def written(result: Future[None]) -> None:
             loop.call_soon_threadsafe(self._settled, key, result, then)
 
-        self._submit(lambda: self._settle(key, ending)).add_done_callback(written)
+        try:
+            self._submit(lambda: self._settle(key, ending)).add_done_callback(written)
+        except RuntimeError:  # closed: its lease runs out by itself
+            then()
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -129,14 +132,6 @@ class Sqlite:
         if (error := result.exception()) is not None:
             self._complain(error)
         then()
-
-    def _give_back(self, key: bytes, ended: Future[Kept | State]) -> None:
-        """Runs in the thread, after a claim that nobody waits for any more."""
-        if ended.exception() is None and ended.result() is State.FRESH:
-            try:
-                self._settle(key, None)
-            except sqlite3.Error as error:
-                self._complain(error)
 
     def _complain(self, error: BaseException) -> None:
         if not self._complained:
@@ -198,6 +193,14 @@ class Sqlite:
         if state == _KEPT:
             return msgspec.msgpack.decode(answer, type=Kept)
         return State.FRESH if again else State(state)
+
+    def _give_back(self, key: bytes, ended: Future[Kept | State]) -> None:
+        """After a claim that nobody waits for any more, which the thread has carried out before this."""
+        if ended.exception() is None and ended.result() is State.FRESH:
+            try:
+                self._settle(key, None)
+            except sqlite3.Error as error:
+                self._complain(error)
 
     def _settle(self, key: bytes, ending: Kept | State | None) -> None:
         mine = (key, self._owner)
