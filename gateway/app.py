@@ -120,7 +120,7 @@ class Gateway:
         self.access_log = access_log(settings, clock, chance)
         self.ledger = self._ledger()
         self.ledger.traced = None if self.tracing is None else self.tracing.results
-        self.keys = idempotency(settings, clock, chance)
+        self.keys = idempotency(settings, station, clock, chance)
         new_pipeline = self._steps()
         self.pipeline = new_pipeline(protocols=self._protocols())
         self._pipelines = [self.pipeline]
@@ -383,13 +383,13 @@ class Gateway:
             drains.append(self.grpc.drain(self.settings.drain_timeout))
         await asyncio.gather(*drains)
         await self.opening.close()
-        if self.keys is not None:
-            await self.keys.store.close()
         self.settle(math.inf)  # what still idles will be billed to its end, though nobody counts then
         if self.station is not None:
             self.station.close()
         await self.tables.close()
         await self.background.close(grace=0.0)
+        if self.keys is not None:
+            await self.keys.store.close()
         await self.admin.stop()
         await self.scaling.close()
         await self.desk.stop()

@@ -3,6 +3,7 @@
 Knows settings, and how capacities and pools are made in one process, in one of several, or under a recorder.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ from gateway.pool import Pool
 from gateway.recorder import Recorder
 from gateway.tracing.service import TraceService
 from gateway.workers.station import Station
+
+log = logging.getLogger("overspill.fittings")
 
 
 def makers(
@@ -69,7 +72,7 @@ def tracing(settings: Settings, clock: Clock, chance: Random) -> TraceService | 
     return TraceService(settings.tracing, clock=clock, chance=chance, version=__version__)
 
 
-def idempotency(settings: Settings, clock: Clock, chance: Random) -> Keys | None:
+def idempotency(settings: Settings, station: Station | None, clock: Clock, chance: Random) -> Keys | None:
     """Where keys are remembered, unless the file says that they are only passed on."""
     section = settings.idempotency
     if not section:
@@ -83,6 +86,11 @@ def idempotency(settings: Settings, clock: Clock, chance: Random) -> Keys | None
             keep=section.keep, max_bytes=section.max_bytes, max_keys=section.max_keys,
         )  # fmt: skip
     else:
+        if station is not None and station.index == 0:  # said once, not by each
+            log.warning(
+                "idempotency keys hold in one worker each, and a repeated call may reach another; "
+                "write idempotency: {store: {sqlite: PATH}} for keys that hold in all of them"
+            )
         store = Memory(clock=clock, keep=section.keep, max_bytes=section.max_bytes, max_keys=section.max_keys)
     return Keys(store, clock=clock, max_answer=section.max_answer, max_request=section.max_request)
 
