@@ -157,10 +157,10 @@ def _share(part: float, of: float) -> str:
     return f"{100 * part / of:+7.2f}%" if of else f"{'-':>8}"
 
 
-async def _measured(names: Sequence[str], requests: int, seed: int) -> Books:
+async def _measured(names: Sequence[str], requests: int, seed: int, factor: float) -> Books:
     # Workers sleep in threads.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-    return await run(names, requests, seed=seed)
+    return await run(names, requests, seed=seed, factor=factor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,12 +172,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--only", help=f"endpoints, separated by commas: {', '.join(KINDS)}")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--factor",
+        type=float,
+        default=1.0,
+        help="times that boots, work and idling take as long: 3 is six minutes",
+    )
     given = parser.parse_args(arguments)
     names = given.only.split(",") if given.only else list(KINDS)
     if unknown := [name for name in names if name not in KINDS]:
         parser.error(f"no such endpoint: {', '.join(unknown)}; there are {', '.join(KINDS)}")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        books = runner.run(_measured(names, given.requests, given.seed))
+        books = runner.run(_measured(names, given.requests, given.seed, given.factor))
     rows = [row(books, each) for each in books.endpoints]
     wrong = whole(books)
     sys.stdout.write(report(books, rows, wrong))

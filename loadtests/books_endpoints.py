@@ -21,11 +21,30 @@ from backends.workers import kit, lambda_handler, modal_app, runpod_handler
 
 SLOTS = 6
 """Calls at once on one endpoint, by the gateway's file. The provider would start twice as many instances."""
-IDLE_S = 0.6
-BOOTS = BootTimes(fast_s=0.15, slow_s=0.6, fast_share=2 / 3, spread=0.1)
-EXPECTED_S = 0.3
-"""Mean of `BOOTS`."""
-WORK_S = (0.1, 0.3)
+
+
+class Times(NamedTuple):
+    """How long things take, in seconds.
+
+    A provider's are ten to a hundred times as long. What the way there and back adds to a measurement does
+    not grow with them: the longer they are, the less it weighs.
+
+    expected:  mean of the boots
+    work:      from, to
+    """
+
+    idle: float
+    boots: BootTimes
+    expected: float
+    work: tuple[float, float]
+
+    @classmethod
+    def times(cls, factor: float) -> "Times":
+        """So many times the shortest that still show everything."""
+        boots = BootTimes(fast_s=0.15 * factor, slow_s=0.6 * factor, fast_share=2 / 3, spread=0.1)
+        return cls(0.6 * factor, boots, 0.3 * factor, (0.1 * factor, 0.3 * factor))
+
+
 SECRETS = {"BOOKS_RUNPOD": "rp-emulated", "BOOKS_MODAL": "wk-emulated", "BOOKS_MODAL_SECRET": "ws-emulated",
            "BOOKS_AWS": "AKIAEMULATED", "BOOKS_AWS_SECRET": "emulated-secret"}  # fmt: skip
 """Environment in which the file's references are found. They open nothing but the emulators."""
@@ -87,13 +106,13 @@ class Endpoint(NamedTuple):
     why: str = ""
 
 
-def _options() -> FleetOptions:
-    return FleetOptions(cap=2 * SLOTS, idle_after_s=IDLE_S, boot=BOOTS)
+def _options(times: Times) -> FleetOptions:
+    return FleetOptions(cap=2 * SLOTS, idle_after_s=times.idle, boot=times.boots)
 
 
-def _runpod(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
+def _runpod(name: str, app: kit.App, seed: int, times: Times) -> tuple[EmulatorServer, str]:
     emulator = RunPodEmulator(
-        lambda _: runpod_handler.make_handler(kit.Worker(app, kit.Boot())), options=_options(), seed=seed
+        lambda _: runpod_handler.make_handler(kit.Worker(app, kit.Boot())), options=_options(times), seed=seed
     )
     return emulator, (
         f"type: runpod, endpoint_id: {emulator.endpoint.endpoint_id}, base_url: '{{url}}/v2', "
@@ -101,17 +120,17 @@ def _runpod(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
     )
 
 
-def _runpod_lb(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
-    emulator = RunPodLbEmulator(lambda _: modal_app.make_asgi(app), options=_options(), seed=seed)
+def _runpod_lb(name: str, app: kit.App, seed: int, times: Times) -> tuple[EmulatorServer, str]:
+    emulator = RunPodLbEmulator(lambda _: modal_app.make_asgi(app), options=_options(times), seed=seed)
     return emulator, (
         f"type: runpod_lb, endpoint_id: emulated, url: '{{url}}', api_key: {{env: BOOKS_RUNPOD}}, "
         f"price: {{usd_per_second: {emulator.endpoint.usd_per_second}}}"
     )
 
 
-def _modal(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
+def _modal(name: str, app: kit.App, seed: int, times: Times) -> tuple[EmulatorServer, str]:
     kind = ModalServerEmulator if name.startswith("modal_server") else ModalEmulator
-    emulator = kind(lambda _: modal_app.make_asgi(app), options=_options(), seed=seed)
+    emulator = kind(lambda _: modal_app.make_asgi(app), options=_options(times), seed=seed)
     return emulator, (
         f"type: {name.partition('-')[0]}, url: '{{url}}', "
         "proxy_auth: {key: {env: BOOKS_MODAL}, secret: {env: BOOKS_MODAL_SECRET}}, "
@@ -119,14 +138,14 @@ def _modal(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
     )
 
 
-def _lambda(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
+def _lambda(name: str, app: kit.App, seed: int, times: Times) -> tuple[EmulatorServer, str]:
     flows = name.startswith(("aws_lambda-streamed", "aws_lambda_url-streamed"))
 
     def make(_: str) -> Callable[[Any, Any], Any]:
         handler = lambda_handler.make_handler(kit.Worker(app, kit.Boot()))
         return streamed(handler) if flows else handler
 
-    more: Mapping[str, Any] = {"options": _options(), "seed": seed}
+    more: Mapping[str, Any] = {"options": _options(times), "seed": seed}
     keys = "credentials: {access_key: {env: BOOKS_AWS}, secret_key: {env: BOOKS_AWS_SECRET}}"
     emulator: LambdaEmulator
     if name.startswith("aws_lambda_url"):
@@ -147,7 +166,9 @@ def _lambda(name: str, app: kit.App, seed: int) -> tuple[EmulatorServer, str]:
 
 
 _MEASURED = "no log tail on this way: invocations are measured from outside, with the way there and back"
-_KINDS: Mapping[str, tuple[Callable[[str, kit.App, int], tuple[EmulatorServer, str]], bool, float, str]] = {
+_KINDS: Mapping[
+    str, tuple[Callable[[str, kit.App, int, Times], tuple[EmulatorServer, str]], bool, float, str]
+] = {
     "runpod": (_runpod, True, 0.01, ""),
     "runpod-pinged": (_runpod, True, 0.01, ""),
     "runpod_lb": (_runpod_lb, False, 0.01, ""),
@@ -165,11 +186,11 @@ KINDS = tuple(_KINDS)
 """Names of all endpoints; those that are `pinged` are opened ahead of calls."""
 
 
-def endpoint(name: str, seed: int) -> Endpoint:
+def endpoint(name: str, seed: int, times: Times) -> Endpoint:
     """One endpoint, not yet started. `{url}` in its section is to be filled in."""
     make, told, tolerance, why = _KINDS[name]
     executions = Executions()
-    emulator, section = make(name, worker(name, executions), seed)
+    emulator, section = make(name, worker(name, executions), seed, times)
     return Endpoint(name, emulator, section, executions, told, tolerance, why)
 
 

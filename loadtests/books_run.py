@@ -22,14 +22,12 @@ from gateway.app import Gateway, registries
 from gateway.clock import SystemClock
 from gateway.config.load import load
 from loadtests.books_endpoints import (
-    EXPECTED_S,
     FRONT,
-    IDLE_S,
     INSIDE,
     SECRETS,
     SLOTS,
-    WORK_S,
     Endpoint,
+    Times,
     breaks,
     endpoint,
 )
@@ -37,15 +35,11 @@ from loadtests.books_endpoints import (
 Samples = Mapping[tuple[str, ...], float]
 """Values by the metric's name and its labels' values, in the order of the labels' names."""
 
-PAUSES_S = (0.05, 0.2, IDLE_S + 0.15, 2 * IDLE_S)
-"""Between two bursts: instances idle, some go, all go."""
 BURST = (4, 24)
 TROUBLE = 0.035
 """Share of requests beside which something is made to go wrong at the endpoint."""
 LEAVING = 0.015
 """Share of clients that hang up without waiting for the answer."""
-SETTLED_S = 2 * IDLE_S + 1.2
-"""After the last request: every instance is gone by then, and billed."""
 
 
 class Sent(NamedTuple):
@@ -62,6 +56,7 @@ class Books:
     """Everything that was seen, by both sides."""
 
     endpoints: Sequence[Endpoint]
+    times: Times
     sent: list[Sent] = field(default_factory=list)
     samples: Samples = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -88,7 +83,7 @@ class Books:
         )
 
 
-def _file(endpoints: Sequence[Endpoint], log: Path) -> str:
+def _file(endpoints: Sequence[Endpoint], times: Times, log: Path) -> str:
     """Each endpoint has a route. Calls that fail where they are opened by calls go on to the next endpoint,
     and every second one of these routes sends slow calls to both.
     """
@@ -101,19 +96,18 @@ def _file(endpoints: Sequence[Endpoint], log: Path) -> str:
         backends.append(
             f"  {each.name}: {{{section}, "
             f"max_in_flight: {SLOTS}, late_binding: {binding}, "
-            f"cold_start: {{expect: {EXPECTED_S}s, idle_after: {IDLE_S}s}}}}"
+            f"cold_start: {{expect: {times.expected}s, idle_after: {times.idle}s}}}}"
         )
         tiers, more = [f"{{backend: {each.name}, when_full: {{queue: 20s, then: shed}}}}"], ""
-        policy = (
-            "cheapest_in_budget, latency_budget: {within: 2s}" if binding == "ping" else "spill_when_full"
-        )
+        budget = f"cheapest_in_budget, latency_budget: {{within: {10 * times.work[0] + 3 * times.work[1]}s}}"
+        policy = budget if binding == "ping" else "spill_when_full"
         if binding == "none" and len(plain) > 1:
             place = plain.index(each.name)
             tiers.append(
                 f"{{backend: {plain[(place + 1) % len(plain)]}, when_full: {{queue: 20s, then: shed}}}}"
             )
             if place % 2:
-                more = ", hedge: {after: 150ms, share: 20%}"
+                more = f", hedge: {{after: {times.idle / 4}s, share: 20%}}"
         again = "true" if len(tiers) > 1 else "false"
         routes.append(
             f"  {each.name}: {{match: {{model: {each.name}}}, idempotent: {again}, "
@@ -164,7 +158,9 @@ class Clients:
                     burst.create_task(self._one(each))
                     if self._chance.random() < 0.3:
                         await asyncio.sleep(0.01)
-            await asyncio.sleep(self._chance.choice(PAUSES_S))
+            idle = self._books.times.idle
+            # Instances idle, some go, all go.
+            await asyncio.sleep(self._chance.choice((0.05, idle / 3, 1.25 * idle, 2 * idle)))
 
     async def _one(self, each: Endpoint) -> None:
         chance, books = self._chance, self._books
@@ -178,12 +174,12 @@ class Clients:
         do = chance.choice(kinds) if chance.random() < 0.01 else "work"
         if do != "work":
             books.troubles[do] += 1
-        asked = {"id": name, "work_s": chance.uniform(*WORK_S), "do": do}
+        asked = {"id": name, "work_s": chance.uniform(*books.times.work), "do": do}
         body = json.dumps({"parameters": asked, "inputs": [
             {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}).encode()  # fmt: skip
         path = f"/v2/models/{each.name}/infer"
         if chance.random() < LEAVING:
-            await self._leave(name, path, body, chance.uniform(0.0, 0.4))
+            await self._leave(name, path, body, chance.uniform(0.0, books.times.idle / 1.5))
             books.sent.append(Sent(name, each.name, 0, ""))
             return
         status, by = await self._ask(name, path, body)
@@ -225,19 +221,19 @@ async def _metrics(gateway: Gateway, session: aiohttp.ClientSession) -> Samples:
     }
 
 
-async def run(names: Sequence[str], requests: int, *, seed: int = 1) -> Books:
-    """`requests` through one gateway, spread over the endpoints of these names."""
-    clock = SystemClock()
+async def run(names: Sequence[str], requests: int, *, seed: int = 1, factor: float = 1.0) -> Books:
+    """`requests` through one gateway, spread over the endpoints of these names. `factor`: see `Times`."""
+    clock, times = SystemClock(), Times.times(factor)
     async with AsyncExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overspill-books-")))
-        books = Books([endpoint(name, seed + number) for number, name in enumerate(names)])
+        books = Books([endpoint(name, seed + number, times) for number, name in enumerate(names)], times)
         for each in books.endpoints:
             await held.enter_async_context(each.emulator)
         session = await held.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         )
         began = clock.now()
-        async with _gateway(_file(books.endpoints, folder / "access.log")) as gateway:
+        async with _gateway(_file(books.endpoints, times, folder / "access.log")) as gateway:
             assert gateway.http_address is not None
             clients = Clients(books, "127.0.0.1", gateway.http_address.port, session, seed)
             share, rest = divmod(requests, len(names))
@@ -246,7 +242,7 @@ async def run(names: Sequence[str], requests: int, *, seed: int = 1) -> Books:
                     everybody.create_task(clients.bursts(each, share + (number < rest)))
             for each in books.endpoints:
                 each.emulator.cues.clear()
-            await asyncio.sleep(SETTLED_S)
+            await asyncio.sleep(2 * times.idle + 1.2)  # every instance is gone by then, and billed
             gateway.settle(gateway.clock.now())
             books.samples = await _metrics(gateway, session)
         books.log = [json.loads(line) for line in (folder / "access.log").read_text().splitlines()]
