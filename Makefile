@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 NO_TRITON = $(BIN)/python -c "from gateway.demo.triton_process import why_not; print(why_not())"
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test test-peers check format bench fuzz chaos lock chart deploy-tools sbom audit clean
+.PHONY: help setup demo test test-peers check format bench soak fuzz chaos lock chart deploy-tools sbom audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -52,6 +52,9 @@ chaos: $(READY) ## Every fault, one after the other, on a real gateway: what was
 
 bench: $(READY) ## Overspill beside the proxies found on this machine (needs nginx and wrk; see loadtests/README.md)
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+soak: $(READY) ## Five million rough requests with reloads: nothing may grow, nothing may be left (needs wrk)
+	$(BIN)/python -m loadtests.soak $(ARGS)
 
 fuzz: $(READY) ## Bytes that nobody meant well, for --seconds N; guided where atheris can be installed
 	$(PIP) install --require-hashes -r .ci/lock/fuzz.txt || true

@@ -92,7 +92,7 @@ class ManagedIdentity:
     """The tokens of the machine's managed identity."""
 
     def __init__(self, name: str, url: str, client_id: str | None, resource: str) -> None:
-        self._host = TokenHost(name, url.rstrip("/"))
+        self._host = TokenHost(name, url.rstrip("/"), metadata=True)
         query = f"api-version={_API_VERSION}&resource={quote(resource, safe='')}"
         self._query = query if client_id is None else f"{query}&client_id={client_id}"
 

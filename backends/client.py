@@ -7,18 +7,20 @@ connections and fields; it must never know a provider, a price, or what a status
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import NamedTuple, cast
 from urllib.parse import quote_from_bytes
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
+from backends.egress import Guarded
 from backends.upstream_tls import ClientTls, tls_failed
 from gateway.errors import (
     AnswerTruncated,
@@ -211,6 +213,8 @@ class HttpClient:
                       whose client left may still be finishing in the background
     connect_timeout:  seconds for DNS, TCP and TLS together
     tls:              whom to trust, and what to show; None: whom the system trusts, and nothing
+    metadata:         names that may lead to a link-local address: metadata services
+    resolver:         makes what looks names up; the library's own where nothing is said
     """
 
     def __init__(
@@ -220,8 +224,12 @@ class HttpClient:
         max_in_flight: int,
         connect_timeout: float = 5.0,
         tls: ClientTls | ssl.SSLContext | None = None,
+        metadata: Iterable[str] = (),
+        resolver: Callable[[], AbstractResolver] = aiohttp.DefaultResolver,
     ) -> None:
         self._name = name
+        self._metadata = tuple(metadata)
+        self._resolver = resolver
         self._tls = tls
         self._server_name = tls.server_name if isinstance(tls, ClientTls) else None
         self._limit = 2 * max_in_flight + CONTROL_HEADROOM
@@ -318,7 +326,11 @@ class HttpClient:
     def _here(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=0, limit_per_host=self._limit),
+                connector=_Connector(
+                    limit=0,
+                    limit_per_host=self._limit,
+                    resolver=Guarded(self._resolver(), names=self._metadata),
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[_tracing()],
                 auto_decompress=False,

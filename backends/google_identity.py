@@ -63,7 +63,7 @@ class MetadataServer:
     """The tokens of the machine's own service account."""
 
     def __init__(self, name: str, clock: Clock, url: str, *, audience: str | None) -> None:
-        self._host = TokenHost(name, url.rstrip("/"))
+        self._host = TokenHost(name, url.rstrip("/"), metadata=True)
         self._clock = clock
         self._audience = audience
 

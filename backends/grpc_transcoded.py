@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from backends.grpc_codec import JSON_SIZE, HttpInfer, error_message, from_http, to_http
-from gateway.errors import BackendError, BadCall, NotOffered
+from gateway.errors import BackendBroke, BackendError, BadCall, NotOffered
 from gateway.vocab import Body, Call, Headers, Reply, Start, WholeBody
 
 Inner = Callable[[Call], AbstractAsyncContextManager[Reply]]
@@ -19,6 +19,9 @@ T = TypeVar("T")
 MOST_IN_PLACE = 16 * 1024
 """Bytes of a message that are transcoded on the event loop. Typed contents, and tensors as JSON text, take up
 to a microsecond for each; a larger message is given to a thread, so that other calls go on meanwhile."""
+
+MOST_ANSWER = 64 * 2**20
+"""Bytes of an answer: it has to be whole before it can be put into another form."""
 
 _NOT_FOR_HTTP = frozenset((b"content-type", b"te", b"user-agent"))
 _INVALID_ARGUMENT = (b"grpc-status", b"3")
@@ -150,7 +153,15 @@ async def _transcode(reply: Reply) -> Reply:
     body = reply.body
     if body is None:
         assert reply.stream is not None
-        body = b"".join([part async for part in reply.stream])
+        parts, size = [], 0
+        async for part in reply.stream:
+            parts.append(part)
+            size += len(part)
+            if size > MOST_ANSWER:
+                raise BackendBroke(
+                    f"the answer is over {MOST_ANSWER} bytes, the most that becomes one message"
+                )
+        body = b"".join(parts)
     if reply.status == 200:
         whole, headers = body, reply.headers
         message = await _apart(len(whole), lambda: from_http(headers, whole))

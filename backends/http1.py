@@ -16,6 +16,7 @@ from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply
 
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
 _WAIT_FOR_WHOLE = 64 * 1024  # an answer declared this small is relayed in one piece
+_WORTH_JOINING = 16 * 1024  # parts of an answer that are larger than this on average go on one by one
 _MAX_HEAD = 64 * 1024
 _MOST_KNOWN = 256
 _LONGEST_KNOWN = 2048
@@ -259,11 +260,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def _stream(self) -> AsyncIterator[bytes]:
         while True:
-            while self._parts:
-                data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                self._parts.clear()
-                self._held = 0
-                yield data
+            while parts := self._parts:
+                small = self._held < _WORTH_JOINING * len(parts)
+                self._parts, self._held = [], 0
+                for data in (b"".join(parts),) if small else parts:
+                    yield data
                 if self._paused and not self._closed:
                     self._paused = False
                     self._transport.resume_reading()

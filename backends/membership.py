@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from backends.base import Kit, Places
 from backends.discovery import Discovery
+from backends.egress import forbidden
 
 log = logging.getLogger("overspill.discovery")
 
@@ -114,6 +115,10 @@ class Membership:
         """An answer."""
         if not addresses:
             self.failed("the answer names no replica that is ready")
+            return
+        addresses = [each for each in addresses if not forbidden(each.rpartition(":")[0])]
+        if not addresses:
+            self.failed("the answer names link-local or metadata addresses only, and none of these is used")
             return
         if self._trouble is not None:
             log.info("%s: its replicas are found again", self._name)

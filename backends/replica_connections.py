@@ -5,9 +5,11 @@ kept-alive connection that the server had already closed, and knows nothing of m
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
+from backends.egress import Lookup, allowed, ask_system, literal
 from backends.http1 import KnownHead, UpstreamConnection
 from backends.upstream_tls import ClientTls, tls_failed
 from gateway.clock import Clock
@@ -18,7 +20,8 @@ from gateway.vocab import Body, Reply, Start
 class ReplicaConnections:
     """The connections to one replica. Its slots bound how many there are; this only reuses them.
 
-    tls:  for an https address; None: whom the system trusts
+    tls:     for an https address; None: whom the system trusts
+    lookup:  finds the addresses of a host name
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class ReplicaConnections:
         connect_timeout: float,
         keep_idle: float,
         tls: ClientTls | None = None,
+        lookup: Lookup = ask_system,
     ) -> None:
         parts = urlsplit(url)
         self._tls = (tls or ClientTls(url, None)) if parts.scheme == "https" else None
@@ -36,6 +40,8 @@ class ReplicaConnections:
         self.port = parts.port or (80 if self._tls is None else 443)
         self.authority = parts.netloc.encode("ascii")
         self.base = parts.path.rstrip("/").encode("ascii")
+        self._is_name = literal(self.host) is None
+        self._lookup = lookup
         self._clock = clock
         self._connect_timeout = connect_timeout
         self._keep_idle = keep_idle
@@ -66,16 +72,9 @@ class ReplicaConnections:
 
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises BackendDown."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                make, tls = partial(UpstreamConnection, loop, self._known), self._tls
-                if tls is None:
-                    _, connection = await loop.create_connection(make, self.host, self.port)
-                else:
-                    _, connection = await loop.create_connection(
-                        make, self.host, self.port, ssl=tls.context(), server_hostname=tls.server_name
-                    )
+                return await self._reach()
         except TimeoutError:
             raise BackendDown(
                 f"no connection to {self.host}:{self.port} in {self._connect_timeout:g} s"
@@ -85,7 +84,27 @@ class ReplicaConnections:
             raise BackendDown(f"cannot connect to {self.host}:{self.port}: {reason}") from None
         except ConfigError as error:
             raise BackendDown(f"cannot connect to {self.host}:{self.port}: {error}") from None
-        return connection
+
+    async def _reach(self) -> UpstreamConnection:
+        """Connected to the first of the host's addresses that answers. Raises OSError, ConfigError."""
+        loop = asyncio.get_running_loop()
+        make, tls = partial(UpstreamConnection, loop, self._known), self._tls
+        trust = None if tls is None else tls.context()
+        named = None if tls is None else tls.server_name or self.host
+        addresses: Sequence[str] = (self.host,)
+        if self._is_name:
+            addresses = allowed(self.host, await self._lookup(self.host, self.port))
+        last = OSError(0, "the name has no address")
+        for address in addresses:
+            try:
+                _, connection = await loop.create_connection(
+                    make, address, self.port, ssl=trust, server_hostname=named
+                )
+            except OSError as error:
+                last = error
+            else:
+                return connection
+        raise last
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back: kept if its exchange ended cleanly, closed if not."""

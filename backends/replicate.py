@@ -29,6 +29,7 @@ from backends.instances import Boot, Span, Ticket, take_boot
 from backends.pings import Pinged
 from backends.remote_job import CONTROL_S, JobRun
 from backends.replicate_api import InputRefused, Prediction, ReplicateApi, job_of
+from backends.time_left import time_left
 from backends.webhooks import SECRET_KEY, WebhookOptions, Webhooks
 from backends.worker_answer import hear
 from gateway.errors import BackendBroke, BackendError
@@ -199,7 +200,8 @@ class Replicate(Elastic):
             return
         with self.attempt(call) as ticket:
             try:
-                prediction = await JobRun(self._api, self.table, ticket).result(document, self.options.wait)
+                api = self._api.within(time_left(call, self.kit.clock, least=5))
+                prediction = await JobRun(api, self.table, ticket).result(document, self.options.wait)
             except InputRefused as refused:
                 if self.options.envelope == "event":
                     raise  # the model is not the worker kit's

@@ -5,6 +5,8 @@ Knows the API's exchanges and statuses. It must never know what a prediction's i
 Wire facts (Replicate's OpenAPI description, "Rate limits", and its Python and JavaScript clients):
 - `Prefer: wait=1..60` has a submission answered when the prediction is over, or that time is; 201 and 202
   both mean that it was made, and without the field 200 does too;
+- `Cancel-After: 30s`, 5 s or more, has a prediction stopped so long after it was made, running or not
+  (changelog, "Set deadlines for predictions");
 - only the answer tells the id, and there is no key of one's own that would make sending twice safe;
 - `GET /predictions/ID` and `POST /predictions/ID/cancel`; what is left of one is removed after an hour: 404.
   The addresses in `urls` are these, and are not used: a token goes to no host that an answer names;
@@ -14,7 +16,8 @@ Wire facts (Replicate's OpenAPI description, "Rate limits", and its Python and J
 
 import datetime
 import re
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import msgspec
 
@@ -101,6 +104,13 @@ class ReplicateApi:
         self._added = owner.added
         self._url = url.rstrip("/")
         self._target = target
+        self._left: int | None = None
+
+    def within(self, seconds: int | None) -> Self:
+        """The same, whose predictions Replicate stops by itself after so long."""
+        other = copy(self)
+        other._left = seconds
+        return other
 
     async def ask(
         self, method: str, path: str, body: bytes | None = None, *, wait: int | None = None
@@ -111,6 +121,8 @@ class ReplicateApi:
             headers.append((b"content-type", b"application/json"))
         if wait is not None:
             headers.append((b"prefer", b"wait=%d" % wait))
+        if self._left is not None and path == self._target:
+            headers.append((b"cancel-after", b"%ds" % self._left))
         headers = self._added.onto(headers, self.credentials)
         return await self._client.exchange(method, self._url + path, headers=headers, body=body)
 

@@ -35,6 +35,7 @@ from backends.remote_job import CONTROL_S, JobRun
 from backends.runpod_control import WORKERS_STEP_S, ControlOptions, RunPodControl, control_secrets
 from backends.runpod_job import Job, RunPodApi
 from backends.runpod_stream import RUN_LIMIT, STREAMED, Part, StreamRun, parts_of
+from backends.time_left import time_left
 from backends.worker_answer import hear
 from gateway.errors import AnswerTruncated, BackendBroke, BackendError, BackendFull
 from gateway.options import Duration, Options, SecretRef
@@ -49,8 +50,14 @@ LONGEST_PING_S = 30.0
 _NOT_JSON = b'{"error":"the body has to be a JSON object: it becomes the input of a job"}'
 
 
+_OWN_EXECUTION_S, _OWN_TTL_S = 600, 86_400
+"""RunPod's own defaults: a job is never given more than these unless the file says so."""
+
+
 class JobPolicy(Options):
-    """Limits that RunPod itself keeps for each job; its own defaults apply to what is left out."""
+    """Limits that RunPod itself keeps for each job, none above what its call has left; RunPod's own defaults
+    apply to what is left out.
+    """
 
     execution_timeout: Annotated[Duration, Field(ge=5, le=7 * 86400)] | None = None
     """Longest time in a worker before the job is TIMED_OUT."""
@@ -59,13 +66,18 @@ class JobPolicy(Options):
     low_priority: bool = False
     """Never make a new worker start for it."""
 
-    def document(self) -> dict[str, Any]:
-        """The `policy` of a job, in RunPod's words."""
+    def document(self, left: int | None = None) -> dict[str, Any]:
+        """The `policy` of a job, in RunPod's words; `left`: seconds that its call has, 10 or more."""
         document: dict[str, Any] = {}
-        if self.execution_timeout is not None:
-            document["executionTimeout"] = round(self.execution_timeout * 1000)
-        if self.ttl is not None:
-            document["ttl"] = round(self.ttl * 1000)
+        execution, ttl = self.execution_timeout, self.ttl
+        if left is not None and left < (execution or _OWN_EXECUTION_S):
+            execution = left
+        if left is not None and left < (ttl or _OWN_TTL_S):
+            ttl = left
+        if execution is not None:
+            document["executionTimeout"] = round(execution * 1000)
+        if ttl is not None:
+            document["ttl"] = round(ttl * 1000)
         if self.low_priority:
             document["lowPriority"] = True
         return document
@@ -260,16 +272,18 @@ class RunPod(Elastic):
 
     def _document(self, call: Call, body: bytes) -> bytes | None:
         """The job to submit; None when the client's body is not the JSON object that `raw` needs."""
+        left = time_left(call, self.kit.clock, least=10)
         if self.options.envelope == "event":
-            return msgspec.json.encode(self._job(to_event(call, body)))
+            return msgspec.json.encode(self._job(to_event(call, body), left))
         try:
-            return msgspec.json.encode(self._job(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
+            content = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            return msgspec.json.encode(self._job(content, left))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
-    def _job(self, content: Mapping[str, Any]) -> dict[str, Any]:
+    def _job(self, content: Mapping[str, Any], left: int | None = None) -> dict[str, Any]:
         job: dict[str, Any] = {"input": content}
-        if policy := self.options.policy.document():
+        if policy := self.options.policy.document(left):
             job["policy"] = policy
         return job
 

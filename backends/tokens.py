@@ -139,13 +139,15 @@ class GivenToken:
 class TokenHost:
     """Asks one host for tokens, over connections of its own. Never follows a redirect.
 
-    url:  where it is; messages name its host only
+    url:       where it is; messages name its host only
+    metadata:  it is a machine's metadata service, which has a link-local address
     """
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, *, metadata: bool = False) -> None:
         self.url = url
-        self.said = f"{name}: no token from {urlsplit(url).hostname}"
-        self._client = HttpClient(name, max_in_flight=1)
+        host = urlsplit(url).hostname or ""
+        self.said = f"{name}: no token from {host}"
+        self._client = HttpClient(name, max_in_flight=1, metadata=[host] if metadata else ())
 
     async def ask(self, method: str, url: str, headers: Headers, body: Upload = None) -> Answer:
         """Its answer, which is 200. Raises BackendDenied for a 4xx, else BackendUnready or BackendDown."""

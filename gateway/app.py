@@ -22,13 +22,14 @@ from gateway.auth.gatekeeper import Gatekeeper
 from gateway.background import Background
 from gateway.budgets import Budgets
 from gateway.capacity import Capacity
-from gateway.clock import Clock, SystemClock
+from gateway.clock import Clock, SystemClock, cpu_seconds
 from gateway.config.effective import effective
 from gateway.config.load import Loaded, load
 from gateway.config.schema import Address, Settings
 from gateway.config.source import Source
 from gateway.config.status import ConfigStatus, DrainingCalls
 from gateway.connection import ListenerLimits
+from gateway.doorkeeper import Doorkeeper
 from gateway.explain.live import Explaining
 from gateway.explain.ring import Ring
 from gateway.explain.suppose import Supposing
@@ -43,6 +44,7 @@ from gateway.new_replica import size_of
 from gateway.opening import Opening
 from gateway.pipeline import Pipeline
 from gateway.pool import Pool
+from gateway.pressure import Pressure
 from gateway.prewarming import Prewarming
 from gateway.protocols.base import Protocols
 from gateway.protocols.grpc import Grpc
@@ -61,8 +63,10 @@ from gateway.spending import Spending
 from gateway.succession import Draft, Succession
 from gateway.table import Builder, route_facts
 from gateway.tallies import BackendFacts
+from gateway.tenants.tenants import Tenants
 from gateway.tls import Tls
 from gateway.workers.desk import Desk
+from gateway.workers.ports import Held
 from gateway.workers.station import Station
 from policies.base import Policy
 
@@ -89,6 +93,7 @@ class Gateway:
     station:   its place among the workers that share ports, slots and budgets; None: it is alone
     source:    the file that the settings were read from, to be read again; None: they stay as they are
     tls:       certificates that were read already; None: they are read as the settings say
+    held:      ports that were opened for it; None: it opens its own, or its station has them
     """
 
     def __init__(
@@ -101,8 +106,9 @@ class Gateway:
         station: Station | None = None,
         source: Source | None = None,
         tls: Tls | None = None,
+        held: Held | None = None,
     ) -> None:
-        self.station = station
+        self.station, self._held = station, held
         self.tls = tls or Tls(settings.tls, settings.admin_tls, clock)
         self.clock = clock
         self.draining = False
@@ -121,12 +127,14 @@ class Gateway:
         self.ledger = self._ledger()
         self.ledger.traced = None if self.tracing is None else self.tracing.results
         self.keys = idempotency(settings, station, clock, chance)
+        self.tenants = Tenants(settings.tenants, clock=clock, standing=self.ledger.standing, sources=station)
         new_pipeline = self._steps()
         self.pipeline = new_pipeline(protocols=self._protocols())
         self._pipelines = [self.pipeline]
+        doorkeeper = self._doorkeeper()
         self.listener = Listener(
             self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance,
-            names_traces=self.tracing is None, tls=self.tls.data,
+            names_traces=self.tracing is None, tls=self.tls.data, doorkeeper=doorkeeper,
         )  # fmt: skip
         self.config = ConfigStatus(effective(settings), clock.wall())
         self.reloader = None if source is None else self._reloader(source, settings)
@@ -138,6 +146,8 @@ class Gateway:
         for window in (self.admin, self.desk):
             window.registry.register(DrainingCalls(lambda: self.tables.draining))
             window.registry.register(self.tls)
+            window.registry.register(doorkeeper)
+            window.registry.register(self.tenants)
         self.admin.views.scaler = self.scaling = ScalingService.of(self, settings.scaling)
         self.grpc = self._grpc(new_pipeline)
         self.http_address: Address | None = None
@@ -188,9 +198,18 @@ class Gateway:
         reloader.renew = self.tls.renew
         return reloader
 
+    def _doorkeeper(self) -> Doorkeeper:
+        pressure = Pressure(clock=self.clock, timers=asyncio.get_running_loop(), cpu=cpu_seconds)
+        return Doorkeeper(pressure)
+
     def _protocols(self) -> Protocols:
-        raw, kserve = Raw(), Kserve(self, version=__version__)
-        openai = OpenAI(lambda: self.routes.models("openai"))
+        def depth() -> int:
+            return self.settings.limits.json_depth
+
+        raw, kserve = Raw(), Kserve(self, version=__version__, depth=depth)
+        openai = OpenAI(
+            lambda: self.routes.models("openai"), route_of=partial(self.route_of, "openai"), depth=depth
+        )
         return Protocols([kserve, openai, raw, Webhooks(lambda: self.backends)], fallback=raw)
 
     def _steps(self) -> Callable[..., Pipeline]:
@@ -207,6 +226,7 @@ class Gateway:
             tracer=None if self.tracing is None else self.tracing.tracer,
             gatekeeper=self.entrance.gatekeeper,
             keys=self.keys,
+            tenants=self.tenants.asked,
         )
 
     def _grpc(self, new_pipeline: Callable[..., Pipeline]) -> GrpcServer | None:
@@ -219,7 +239,7 @@ class Gateway:
         return GrpcServer(
             pipeline,
             protocol,
-            limits=GrpcLimits(body=limits.body, body_buffer=limits.body_buffer),
+            limits=GrpcLimits(body=limits.body, body_buffer=limits.body_buffer, calls=limits.calls),
             clock=self.clock,
             name=self.listener.name,
             tls=self.tls.data,
@@ -294,6 +314,10 @@ class Gateway:
         route = self.routes.find("kserve", model)
         return route is not None and self.route_ready(route.name)
 
+    def route_of(self, protocol: str, model: str) -> str | None:
+        """Name of the model's route in a protocol; None for unknown models."""
+        return self.routes.route_of(protocol, model)
+
     def sole_route(self) -> str:
         """The one route that serves KServe calls, "" if there are none or several."""
         return self.routes.sole("kserve")
@@ -322,10 +346,11 @@ class Gateway:
         self.tables.adopt(draft)
         table = self.tables.table
         self.entrance.adopt(table.settings.auth, self._next_gatekeeper)
+        self.tenants.follow(table.settings.tenants)
         for pipeline in self._pipelines:
             pipeline.follow(
                 routes=table.routes, admission=table.admission, dispatch=table.dispatch,
-                gatekeeper=self.entrance.gatekeeper,
+                gatekeeper=self.entrance.gatekeeper, tenants=self.tenants.asked,
             )  # fmt: skip
         self.explaining.follow(table.routes, table.pools, table.spending)
         self.listener.limits = _listener_limits(table.settings)
@@ -363,21 +388,26 @@ class Gateway:
         self.tls.watch(self.background)
         if self.reloader is not None:
             self.background.spawn(self.reloader.watch(), name="watch the configuration file")
-        listen, shared = self.settings.listen, self.station is not None
+        listen, held = self.settings.listen, self.station or self._held
         if self.station is None:
-            self.admin_address = Address(*await self.admin.start(*listen.admin, tls=self.tls.admin))
+            admin = None if self._held is None or self._held.admin is None else self._held.admin.dup()
+            started = await self.admin.start(*listen.admin, listening=admin, tls=self.tls.admin)
+            self.admin_address = Address(*started)
             await self.scaling.open(self.background)
         else:
             await self.desk.start(self.station.desk)
-        self.http_address = Address(*await self.listener.open(*listen.http, shared=shared))
+        doors = None if held is None else held.doors
+        self.http_address = Address(*await self.listener.open(*listen.http, doors=doors))
         if self.grpc is not None and listen.grpc is not None:
-            self.grpc_address = Address(*await self.grpc.open(*listen.grpc, shared=shared))
+            self.grpc_address = Address(*await self.grpc.open(*listen.grpc, shared=held is not None))
 
     async def close(self) -> None:
         """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""
         self.draining = True
         for ahead in self.tables.table.prewarming.values():
             ahead.stop()
+        if self.station is not None:
+            self.station.leaving()
         drains = [self.listener.drain(self.settings.drain_timeout)]
         if self.grpc is not None:
             drains.append(self.grpc.drain(self.settings.drain_timeout))

@@ -11,6 +11,13 @@ from typing import Protocol
 
 from gateway.errors import BodyTooLarge, ClientGone, OverspillError
 
+_WORTH_JOINING = 16 * 1024
+"""Parts that are larger than this on average go on one by one: to join them is to copy them."""
+
+
+RATE_OVER_S = 10.0
+"""Seconds over which the rate of a body is looked at: no network stops for so long and is well."""
+
 
 class Source(Protocol):
     """Where the bytes come from, as far as a body may steer it."""
@@ -38,7 +45,7 @@ class IncomingBody:
 
     __slots__ = (
         "_buffer", "_complete", "_error", "_held", "_keep", "_length", "_limit", "_lost", "_parts", "_paused",
-        "_received", "_source", "_waiter",
+        "_received", "_since", "_source", "_waiter",
     )  # fmt: skip
 
     def __init__(self, source: Source, *, length: int | None, buffer: int, limit: int) -> None:
@@ -49,6 +56,7 @@ class IncomingBody:
         self._parts: list[bytes] = []
         self._held = 0
         self._received = 0
+        self._since: tuple[float, int] | None = None  # when a look at its rate began, and what was here then
         self._complete = False
         self._keep = True  # until a reader begins to take bytes away
         self._lost = False
@@ -81,6 +89,18 @@ class IncomingBody:
             self._paused = True
             self._source.pause()
         self._wake()
+
+    def trickles(self, now: float, rate: int, *, awaited: bool = True) -> bool:
+        """Has less than `rate` bytes a second come, of `RATE_OVER_S` in which it was `awaited`?"""
+        if self._since is None or not awaited:
+            self._since = (now, self._received) if awaited else None
+            return False
+        passed = now - self._since[0]
+        if passed < RATE_OVER_S:
+            return False
+        came = self._received - self._since[1]
+        self._since = (now, self._received)
+        return came < rate * passed
 
     def finish(self) -> None:
         """The last byte has arrived."""
@@ -167,11 +187,11 @@ class IncomingBody:
             return
         self._keep = False
         while True:
-            while self._parts:
-                data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                self._parts.clear()
-                self._held = 0
-                yield data
+            while parts := self._parts:
+                small = self._held < _WORTH_JOINING * len(parts)
+                self._parts, self._held = [], 0
+                for data in (b"".join(parts),) if small else parts:
+                    yield data
             if self._complete:
                 return
             self._flow()

@@ -4,8 +4,9 @@
                          ▲                  │
                          └─────tripped──────┘
 
-Closed, every call may go. Open, none may. Half-open, exactly one at a time may try. It counts
-attempts, not calls, and it never hears of back-pressure or of clients that left as failures.
+Closed, every call may go. Open, none may. Half-open, exactly one at a time may try, and where the
+replica can be asked for nothing, it is asked first: no client's call finds out that it is still down. It
+counts attempts, not calls, and it never hears of back-pressure or of clients that left as failures.
 
 Pure: time is an argument, the only chance in it is handed in. Knows no backend and no timer.
 """
@@ -28,6 +29,13 @@ OPEN_S = 1.0
 """How long it stays open the first time; each failed trial doubles it."""
 OPEN_MAX_S = 30.0
 """Where the doubling ends."""
+ANSWER_S = 2.5
+"""How long a trial waits for the gateway's own question. After that it goes unasked, so that a question
+whose answer never comes keeps no replica out."""
+EJECTED_S = 5.0
+"""How long one that stands out from its siblings is left out the first time; each further time doubles it."""
+EJECTED_MAX_S = 300.0
+"""Where that doubling ends: the default of Envoy's outlier detection (`max_ejection_time`)."""
 JITTER = 0.1
 """Open times vary by this share either way, so that many gateways do not try again in step."""
 
@@ -77,9 +85,13 @@ class _Window:
         self.attempts = self.failures = 0
         self.ends = self._second + 1.0
 
-    def failing(self) -> bool:
+    def totals(self) -> tuple[int, int]:
         attempts = self.attempts + sum(entry[1] for entry in self._past)
         failures = self.failures + sum(entry[2] for entry in self._past)
+        return attempts, failures
+
+    def failing(self) -> bool:
+        attempts, failures = self.totals()
         return attempts >= WINDOW_ATTEMPTS and failures >= WINDOW_SHARE * attempts
 
 
@@ -92,8 +104,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_chance", "_open_s", "_outage_probed", "_state", "_streak", "_trial", "_window",
-        "closed", "generation", "retry_at",
+        "_answers", "_chance", "_ejected_s", "_open_s", "_outage_probed", "_state", "_streak", "_trial",
+        "_window", "closed", "generation", "retry_at", "unasked_at",
     )  # fmt: skip
 
     def __init__(self, chance: Random) -> None:
@@ -105,19 +117,29 @@ class Breaker:
         self._open_s = OPEN_S
         self._trial = False
         self._outage_probed = False
+        self._answers = False  # probes of it say something
+        self._ejected_s = EJECTED_S
         self.generation = 0
         self.retry_at = 0.0
         """When an open breaker lets a trial through, on the clock."""
+        self.unasked_at: float | None = None
+        """Half-open, and a probe is to be heard first: when a trial may go all the same, on the clock."""
 
     def state(self, now: float) -> State:
         """Where it stands. An open breaker whose time is over is half-open, asked or not."""
         if self._state is State.OPEN and now >= self.retry_at:
             self._move(Event.COOLED)
+            if self._answers:
+                self.unasked_at = now + ANSWER_S
         return self._state
 
     def allows(self, now: float) -> bool:
         """May an attempt start now?"""
-        return self.closed or (self.state(now) is State.HALF_OPEN and not self._trial)
+        if self.closed:
+            return True
+        if self.state(now) is not State.HALF_OPEN or self._trial:
+            return False
+        return self.unasked_at is None or now >= self.unasked_at
 
     def enter(self, now: float) -> int:
         """Start an attempt and get its ticket; RuntimeError when none is allowed."""
@@ -159,23 +181,50 @@ class Breaker:
 
         A probe that has seen the outage may end it. One that was content all along while calls
         failed (the server is up, the model is broken) has no say: it would close the breaker again
-        and again. A failed probe does not open it either: the replica is then unready, which stops
-        traffic by itself and under its own name.
+        again. But it is heard before a trial: a call goes there once a probe since the breaker cooled was
+        content, and a failed one is the trial, lost. A failed probe does not open a closed breaker: the
+        replica is then unready, which stops traffic by itself and under its own name.
         """
+        self._answers = True
+        awaited = self.state(now) is State.HALF_OPEN and self.unasked_at is not None
         if not ok:
             self._outage_probed = True
-            return False
+            return awaited and not self._trial and self._trip(now)
         seen, self._outage_probed = self._outage_probed, False
         if seen and self.state(now) is not State.CLOSED:
             self._recover()
             return True
-        return False
+        self.unasked_at = None
+        return awaited
+
+    def totals(self, now: float) -> tuple[int, int]:
+        """Attempts and failures in the window."""
+        if now >= self._window.ends:
+            self._window.turn(now)
+        return self._window.totals()
+
+    def eject(self, now: float) -> None:
+        """Leave out a replica that works, and stands out from its siblings: closed so far."""
+        self._move(Event.TRIPPED)
+        self.retry_at = now + self._spread(self._ejected_s)
+        self._ejected_s = min(EJECTED_MAX_S, 2.0 * self._ejected_s)
+
+    def hasten(self, now: float) -> None:
+        """Open, and nobody else is left: the next trial is no further away than the first one was."""
+        self.retry_at = min(self.retry_at, now + self._spread(OPEN_S))
+
+    def fits_in(self) -> None:
+        """It does not stand out any more: the next ejection is a first one."""
+        self._ejected_s = EJECTED_S
 
     def _trip(self, now: float) -> bool:
         self._move(Event.TRIPPED)
-        self.retry_at = now + self._open_s * (1.0 + JITTER * (2.0 * self._chance.random() - 1.0))
+        self.retry_at = now + self._spread(self._open_s)
         self._open_s = min(OPEN_MAX_S, 2.0 * self._open_s)
         return True
+
+    def _spread(self, seconds: float) -> float:
+        return seconds * (1.0 + JITTER * (2.0 * self._chance.random() - 1.0))
 
     def _recover(self) -> None:
         self._move(Event.RECOVERED)
@@ -187,4 +236,5 @@ class Breaker:
         self.generation += 1
         self._streak = 0
         self._trial = False
+        self.unasked_at = None
         self._window = _Window()

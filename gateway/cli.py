@@ -81,7 +81,12 @@ def _every_command(
 
 @command.command()
 def serve(config: ConfigFile, *, record: options.Record = None, workers: Workers = "1") -> None:
-    """Run the gateway until SIGTERM or Ctrl-C, which drain it: calls in flight are finished first."""
+    """Run the gateway until SIGTERM or Ctrl-C, which drain it: calls in flight are finished first.
+
+    SIGUSR2 restarts it as the version that is installed now, in the same process and on the same ports,
+    without a lost call: worker after worker, or with --workers 1 when its calls have ended, while connections
+    wait. SIGHUP reads the configuration again.
+    """
     try:
         count = worker_count(workers)
         if record is not None and count > 1:

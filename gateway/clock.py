@@ -47,6 +47,10 @@ class SystemClock:
     wall = staticmethod(time.time)  # noqa: TID251 - the one place that reads it
 
 
+cpu_seconds = time.process_time
+"""Seconds for which this process has had a CPU: how much of a time that has passed was its own work."""
+
+
 class FakeClock:
     """A clock that stands still until told to move."""
 

@@ -9,13 +9,10 @@ The grammar is llhttp's, in its strict mode; what llhttp leaves to its caller (o
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Awaitable
-from typing import Protocol
 
 import httptools
 
 from gateway.body import IncomingBody, client_left
-from gateway.clock import Clock
 from gateway.errors import (
     BadCall,
     BodyTooLarge,
@@ -27,49 +24,17 @@ from gateway.errors import (
 )
 from gateway.exchange import Certificate, Exchange
 from gateway.framing import comes_again, is_http10, read_framing
-from gateway.heads import Head, KnownHeads
+from gateway.heads import Head
+from gateway.host import Handler, Host
 from gateway.listener_limits import ListenerLimits
 from gateway.unswitched import rest_of_message
 
 __all__ = ["Connection", "Handler", "Host", "ListenerLimits"]
 
 _FOREVER = float("inf")
+LAST_REQUEST_S = 1.0
+"""How long an idle connection stays open while its gateway drains: a request may be on its way already."""
 _LINGER_S = 1.0  # how long a client may go on sending after an early answer before the socket is closed
-
-
-class Handler(Protocol):
-    """What the listener needs from the pipeline."""
-
-    def handle(self, exchange: Exchange) -> Awaitable[None]:
-        """Answer one request. Must answer or abort the exchange before it returns."""
-        ...
-
-    def refuse(self, exchange: Exchange, error: OverspillError) -> None:
-        """Answer a request that could not even be read."""
-        ...
-
-
-class Host(Protocol):
-    """What a connection needs from the listener that owns it."""
-
-    limits: ListenerLimits
-    clock: Clock
-    handler: Handler
-    draining: bool
-    heads: KnownHeads
-    loop: asyncio.AbstractEventLoop
-
-    def admit(self, connection: "Connection") -> bool:
-        """Count a new connection in, unless there are too many."""
-        ...
-
-    def forget(self, connection: "Connection") -> None:
-        """Count a connection out."""
-        ...
-
-    def name(self, exchange: Exchange) -> None:
-        """Give the request an id and a trace where it has none."""
-        ...
 
 
 class Connection(asyncio.Protocol):
@@ -352,26 +317,29 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()  # it takes nothing: what is held for it is better forgotten
                 return
             self._watch_reading()
-        if now < self._sweep_at:
+        parsing, rate = self._parsing, self._listener.limits.body_min_rate
+        awaited = not (self._paused or self._refused or self._expects)
+        slow = self._in_body and parsing is not None and parsing.body.trickles(now, rate, awaited=awaited)
+        if now < self._sweep_at and not slow:
             return
         self._sweep_at = _FOREVER
-        parsing = self._parsing
         if self._refused or parsing is None:
             self._close()  # lingered, idle, or never said a word
         elif self._in_body:
             if self._paused:
                 return  # we are the ones who do not read
-            error = SlowRequest("the request body stopped arriving", close=True)
+            error = SlowRequest("the request body stopped arriving, or comes too slowly", close=True)
             parsing.body.fail(error)
         else:
             self._refuse(SlowRequest("the request head took too long to arrive", close=True))
 
-    def retire(self) -> None:
-        """Draining: close now if idle, else after the answer in progress."""
-        if self._current is None and not self._queue and self._parsing is None:
-            self._close()
-        elif self._current is not None and not self._current.began:
-            self._current.keep_alive = False
+    def retire(self, by: float) -> None:
+        """Draining: the last answer says so; if idle, stay until `by`, for a request may be on its way."""
+        last = self._parsing or (self._queue[-1] if self._queue else self._current)
+        if last is None:
+            self._sweep_at = min(self._sweep_at, by)
+        elif not last.began:
+            last.keep_alive = False
 
     def abandon(self) -> None:
         """Close whatever happens."""
@@ -392,7 +360,11 @@ class Connection(asyncio.Protocol):
             exchange = self._current
             assert exchange is not None
             try:
-                await self._listener.handler.handle(exchange)
+                keeper = self._listener.doorkeeper
+                if keeper is not None and (error := keeper.refusal(exchange)) is not None:
+                    self._listener.handler.refuse(exchange, error)
+                else:
+                    await self._listener.handler.handle(exchange)
                 if not (self._writable or self._refused):
                     await self.drain()  # or a client that asks and never reads would fill the memory
             finally:
@@ -409,9 +381,7 @@ class Connection(asyncio.Protocol):
 
     def _next(self, exchange: Exchange) -> None:
         listener = self._listener
-        if listener.draining and not self._queue and self._parsing is None:
-            self._close()
-        elif self._queue:
+        if self._queue:
             following = self._queue.popleft()
             if self._fatal is None:
                 self.resume()
@@ -419,7 +389,8 @@ class Connection(asyncio.Protocol):
         elif self._fatal is not None:
             self._answer_fatal(self._fatal)
         elif self._parsing is None:
-            self._sweep_at = listener.clock.now() + listener.limits.idle_timeout
+            idle = listener.limits.idle_timeout  # while draining the client was not told to send no more
+            self._sweep_at = listener.clock.now() + (min(idle, LAST_REQUEST_S) if listener.draining else idle)
             self.resume()
         elif self._in_body and self._parsing is not exchange:
             self._start(self._parsing)

@@ -19,6 +19,8 @@ for it in logs and metrics, and whether the work may have started: no other tabl
     │   └── NotOffered          501
     ├── Shed                           the gateway had no place for it
     │   ├── Contended           429    every slot is taken; try again soon
+    │   │   ├── RateLimited     429    its tenant's requests, tokens or places are used up
+    │   │   └── TenantBudgetSpent 429  its tenant's dollars are
     │   ├── NoCapacity          503    no backend of the route can take calls at all
     │   └── DeadlinePassed      504    the answer could not begin in time
     ├── IssuerDown              503    whether a token is good cannot be told now
@@ -194,6 +196,19 @@ class Contended(Shed):
 
     status = 429
     word = "contended"
+
+
+class RateLimited(Contended):
+    """The tenant uses as many requests, tokens or places as it may."""
+
+    word = "rate_limited"
+
+
+class TenantBudgetSpent(Contended):
+    """The tenant's dollars are used up."""
+
+    word = "tenant_budget"
+    reason = Reason.SHED_BUDGET
 
 
 class NoCapacity(Shed):

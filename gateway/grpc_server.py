@@ -27,13 +27,20 @@ log = logging.getLogger("overspill.grpc")
 
 _LARGEST_OPTION = 2**31 - 1
 _AFTER_CANCEL_S = 5.0
+MOST_STREAMS = 4096
+"""RPCs of one connection at once. Clients hold the next ones back."""
 
 
 class GrpcLimits(NamedTuple):
-    """Bytes of one message, and of the messages of a stream that are held so that it can be tried again."""
+    """Bytes of one message, and of the messages of a stream that are held so that it can be tried again.
+
+    calls:  most that are inside the gateway; twice as many RPCs may be open, for a stream that nobody has
+            used yet is no call, and who is refused by the gateway learns why and is counted
+    """
 
     body: int = 64 * 2**20
     body_buffer: int = 256 * 1024
+    calls: int = 10_000
 
 
 class Handler(Protocol):
@@ -98,7 +105,9 @@ class GrpcServer:
         """
         self._stopping = asyncio.get_running_loop().create_future()
         self._server = self._grpc.aio.server(
+            maximum_concurrent_rpcs=2 * self._limits.calls,
             options=(
+                ("grpc.max_concurrent_streams", min(MOST_STREAMS, 2 * self._limits.calls)),
                 ("grpc.max_receive_message_length", min(self._limits.body, _LARGEST_OPTION)),
                 ("grpc.max_send_message_length", -1),
                 # Otherwise a second gateway on the same port would silently take half of the connections.
@@ -106,7 +115,7 @@ class GrpcServer:
                 # Clients that keep their connections alive are not sent away for asking too often.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            )
+            ),
         )
         self._server.add_generic_rpc_handlers((self,))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -61,6 +61,25 @@ class Histogram:
         if trace:
             self.examples[bucket] = (value, trace, at)
 
+    def observe_both(self, value: float, inner: "Histogram", part: float, trace: str, at: float) -> None:
+        """Count a duration here, and one that is a part of it in `inner`, which has the same edges.
+
+        Most parts end up in the bucket of their whole (an answer in one piece begins as it ends): then one
+        bisection does for both.
+        """
+        edges = self.edges
+        bucket = bisect_left(edges, value)
+        self.counts[bucket] += 1
+        self.total += value
+        if trace:
+            self.examples[bucket] = (value, trace, at)
+        if part > value or (bucket and part <= edges[bucket - 1]):
+            bucket = bisect_left(edges, part)
+        inner.counts[bucket] += 1
+        inner.total += part
+        if trace:
+            inner.examples[bucket] = (part, trace, at)
+
     @property
     def count(self) -> int:
         """How many values were counted."""

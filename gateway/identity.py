@@ -39,9 +39,14 @@ class Identity(NamedTuple):
         """Hold a call that knows its route to what its caller may do. Raises Refused."""
         if self.routes is not None and call.route not in self.routes:
             raise Refused("this caller may not use that model or route; ask for a credential that covers it")
-        cap = self.priority
-        if cap is not None and _RANK[call.priority] > _RANK[cap]:
-            call.priority = cap
+        if self.priority is not None:
+            lower_priority(call, self.priority)
+
+
+def lower_priority(call: Call, most: str) -> None:
+    """Hold the call to a priority that is not higher than `most`."""
+    if _RANK[call.priority] > _RANK[most]:
+        call.priority = most
 
 
 def plain_name(text: str) -> str:

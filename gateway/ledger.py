@@ -111,18 +111,21 @@ class Ledger:
         lane = tally.lane
         route = lane.route
         duration = now - record.arrived
-        trace = record.traceparent
-        if trace[-1:] not in _SAMPLED:
-            trace = ""
-        lane.duration.observe(duration, trace, now)
+        trace = record.traceparent if record.traceparent[-1:] in _SAMPLED else ""
         first_byte_at = record.first_byte_at
-        if first_byte_at is not None:
-            lane.ttfb.observe(first_byte_at - record.arrived, trace, now)
+        if first_byte_at is None:
+            lane.duration.observe(duration, trace, now)
+        else:
+            lane.duration.observe_both(duration, lane.ttfb, first_byte_at - record.arrived, trace, now)
         if record.attempts:
             own = duration - record.queued_s - record.upstream_s
             route.overhead.observe(own if own > 0.0 else 0.0)
         if record.inference:
-            if record.slot_at is not None or record.failed:
+            slot_at = record.slot_at
+            if slot_at is not None and lane.standing is not None and not record.failed:
+                record.usd_kind = lane.kind  # nearly every call: what `_book_cost` comes to for it
+                record.usd = lane.hold(now - slot_at, now)
+            elif slot_at is not None or record.failed:
                 self._book_cost(record, lane, now)
             if outcome is Outcome.OK:
                 route.served += 1
@@ -138,6 +141,8 @@ class Ledger:
                     route.missed += 1
             if self.advice is not None and outcome not in _OUTSIDE_BUDGET:
                 self.advice.note(record, lane.owned, now)
+        if (stay := record.stay) is not None:
+            stay.leave(record, now)
         self.ended.append(record)
         if self.access_log is not None:
             self.access_log.write(record, tally)
@@ -366,9 +371,8 @@ def _book(lane: Lane, kind: str, attempt: Tried, now: float) -> float | None:
     usd: float | None = None
     usage = attempt.usage
     if lane.standing is not None:
-        lane.slot_seconds += attempt.held_s
-        usd = lane.standing.attribute(attempt.held_s, now)
-    elif not lane.owned and usage is not None:
+        return lane.hold(attempt.held_s, now, kind)
+    if not lane.owned and usage is not None:
         usd = usage.usd
         lane.billed_s += usage.billed_s or 0.0
         if usage.boot_s:

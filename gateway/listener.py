@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from socket import socket
+from typing import Any, Protocol
 
 from gateway.clock import Clock
-from gateway.connection import Connection, Handler, ListenerLimits
+from gateway.connection import LAST_REQUEST_S, Connection, Handler, ListenerLimits
+from gateway.doorkeeper import Doorkeeper
 from gateway.exchange import Certificate, Exchange
 from gateway.heads import KnownHeads
 from gateway.tls import PortTls, TlsServer
@@ -23,6 +26,23 @@ log = logging.getLogger("overspill.listener")
 
 _NOT_ZERO = 1 << 64 | 1
 """W3C Trace Context forbids a trace id or a span id of zeros only."""
+
+
+_BACKLOG = 2048
+_ACCEPTED_ROUNDS = 3
+_HANDSHAKES_S = 0.02
+
+
+class Doors(Protocol):
+    """Listening sockets that belong to somebody who outlives this listener, so that no queue dies with it."""
+
+    def wanted(self) -> Sequence[socket]:
+        """Those at which this process is to take connections now."""
+        ...
+
+    def close(self) -> None:
+        """Hold none of them any longer here."""
+        ...
 
 
 class TlsConnection(Connection):
@@ -51,6 +71,7 @@ class Listener:
     """All client connections of one port.
 
     tls:           what it shows its clients; None: it speaks in the clear
+    doorkeeper:    who turns requests away when there are too many; None: nobody
     names_traces:  whether requests that come without a trace get one here; else their traceparent stays ""
     """
 
@@ -63,8 +84,10 @@ class Listener:
         chance: random.Random,
         names_traces: bool = True,
         tls: PortTls | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         self._tls = tls
+        self.doorkeeper = doorkeeper
         self.handler = handler
         self.limits = limits
         self.clock = clock
@@ -73,46 +96,76 @@ class Listener:
         self._chance = chance
         self._names_traces = names_traces
         self._connections: set[Connection] = set()
-        self._server: Any = None
+        self._servers: dict[int, Any] = {}  # by descriptor of the door
+        self._doors: Doors | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = f"{chance.getrandbits(64):016x}-"
         self._id_count = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def open(self, host: str, port: int, *, shared: bool = False) -> tuple[str, int]:
+    async def open(self, host: str, port: int, *, doors: Doors | None = None) -> tuple[str, int]:
         """Listen; returns the address really bound (port 0 asks the system for one).
 
-        shared:  with other processes: the system deals out the connections (SO_REUSEPORT)
+        doors:  sockets that are bound already and outlive this listener, in place of the address
         """
         self.loop = asyncio.get_running_loop()
-        if self._tls is not None:
-            self._server = await self._encrypted(self._tls, host, port, shared=shared)
+        self._doors = doors
+        if doors is not None:
+            await self._attend(doors)
+        elif self._tls is not None:
+            server = self._encrypted(self._tls)
+            await server.open(host, port)
+            self._servers[-1] = server
         else:
-            self._server = await self.loop.create_server(
-                lambda: Connection(self),
-                host,
-                port,
-                backlog=2048,
-                reuse_address=True,
-                reuse_port=shared or None,
+            self._servers[-1] = await self.loop.create_server(
+                lambda: Connection(self), host, port, backlog=_BACKLOG, reuse_address=True
             )
         limits = self.limits
         shortest = min(limits.head_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
         period = min(0.5, shortest / 4)
+        if self.doorkeeper is not None:
+            self.doorkeeper.pressure.watch()
         self._sweeper = self.loop.create_task(self._sweep(period))
-        name = self._server.sockets[0].getsockname()
+        name = next(iter(self._servers.values())).sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
-    async def _encrypted(self, tls: PortTls, host: str, port: int, *, shared: bool) -> TlsServer:
-        server = TlsServer(
+    async def _attend(self, doors: Doors) -> None:
+        """Take connections at the doors at which this process is wanted now, and at no others."""
+        wanted = {door.fileno(): door for door in doors.wanted()}
+        for number, door in wanted.items():
+            if number in self._servers:
+                continue
+            copy = door.dup()  # a server closes its socket; the door's own queue stays
+            copy.listen(_BACKLOG)
+            if self._tls is not None:
+                encrypted = self._encrypted(self._tls)
+                encrypted.serve(copy)
+                self._servers[number] = encrypted
+            else:
+                self._servers[number] = server = await self.loop.create_server(
+                    lambda: Connection(self), sock=copy, backlog=_BACKLOG
+                )
+                if self.draining:  # meanwhile
+                    self._leave(server)
+        for number in [number for number in self._servers if number not in wanted]:
+            self._leave(self._servers.pop(number))
+
+    @staticmethod
+    def _leave(server: Any) -> None:
+        """Take no new connection there; those that were accepted go on."""
+        if isinstance(server, TlsServer):
+            server.leave()
+        else:
+            server.close()
+
+    def _encrypted(self, tls: PortTls) -> TlsServer:
+        return TlsServer(
             tls,
             partial(TlsConnection, self),
             handshake_timeout=lambda: self.limits.head_timeout,
             room=lambda coming: len(self._connections) + coming < self.limits.connections,
         )
-        await server.open(host, port, shared=shared)
-        return server
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in, unless there are too many."""
@@ -143,24 +196,53 @@ class Listener:
             exchange.traceparent = f"00-{ids[:32]}-{ids[32:]}-01"
 
     async def drain(self, timeout: float) -> None:
-        """Take no new connection, finish what is in flight for at most `timeout` seconds, then close."""
+        """Take no new connection, finish what is in flight for at most `timeout` seconds, then close.
+
+        A connection that waits for a request stays for a moment, and so does one that was accepted just now:
+        what is on its way is answered, with `connection: close` (RFC 9112 section 9.6).
+        """
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        servers = list(self._servers.values())
+        self._servers.clear()
+        for server in servers:
+            self._leave(server)
+        if self._doors is not None:
+            self._doors.close()
+        for _ in range(_ACCEPTED_ROUNDS):
+            await asyncio.sleep(0)  # what was accepted in this moment becomes a connection
+        grace = min(LAST_REQUEST_S, timeout / 2)
+        by = self.clock.now() + grace
         for connection in list(self._connections):
-            connection.retire()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), timeout)
+            connection.retire(by)
+        while any(isinstance(server, TlsServer) and server.handshakes for server in servers):
+            if self.clock.now() >= by:
+                break
+            await asyncio.sleep(_HANDSHAKES_S)
+        for server in servers:
+            server.close()
+        await self._emptied(by - self.clock.now())
+        for connection in list(self._connections):
+            connection.sweep(self.clock.now())
+        await self._emptied(timeout - grace)
         for connection in list(self._connections):
             log.warning("closing a connection whose request did not finish within the drain timeout")
             connection.abandon()
         await self._empty.wait()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self.doorkeeper is not None:
+            self.doorkeeper.pressure.close()
+
+    async def _emptied(self, within: float) -> None:
+        """Wait for the last connection to close, for so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), max(0.0, within))
 
     async def _sweep(self, period: float) -> None:
         while True:
             await asyncio.sleep(period)
+            if self._doors is not None and not self.draining:
+                await self._attend(self._doors)
             now = self.clock.now()
             for connection in list(self._connections):
                 connection.sweep(now)

@@ -13,6 +13,7 @@ class ListenerLimits(NamedTuple):
     body_buffer: int = 256 * 1024
     head_timeout: float = 10.0
     body_timeout: float = 30.0
+    body_min_rate: int = 1024
     idle_timeout: float = 75.0
     write_timeout: float = 60.0
     connections: int = 10_000

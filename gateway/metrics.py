@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from backends.base import Backend
 from gateway.backend_metrics import backend_metrics
 from gateway.clock import Clock
+from gateway.event_loop import EventLoopCollector
 from gateway.histogram import BOOT_EDGES, Histogram, merged
 from gateway.ledger import Ledger
 from gateway.metric_families import Stamp, buckets, counted, gauged
@@ -343,6 +344,7 @@ def build_registry(collector: GatewayCollector) -> CollectorRegistry:
     """A registry of its own, with the usual process_* and python_info beside the gateway's metrics."""
     registry = CollectorRegistry()
     registry.register(collector)
+    registry.register(EventLoopCollector())
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry

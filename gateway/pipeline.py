@@ -7,6 +7,9 @@
 2 protocol    bytes -> Call. First, because nothing can be decided about bytes that make no sense:
               malformed input is refused here, before it can take anything from anybody
 3 route       by model name, from an immutable table. Before admission, because limits belong to routes
+  tenant      what its tenant may use, where the file limits any: requests, tokens, places, dollars. After
+              the route, whose prices say what to set aside; before the body is waited for, and before a
+              place is taken that others could have. Given back when 8 books the call
 4 admission   a place inside, held until the last byte. Before the pool, so that a gateway that is
               full refuses without weighing backends; and the body is waited for here, because a
               client that uploads slowly must not hold a slot meanwhile
@@ -36,7 +39,8 @@ from gateway.protocols.base import Answer, Protocols
 from gateway.record import Record
 from gateway.refusals import never
 from gateway.relay import Relay, passed_on
-from gateway.routes import RouteTable
+from gateway.routes import Route, RouteTable
+from gateway.tenants.tenants import Tenants
 from gateway.tracing.tracer import Tracer
 from gateway.vocab import Call, Headers, Outcome
 
@@ -59,6 +63,7 @@ class Pipeline:
         tracer: Tracer | None = None,
         gatekeeper: Gatekeeper | None = None,
         keys: Keys | None = None,
+        tenants: Tenants | None = None,
     ) -> None:
         self._protocols = protocols
         self._routes = routes
@@ -70,13 +75,20 @@ class Pipeline:
         self._tracer = tracer
         self._gatekeeper = gatekeeper
         self._keys = keys
+        self._tenants = tenants
 
     def follow(
-        self, *, routes: RouteTable, admission: Admission, dispatch: Dispatch, gatekeeper: Gatekeeper | None
+        self,
+        *,
+        routes: RouteTable,
+        admission: Admission,
+        dispatch: Dispatch,
+        gatekeeper: Gatekeeper | None,
+        tenants: Tenants | None,
     ) -> None:
         """From now on calls take these. Those that are inside go on by what they came in by."""
         self._routes, self._admission, self._dispatch = routes, admission, dispatch
-        self._gatekeeper = gatekeeper
+        self._gatekeeper, self._tenants = gatekeeper, tenants
 
     async def handle(self, exchange: Conversation) -> None:
         """Answer one request."""
@@ -92,13 +104,13 @@ class Pipeline:
                 self._answer(exchange, record, read)
                 return
             call = _described(_forwarded(read, exchange.peer, exchange.scheme), record)
-            route, dispatch = self._routes.lookup(call), self._dispatch  # 3
+            route, dispatch = self._routes.lookup(call, _routes_of(record)), self._dispatch  # 3
             record.route = route.name
-            if (caller := record.caller) is not None:
-                caller.enter(call)
+            if record.caller is not None or self._tenants is not None:
+                self._limit(call, record, route)
             with self._admission.enter(call.priority):  # 4
                 if call.body.whole() is None:
-                    await call.body.settle()
+                    await _arriving(call, route)
                 if route.size_of is not None:
                     call.size = route.size_of(call)
                 if call.idempotency_key and (keys := self._keys) is not None:
@@ -148,8 +160,17 @@ class Pipeline:
         if tracer is not None:
             tracer.end(record)
 
+    def _limit(self, call: Call, record: Record, route: Route) -> None:
+        """Hold the call to what its caller and its tenant may do."""
+        if record.caller is not None:
+            record.caller.enter(call)
+        if self._tenants is not None:
+            self._tenants.enter(call, record, route.pool.tiers)
+
     def _answer(self, exchange: Conversation, record: Record, answer: Answer) -> None:
-        """An answer of the gateway's own: health, the list of models."""
+        """An answer of the gateway's own: health, the list of models as far as the caller may use them."""
+        if answer.seen_by is not None and (routes := _routes_of(record)) is not None:
+            answer = answer.seen_by(routes)
         record.status = answer.status
         record.outcome = Outcome.OK if answer.status < 400 else Outcome.REJECTED
         record.inference = False
@@ -199,6 +220,12 @@ class Pipeline:
         record.bytes_out = exchange.bytes_out
 
 
+async def _arriving(call: Call, route: Route) -> None:
+    """Wait for a body, unless it is known already that there will be no slot for it: Contended."""
+    route.pool.look_ahead(call)
+    await call.body.settle()
+
+
 def _described(call: Call, record: Record) -> Call:
     record.protocol = call.protocol
     record.operation = call.operation
@@ -206,6 +233,11 @@ def _described(call: Call, record: Record) -> Call:
     record.inference = call.inference
     record.stream = call.stream
     return call
+
+
+def _routes_of(record: Record) -> tuple[str, ...] | None:
+    """What the caller may use; None: everything."""
+    return None if record.caller is None else record.caller.routes
 
 
 def _left(record: Record, gone: OverspillError) -> None:

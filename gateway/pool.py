@@ -24,11 +24,12 @@ from typing import Any, Protocol
 from gateway.alarms import Alarms
 from gateway.attainment import Attainment
 from gateway.capacity import Capacity
+from gateway.chances import hopeless, late
 from gateway.clock import Clock, TimerHost
 from gateway.deadline_queue import DeadlineQueue
 from gateway.demand import Demand
 from gateway.errors import DeadlinePassed
-from gateway.lease import Attempt, Lease
+from gateway.lease import FIRST, Attempt, Lease
 from gateway.lessons import learn
 from gateway.rate import Rate
 from gateway.refusals import Refusals
@@ -303,6 +304,8 @@ class Pool:
     def put_aside(self, lease: Lease) -> None:
         """A best-effort call waits for a slot that nobody else wants."""
         lease.since = now = self.clock.now()
+        if self._hopeless(lease, now):
+            raise self._refusals.hopeless(len(self.queue))
         self.best_effort += 1
         self._hold(lease, Hold(lease.deadline), now)
 
@@ -335,6 +338,8 @@ class Pool:
 
     def _hold(self, lease: Lease, action: Hold, now: float) -> None:
         queue = self.queue
+        if action.late and not lease.late and self._hopeless(lease, now):
+            raise self._refusals.hopeless(len(queue))
         if not lease.waiting:
             if not queue.calls and not queue.best_effort:
                 for tier in self.tiers:
@@ -355,6 +360,15 @@ class Pool:
             self._alarms.add(until, lease)
         for each in action.opens:
             self.open(each.backend, each.instances)
+
+    def look_ahead(self, call: Call) -> None:
+        """Refuse a call whose body has yet to come if it will have no slot: Contended. Else nothing."""
+        lease, now = Lease(self, call, FIRST), self.clock.now()
+        if call.inference and now < call.deadline and late(self, lease, now) and self._hopeless(lease, now):
+            raise self._refusals.hopeless(len(self.queue))
+
+    def _hopeless(self, lease: Lease, now: float) -> bool:
+        return self._learns and hopeless(self, lease, now, memory_s=RATE_MEMORY_S)
 
     def ahead(self, request: RequestView) -> float:
         """Work of calls in time that stands before one of them, or would."""

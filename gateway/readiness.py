@@ -5,6 +5,7 @@ Knows the backend contract; never a policy or a call.
 """
 
 import asyncio
+import contextlib
 from random import Random
 
 from gateway.capacity import Capacity
@@ -22,6 +23,14 @@ class Readiness:
         self._capacity = capacity
         self._clock = clock
         self._chance = chance
+        self._asked: set[int] = set()
+        self._wake = asyncio.Event()
+        capacity.asks = self.ask
+
+    def ask(self, index: int) -> None:
+        """Probe this replica now, not in the next round: a breaker waits for its answer."""
+        self._asked.add(index)
+        self._wake.set()
 
     async def probe_all(self) -> None:
         """Ask every replica once, all at the same time."""
@@ -39,7 +48,19 @@ class Readiness:
             replicas = self._capacity.replicas
             suspected = any(0 < replica.failed_probes < PROBE_FAILURES for replica in replicas)
             seconds = interval / 4 if suspected else interval
-            await asyncio.sleep(seconds * (0.9 + 0.2 * self._chance.random()))
+            await self._rest(seconds * (0.9 + 0.2 * self._chance.random()))
+
+    async def _rest(self, seconds: float) -> None:
+        """Until the next round, which takes over what is not answered by then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    asked, self._asked = self._asked, set()
+                    async with asyncio.TaskGroup() as group:
+                        for index in asked:
+                            group.create_task(self._probe(index))
 
     async def _probe(self, index: int) -> None:
         answer: bool | None

@@ -5,7 +5,7 @@ of the kind can reach a metric, a log line or a trace. All times are monotonic s
 sizes bytes.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from gateway.errors import BackendError, OverspillError
 from gateway.identity import Identity
@@ -48,6 +48,18 @@ class Hedged:
         self.slot_at: float | None = slot_at
 
 
+class Stay(Protocol):
+    """What a call holds of what its tenant may use (`gateway.tenants.tenant.Stay`)."""
+
+    def lines(self, now: float) -> bytes:
+        """What is left to the tenant, as ready header lines."""
+        ...
+
+    def leave(self, record: "Record", now: float) -> None:
+        """The call is booked."""
+        ...
+
+
 class Record:
     """One call. Other steps set the fields as they learn them; unset means unknown.
 
@@ -76,13 +88,14 @@ class Record:
     hedge          the second attempt that was started beside one; None while there was none
     trace          what its spans will be made of; None for a call that is not traced
     caller         who called, as far as the gateway asks; None where it does not, or nobody was told
+    stay           what it holds of its tenant's limits; None where the file has no tenants
     """
 
     __slots__ = (
         "arrived", "attempts", "backend", "bytes_in", "bytes_out", "caller", "closed_at", "error", "failed",
         "first_byte_at", "head_at", "hedge", "inference", "model", "operation", "outcome", "protocol",
         "queued_s", "reason", "refused", "replica", "request_id", "route", "slot_at", "start", "status",
-        "stream", "trace", "traceparent", "upstream_s", "usage", "usd", "usd_kind",
+        "stay", "stream", "trace", "traceparent", "upstream_s", "usage", "usd", "usd_kind",
     )  # fmt: skip
 
     def __init__(self, request_id: str, traceparent: str, arrived: float) -> None:
@@ -108,6 +121,7 @@ class Record:
         self.hedge: Hedged | None = None
         self.trace: Trace | None = None
         self.caller: Identity | None = None
+        self.stay: Stay | None = None
 
     def took(self, backend: str, replica: str, reason: Reason, now: float) -> None:
         """An attempt begins: a slot was taken at `now`. It is held until `tried` or the end of the call."""

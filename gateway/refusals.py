@@ -17,7 +17,7 @@ from gateway.errors import (
     UnknownRoute,
 )
 from gateway.tier import Tier
-from gateway.vocab import Call, WholeBody
+from gateway.vocab import Call, Reason, WholeBody
 from policies.base import Shed
 
 
@@ -50,6 +50,16 @@ class Refusals:
             f"the deadline passed before a slot of route {self._route} was free",
             retry_after=self._turn(waiting),
         )
+
+    def hopeless(self, waiting: int) -> Contended:
+        """The deadline of a call is not over, and cannot be kept."""
+        seconds = self._turn(waiting)
+        error = Contended(
+            f"no slot of route {self._route} will be free before the deadline; try again in {seconds:.0f} s",
+            retry_after=seconds,
+        )
+        error.reason = Reason.SHED_DEADLINE
+        return error
 
     def no_answerer(self, now: float) -> NoCapacity:
         """Nobody is there for a question about a model."""

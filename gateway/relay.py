@@ -13,6 +13,7 @@ from gateway.clock import Clock
 from gateway.errors import AnswerTruncated, BackendBroke, BackendError, BackendFull, ClientGone
 from gateway.preamble import LONGEST_S, Kind, Opening, Preamble, is_events
 from gateway.record import Record
+from gateway.silence import Silence
 from gateway.vocab import HOP_BY_HOP, Headers, Outcome, Reply, Verdict, Work
 
 _NOT_PASSED_ON = HOP_BY_HOP | {
@@ -24,6 +25,8 @@ _NOT_PASSED_ON = HOP_BY_HOP | {
     b"x-overspill-start",
     b"x-overspill-cost-usd",
     b"server-timing",
+    b"ratelimit",  # a provider's say how much the gateway may ask, not its clients
+    b"ratelimit-policy",
 }
 
 
@@ -96,6 +99,8 @@ class Relay:
         if lines is None:
             lines = self._stamps[key] = _stamp_lines(*key)
         cost = b"" if usd is None else b"x-overspill-cost-usd: %.9f\r\n" % usd
+        if (stay := record.stay) is not None:
+            cost += stay.lines(self._clock.now())
         return b"x-request-id: %b\r\n%bserver-timing: queue;dur=%.1f, upstream;dur=%.1f\r\n%b" % (
             record.request_id.encode("ascii"),
             lines,
@@ -115,7 +120,7 @@ class Relay:
         waits_for_client = False
         latest = None if opening.begun else loop.call_later(self._hold_s, opening.commit)
         try:
-            async with asyncio.timeout(stall_timeout) as silence:
+            async with asyncio.timeout(None) as limit, Silence(limit, stall_timeout, loop) as silence:
                 async for chunk in reply.stream:
                     if opening.begun:
                         if record.first_byte_at is None:
@@ -131,7 +136,7 @@ class Relay:
                         await exchange.drain()
                         waits_for_client = False
                         draining += clock.now() - since
-                    silence.reschedule(loop.time() + stall_timeout)
+                    silence.broken()
         except TimeoutError:
             if waits_for_client:
                 raise ClientGone(f"the client read nothing for {stall_timeout:g} s") from None

@@ -27,8 +27,8 @@ class ReplicaState:
     """
 
     __slots__ = (
-        "breaker", "failed_probes", "index", "latency", "latency_at", "load", "name", "place", "ready",
-        "retired", "room", "samples", "slots", "timer", "usable",
+        "breaker", "failed_probes", "index", "latency", "latency_at", "load", "looks", "name", "place",
+        "ready", "retired", "room", "samples", "slots", "timer", "usable",
     )  # fmt: skip
 
     def __init__(self, index: int, name: str, slots: SlotSource, breaker: Breaker) -> None:
@@ -47,6 +47,7 @@ class ReplicaState:
         self.timer: Timer | None = None
         self.load: Load | None = None
         self.retired = False
+        self.looks = 0  # times in a row that it stood out from its siblings
 
     @property
     def in_flight(self) -> int:
@@ -71,6 +72,17 @@ class ReplicaState:
                 weight = 1.0 / self.samples
             self.latency += weight * (seconds - self.latency)
         self.latency_at = now
+
+    def known_latency(self, samples: int, now: float) -> float | None:
+        """The average, if it is of so many measurements and not too old."""
+        if self.samples < samples or now - self.latency_at > LATENCY_STALE_S:
+            return None
+        return self.latency
+
+    def forget(self) -> None:
+        """What was measured says nothing about the time that comes."""
+        self.latency = None
+        self.samples = 0
 
     def pushed_back(self, now: float) -> None:
         """The replica refused a call as one too many; whoever learns its slots takes note."""

@@ -14,6 +14,7 @@ from backends.base import Backend, Load
 from gateway.breaker import Breaker, State
 from gateway.clock import Clock, TimerHost
 from gateway.new_replica import limited, new_replica
+from gateway.outliers import stands_out
 from gateway.replica import LATENCY_STALE_S, ReplicaState
 from gateway.slots import SlotSource
 from gateway.vocab import Reason
@@ -52,6 +53,8 @@ class ReplicaSet:
         """None when some replica can take calls, else why none can."""
         self.replicas: list[ReplicaState] = []
         self._slots = slots
+        self.asks: Callable[[int], None] | None = None
+        """Has a replica probed at once, where somebody probes them."""
 
     @abstractmethod
     def told(self, before: Reason | None, now: float) -> None:
@@ -118,7 +121,8 @@ class ReplicaSet:
             replica.failed_probes += 1
             if replica.failed_probes >= PROBE_FAILURES:
                 replica.ready = False
-        if replica.breaker.note_probe(answer, now):
+        moved = replica.breaker.note_probe(answer, now)
+        if moved or (answer and stands_out(replica, self.replicas, now)):
             self._arm(replica)
         self._changed(replica, now)
 
@@ -169,13 +173,35 @@ class ReplicaSet:
     def _arm(self, replica: ReplicaState) -> None:
         """Nobody may be left to ask an open breaker whether its time is over: a timer does."""
         self._cancel_timer(replica)
-        due = replica.breaker.retry_at
-        if replica.breaker.state(self._clock.now()) is State.OPEN:
-            replica.timer = self._timers.call_at(due, partial(self._cooled, replica, due))
+        now = self._clock.now()
+        if replica.breaker.state(now) is not State.OPEN:
+            return
+        armed = [replica]
+        if self._deserted():
+            armed = [each for each in self.replicas if each.breaker.state(now) is State.OPEN]
+            for each in armed:
+                each.breaker.hasten(now)
+        for each in armed:
+            self._cancel_timer(each)
+            due = each.breaker.retry_at
+            each.timer = self._timers.call_at(due, partial(self._cooled, each, due))
+
+    def _deserted(self) -> bool:
+        """Several replicas, and all are out: that is no fault of each, so none is to stay out for long."""
+        present = [each for each in self.replicas if not each.retired]
+        left = [each for each in present if each.breaker.closed and each.ready is not False]
+        return len(present) > 1 and not left
 
     def _cooled(self, replica: ReplicaState, due: float) -> None:
         replica.timer = None
-        self._changed(replica, max(due, self._clock.now()))
+        now = max(due, self._clock.now())
+        breaker = replica.breaker
+        breaker.state(now)
+        if (unasked_at := breaker.unasked_at) is not None and now < unasked_at:
+            replica.timer = self._timers.call_at(unasked_at, partial(self._cooled, replica, unasked_at))
+            if self.asks is not None:
+                self.asks(replica.index)
+        self._changed(replica, now)
 
     def _changed(self, replica: ReplicaState, now: float) -> None:
         """Something about the replica may have changed: count again and tell of it."""

@@ -8,7 +8,7 @@ whether it can be served now.
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -153,18 +153,21 @@ class RouteTable:
                     return candidate
         return route
 
-    def lookup(self, call: Call) -> Route:
-        """Find the call's route and set what follows from it on the call. Raises UnknownRoute."""
+    def lookup(self, call: Call, among: Collection[str] | None = None) -> Route:
+        """Find the call's route and set what follows from it on the call. Raises UnknownRoute.
+
+        among:  the routes that its caller may use, and so may be told of; None: all
+        """
         if call.route_hint or call.protocol == "raw":
             route = self._named.get(call.route_hint)
             if route is None or not route.serves(call.protocol):
-                raise UnknownRoute(
-                    _unknown("route", call.route_hint, self._names(call.protocol)), field="route"
-                )
+                names = self._names(call.protocol, among)
+                raise UnknownRoute(_unknown("route", call.route_hint, names), field="route")
         else:
             found = self.find(call.protocol, call.model)
             if found is None:
-                raise UnknownRoute(_unknown("model", call.model, self.models(call.protocol)), field="model")
+                names = self.models(call.protocol, among)
+                raise UnknownRoute(_unknown("model", call.model, names), field="model")
             route = found
         call.route = route.name
         call.idempotent = route.idempotent
@@ -174,18 +177,33 @@ class RouteTable:
             call.deadline_is_clients = False
         return route
 
-    def models(self, protocol: str) -> list[str]:
+    def models(self, protocol: str, among: Collection[str] | None = None) -> list[str]:
         """Names served in a protocol, in the order of the file; models behind a pattern have no list."""
         served = self._exact[_SAME_AS.get(protocol, protocol)]
-        return [model for route in self._routes for model in route.models if served.get(model) is route]
+        return [
+            model
+            for route in self._routes
+            if among is None or route.name in among
+            for model in route.models
+            if served.get(model) is route
+        ]
+
+    def route_of(self, protocol: str, model: str) -> str | None:
+        """Name of the route that serves a model."""
+        route = self.find(protocol, model)
+        return None if route is None else route.name
 
     def sole(self, protocol: str) -> str:
         """Name of the only route that serves models in a protocol; "" if there are none or several."""
         names = [route.name for route in self._routes if route.models and route.serves(protocol)]
         return names[0] if len(names) == 1 else ""
 
-    def _names(self, protocol: str) -> list[str]:
-        return [route.name for route in self._routes if route.serves(protocol)]
+    def _names(self, protocol: str, among: Collection[str] | None) -> list[str]:
+        return [
+            route.name
+            for route in self._routes
+            if route.serves(protocol) and (among is None or route.name in among)
+        ]
 
 
 def _is_pattern(model: str) -> bool:

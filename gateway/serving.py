@@ -27,17 +27,22 @@ from gateway.config.load import load
 from gateway.config.schema import Address, Settings
 from gateway.config.source import Source
 from gateway.config.status import ConfigStatus
+from gateway.errors import ConfigError
 from gateway.reload import Reloader
+from gateway.restarting import Ending, Restarting
 from gateway.signals import Signals
 from gateway.succession import Draft
 from gateway.tls import Tls
 from gateway.workers.assignment import Assignment
-from gateway.workers.inventory import part_of, shared_by
+from gateway.workers.crew import Crew
+from gateway.workers.handover import Received, received
+from gateway.workers.inventory import Shared, part_of, shared_by
 from gateway.workers.office import MergedViews
-from gateway.workers.ports import Port, listening
+from gateway.workers.ports import Attended, Door, Held, Port, listening, one_address, taken
 from gateway.workers.run import Plan
 from gateway.workers.run import run as run_workers
 from gateway.workers.station import Common, Station
+from gateway.workers.supervisor import RETIRE
 from gateway.workers.takeover import Takeover, names_of
 
 log = logging.getLogger("overspill")
@@ -52,34 +57,107 @@ def serve(source: Source, settings: Settings, *, record: Path | None = None, wor
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     descriptors.raise_limit(settings.limits.connections)
+    before = received(_addresses(settings))
     if workers > 1:
-        return _serve_with(source, settings, workers)
-    return _run(settings, record, None, source)
+        return _serve_with(source, settings, workers, before)
+    return _serve_alone(source, settings, record, before)
 
 
-def _serve_with(source: Source, settings: Settings, workers: int) -> int:
+def _serve_with(source: Source, settings: Settings, workers: int, before: Received | None) -> int:
     clock, listen = SystemClock(), settings.listen
-    shared = shared_by(settings, _looked_at(settings, clock))
+    backends = list(_looked_at(settings, clock))
+    shared = shared_by(settings, backends)
+    tls = Tls(settings.tls, settings.admin_tls, clock)
+    crew = None if before is None else _crew_before(before, settings, shared, backends)
+    if before is not None and before.trying:
+        return 0
     with ExitStack() as undo:
         try:
-            ports = {"http": undo.enter_context(Port(*listen.http))}
-            if listen.grpc is not None:
-                ports["grpc"] = undo.enter_context(Port(*listen.grpc))
-            admin = undo.enter_context(listening(*listen.admin))
+            count = workers if crew is None else crew.count
+            held = _held(settings, count, before, undo, admin=True)
         except OSError as error:
             log.error("cannot start: %s", error)
             return 1
-        tls = Tls(settings.tls, settings.admin_tls, clock)
+        assert held.admin is not None
+        door, ports = held.door, {} if held.grpc is None else {"grpc": held.grpc}
         found = {name: Address(port.host, port.port) for name, port in ports.items()}
+        found["http"] = Address(door.host, door.port)
         bound = settings.model_copy(update={"listen": listen.model_copy(update=found)})
         plan = Plan(
-            workers=workers, shared=shared, work=partial(_run, bound, None, tls=tls.only_data()),
-            admin=admin, ports=ports, scheme=_scheme(settings.tls), tls=tls.only_admin(),
-            drain_timeout=settings.drain_timeout, config=ConfigStatus(effective(settings), clock.wall()),
-            reloader=partial(_reloader_of_all, source, settings, clock), door=AdminDoor(settings.auth),
+            crew=crew or Crew.new(workers, shared), work=partial(_run, bound, None, tls=tls.only_data()),
+            admin=held.admin, door=door, ports=ports, listen=_addresses(settings),
+            scheme=_scheme(settings.tls), tls=tls.only_admin(),
+            patience=settings.drain_delay + settings.drain_timeout,
+            config=ConfigStatus(effective(settings), clock.wall()),
+            reloader=partial(_reloader_of_all, source, settings, clock), admin_door=AdminDoor(settings.auth),
             scaling=settings.scaling,
         )  # fmt: skip
         return run_workers(plan, clock)
+
+
+def _serve_alone(source: Source, settings: Settings, record: Path | None, before: Received | None) -> int:
+    clock, listen = SystemClock(), settings.listen
+    if before is not None and before.handover.crew is not None:
+        raise ConfigError("several workers run, which one cannot take over from: keep --workers as it was")
+    tls = Tls(settings.tls, settings.admin_tls, clock)
+    if before is not None and before.trying:
+        list(_looked_at(settings, clock))
+        return 0
+    with ExitStack() as undo:
+        try:
+            held = _held(settings, 1, before, undo, admin=one_address(*listen.admin))
+        except OSError as error:
+            log.error("cannot start: %s", error)
+            return 1
+        restarting = Restarting(held, _addresses(settings), clock)
+        found = {"http": Address(held.door.host, held.door.port)}
+        if held.grpc is not None:
+            found["grpc"] = Address(held.grpc.host, held.grpc.port)
+        bound = settings.model_copy(update={"listen": listen.model_copy(update=found)})
+        status = _run(bound, record, None, source=source, tls=tls, restarting=restarting)
+        if status is None:
+            restarting.become()
+        return 1 if status is None else status
+
+
+def _addresses(settings: Settings) -> list[str]:
+    """As the file has them, for who takes over."""
+    listen = settings.listen
+    return [f"{name} {getattr(listen, name)}" for name in ("http", "grpc", "admin")]
+
+
+def _held(settings: Settings, count: int, before: Received | None, undo: ExitStack, *, admin: bool) -> Held:
+    """The ports, opened or taken over. Raises OSError. `admin`: that one too."""
+    listen = settings.listen
+    there = None if before is None else before.handover
+    kept = () if there is None else [taken(queue) for queue in there.doors]
+    door = undo.enter_context(Door(*listen.http, count, kept=kept))
+    grpc = None
+    if listen.grpc is not None:
+        kept_port = () if there is None else taken(there.grpc)
+        grpc = undo.enter_context(Port(*listen.grpc, kept=kept_port))
+    window = None
+    if there is not None and there.admin is not None:
+        window = taken([there.admin])[0]
+    elif admin:
+        window = listening(*listen.admin)
+    if window is not None:
+        undo.enter_context(window)
+    return Held(Attended(door, 0), door, window, grpc)
+
+
+def _crew_before(before: Received, settings: Settings, shared: Shared, backends: list[Backend]) -> Crew:
+    """The workers that run, whose successors are to run by these settings. ConfigError when they cannot."""
+    handed = before.handover.crew
+    if handed is None:
+        raise ConfigError("one worker runs, which several cannot take over from: keep --workers as it was")
+    crew = Crew.taken_over(handed)
+    takeover = Takeover(crew.common)
+    current = takeover.recover()
+    running = _told(handed.text if current is None else current.text, settings)
+    takeover.remember(_names(_looked_at(running, SystemClock())))
+    takeover.succeed(settings, shared, _names(backends), trying=before.trying)
+    return crew
 
 
 def _scheme(tls: object | None) -> str:
@@ -90,28 +168,32 @@ def _run(
     settings: Settings,
     record: Path | None,
     station: Station | None,
+    *,
     source: Source | None = None,
     tls: Tls | None = None,
-) -> int:
-    """One gateway on a loop of its own, in this process."""
+    restarting: Restarting | None = None,
+) -> int | None:
+    """One gateway on a loop of its own, in this process. None: a new version is to follow."""
     if station is not None:
         if (current := station.current()) is not None:  # all others have taken it over
             station.assign(current)
             settings = _told(current.text, settings)
         settings = part_of(settings, station.index, station.count)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, record, station, source, tls))
+        return runner.run(_serve(settings, record, station, source=source, tls=tls, restarting=restarting))
 
 
 async def _serve(
     settings: Settings,
     record: Path | None,
     station: Station | None,
+    *,
     source: Source | None,
     tls: Tls | None,
-) -> int:
+    restarting: Restarting | None,
+) -> int | None:
     chance = Random()  # noqa: S311 - it spreads load and names requests; it guards nothing
-    stop = asyncio.Event()
+    ending = Ending()
     with ExitStack() as undo:
         try:
             recorder = None if record is None else recording.begun(record, chance)
@@ -123,10 +205,11 @@ async def _serve(
                 station=station,
                 source=source,
                 tls=tls,
+                held=None if restarting is None else restarting.held,
             )
             if station is not None:
                 gateway.desk.apprentice = _Apprentice(gateway, station)
-            undo.enter_context(_signals(gateway, stop))
+            undo.enter_context(_signals(gateway, ending, None if record else restarting))
             await gateway.open()
         except OSError as error:
             log.error("cannot start: %s", error)
@@ -145,27 +228,50 @@ async def _serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)  # requests leave no cycles behind: there is little to look for
-        await stop.wait()
-        log.info("draining for up to %g s", settings.drain_timeout)
+        await ending.told()
+        if ending.waits and gateway.settings.drain_delay:
+            gateway.draining = True
+            log.info("not ready any more; calls are taken for another %g s", gateway.settings.drain_delay)
+            await asyncio.sleep(gateway.settings.drain_delay)
+        log.info("draining for up to %g s", gateway.settings.drain_timeout)
         await gateway.close()
         if recorder is not None and record is not None:
             recording.end(recorder, record)
-    return 0
+    return None if ending.restarts else 0
 
 
 @contextmanager
-def _signals(gateway: Gateway, stop: asyncio.Event) -> Iterator[None]:
-    signals = Signals()
-    signals.on(signal.SIGTERM, signal.SIGINT, call=stop.set)
+def _signals(gateway: Gateway, ending: Ending, restarting: Restarting | None) -> Iterator[None]:
+    signals, station = Signals(), gateway.station
+    signals.on(signal.SIGTERM, signal.SIGINT, call=ending.stop)
     # One signal for both: who rotates logs changes nothing by a file that says what it said before.
     signals.on(signal.SIGHUP, call=partial(_hung_up, gateway))
+    signals.on(signal.SIGUSR2, call=partial(_renewed, gateway, ending, restarting))
+    if station is not None:
+        signals.on(RETIRE, call=partial(_retired, station, ending))
     loop = asyncio.get_running_loop()
     with ExitStack() as undo:
         undo.enter_context(signals.installed())
-        if gateway.station is not None:  # nobody would stop or restart a worker without its supervisor
-            loop.add_reader(gateway.station.leash, stop.set)
-            undo.callback(loop.remove_reader, gateway.station.leash)
+        if station is not None:  # nobody would stop or restart a worker without its supervisor
+            loop.add_reader(station.leash, ending.part)
+            undo.callback(loop.remove_reader, station.leash)
         yield
+
+
+def _retired(station: Station, ending: Ending) -> None:
+    """The successor serves, and keeps the file with what was learned."""
+    station.retired = True
+    ending.part()
+
+
+def _renewed(gateway: Gateway, ending: Ending, restarting: Restarting | None) -> None:
+    """A worker's supervisor is about to start new ones, which read what this one has learned."""
+    if restarting is not None:
+        gateway.background.spawn(restarting.begin(ending), name="try the new version")
+    elif gateway.station is None:
+        log.error("cannot restart while decisions are recorded: a recording is of one process")
+    elif gateway.memory is not None and gateway.station.writes_state:
+        gateway.memory.save()
 
 
 def _hung_up(gateway: Gateway) -> None:

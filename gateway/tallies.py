@@ -207,6 +207,15 @@ class Lane:
         if self.kind:
             self.usd.setdefault(self.kind, 0.0)
 
+    def hold(self, held_s: float, now: float, kind: str = "") -> float:
+        """Charge a call for holding a slot of an owned backend; the dollars. `kind`: else the lane's own."""
+        assert self.standing is not None
+        self.slot_seconds += held_s
+        usd = self.standing.attribute(held_s, now)
+        kind = kind or self.kind
+        self.usd[kind] = self.usd.get(kind, 0.0) + usd
+        return usd
+
     @property
     def cost_known(self) -> bool:
         """May the sums in `usd` be shown?"""
@@ -214,9 +223,12 @@ class Lane:
 
 
 class Tally:
-    """Calls with one combination of labels. `log_route` and `log_backend` are what a log line says."""
+    """Calls with one combination of labels. `log_…` is what a log line says, as plain text."""
 
-    __slots__ = ("count", "lane", "log_backend", "log_route", "outcome", "reason", "start")
+    __slots__ = (
+        "count", "lane", "log_backend", "log_outcome", "log_reason", "log_route", "log_start", "outcome",
+        "reason", "start",
+    )  # fmt: skip
 
     def __init__(self, lane: Lane, reason: Reason | None, start: Start | None, outcome: Outcome) -> None:
         self.lane = lane
@@ -227,3 +239,6 @@ class Tally:
         route = lane.route.facts.name
         self.log_route = None if route == OTHER else route
         self.log_backend = None if lane.backend == NONE else lane.backend
+        self.log_reason = None if reason is None else reason.value
+        self.log_start = None if start is None else start.value
+        self.log_outcome = outcome.value

@@ -266,12 +266,16 @@ class TlsServer:
         self.sockets.append(listening)
         self._loop.add_reader(listening, self._accept, listening)
 
-    def close(self) -> None:
-        """Accept no more; what has not shaken hands yet is cut off."""
+    def leave(self) -> None:
+        """Accept no more; who shakes hands goes on."""
         for listening in self.sockets:
             self._loop.remove_reader(listening)
             listening.close()
         self.sockets = []
+
+    def close(self) -> None:
+        """Accept no more; what has not shaken hands yet is cut off."""
+        self.leave()
         for handshake in self._handshakes:
             handshake.cancel()
 

@@ -336,6 +336,10 @@ def _overdue(request: RequestView, pool: PoolView, rented: Sequence[TierView], n
         for place, tier in enumerate(pool.tiers):
             if not tier.owned and usable(tier, request) and request.free_on(tier):
                 return Run(tier.name, _rented(pool.tiers, place, request))
+    if not closed:
+        # Nothing more can be had. Who is not in time by what stands before it must not make others late: in
+        # order of deadlines alone, of too many calls each gets a slot at the last moment: none is in time.
+        return Hold(request.deadline, opens, late=True)
     return Hold(min(until, request.deadline), opens, late)
 
 

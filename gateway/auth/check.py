@@ -45,13 +45,27 @@ def _check_ports(document: Document, tree: Tree) -> None:
                 "may call, like `auth: {keys: {file: keys.yaml}}` (see `overspill keys create`), "
                 f"{_open_to_all(auth)}, or listen on 127.0.0.1:{address.port}",
             )
-    if not listen.admin.loopback and not (isinstance(auth, Auth) and auth.admin is not None):
+    _check_scaler(document, tree)
+    certified = document.admin_tls is not None and document.admin_tls.client_certificates == "required"
+    if not (listen.admin.loopback or certified) and not (isinstance(auth, Auth) and auth.admin is not None):
         tree.problem(
             tree.at_value(("listen", "admin")),
             ("listen", "admin"),
             f"{listen.admin} can be reached from other machines, and the admin port asks nobody who "
             "they are; give it a credential, `auth: {admin: {token: {env: NAME}}}`, or say that it shall "
             f"ask nobody, `auth: {{admin: {{anonymous: true}}}}`, or listen on 127.0.0.1:{listen.admin.port}",
+        )
+
+
+def _check_scaler(document: Document, tree: Tree) -> None:
+    address, path = document.scaling.external_scaler, ("scaling", "external_scaler")
+    if address is not None and not address.loopback and not document.scaling.anonymous:
+        tree.problem(
+            tree.at_value(path),
+            path,
+            f"{address} can be reached from other machines, and the external scaler asks nobody who they "
+            "are; say that it shall, `scaling: {anonymous: true}`, where only the autoscaler gets through to "
+            f"it, or serve it on 127.0.0.1:{address.port}",
         )
 
 

@@ -117,11 +117,18 @@ def _found(keys: Sequence[SigningKey], algorithm: str, kid: str | None) -> Signi
 
 
 class SharedSecret:
-    """The secret that an issuer signs with."""
+    """The secret that an issuer signs with. ConfigError at its making, as `read` raises it.
 
-    def __init__(self, secret: str) -> None:
+    read:  the secret as it is now
+    path:  the file that it stands in, read again when it changes; None: it stays as it is
+    """
+
+    def __init__(self, read: Callable[[], str], path: Path | None = None) -> None:
         self.changed: Callable[[], None] | None = None
-        self._key = SigningKey(None, HMAC_ALGORITHMS, secret.encode())
+        self._read = read
+        self._path = path
+        self._marks = None if path is None else marks_of(path)
+        self._key = _signing(read())
 
     def __repr__(self) -> str:
         return "SharedSecret()"
@@ -132,6 +139,24 @@ class SharedSecret:
 
     async def tend(self) -> None:
         """See `KeySource.tend`."""
+        marks = None if self._path is None else marks_of(self._path)
+        if marks is None or marks == self._marks:
+            return
+        self._marks = marks
+        try:
+            key = _signing(self._read())
+        except ConfigError as error:
+            log.error("%s; the secret of before stays", error)
+            return
+        if key != self._key:
+            self._key = key
+            if self.changed is not None:
+                self.changed()
+            log.info("the secret of an issuer was taken over from its file")
+
+
+def _signing(secret: str) -> SigningKey:
+    return SigningKey(None, HMAC_ALGORITHMS, secret.encode())
 
 
 class FileKeys:

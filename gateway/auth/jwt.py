@@ -5,6 +5,7 @@ on its issuer's list, where a secret and public keys never stand together. Knows
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from re import fullmatch
 from typing import Any
 
@@ -46,7 +47,7 @@ class Issuer:
         """As the file describes it. Raises ConfigError where its keys or a package for them are missing."""
         library()
         if options.secret is not None:
-            return cls(options, SharedSecret(shared_secret(options)))
+            return cls(options, SharedSecret(partial(shared_secret, options), options.secret.file))
         if options.jwks_file is not None:
             return cls(options, FileKeys(options.jwks_file))
         assert options.jwks_url is not None

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from gateway.config.auth import has_admin_token
+from gateway.config.auth import Auth, has_admin_token
 from gateway.config.idempotency import doubts as idempotency_doubts
 from gateway.config.problems import Path, Problem, quoted
 from gateway.config.schema import RouteOptions, Settings
+from gateway.config.tenants import doubts as tenant_doubts
 from gateway.config.tree import Tree
 from gateway.vocab import Rent
 from policies.amounts import dollars, seconds
@@ -42,13 +43,20 @@ def warnings(
     """Doubts about a file that works, in no order. `owned`: which backends are paid for used or not."""
     doubts = Tree(tree.file, tree.data, tree.keys, tree.values)
     _doubt_ports(settings, doubts)
+    _doubt_certificates(settings, doubts)
     for path, message in idempotency_doubts(settings.idempotency, tree):
         _doubt(doubts, path, message)
     used = {tier.backend for route in settings.routes.values() for tier in route.tiers}
+    unpriced = []
     for name, options in settings.backends.items():
         # A price that the file leaves out may be known from elsewhere: litellm brings a list of them.
         listed = name in rented and rented[name].price_known
+        if name in used and getattr(options, "price", "known") is None and not listed:
+            unpriced.append(name)
         _doubt_backend(name, options, doubts, used=name in used, listed=listed)
+    asks = isinstance(settings.auth, Auth) and settings.auth.asks_callers
+    for path, message in tenant_doubts(settings.tenants, asks_callers=asks, unpriced=unpriced):
+        _doubt(doubts, path, message)
     for name, route in settings.routes.items():
         _doubt_route(name, route, doubts)
         _doubt_spill_budget(name, route, doubts, owned)
@@ -80,12 +88,25 @@ def _doubt_ports(settings: Settings, doubts: Tree) -> None:
             f"OpenTelemetry's exporter for {settings.tracing.protocol} is not installed, so the gateway will "
             "not start; pip install 'overspill[otel]'",
         )
-    if not settings.listen.admin.loopback and not has_admin_token(settings.auth):
+    certified = settings.admin_tls is not None and settings.admin_tls.client_certificates == "required"
+    if not settings.listen.admin.loopback and not has_admin_token(settings.auth) and not certified:
         _doubt(
             doubts,
             ("listen", "admin"),
             "other machines can reach the admin port, and it asks nobody who they are; "
             "use 127.0.0.1 unless the network around it is private",
+        )
+
+
+def _doubt_certificates(settings: Settings, doubts: Tree) -> None:
+    """Names in certificates that no client is ever asked for."""
+    named = isinstance(settings.auth, Auth) and settings.auth.certificates
+    if named and (settings.tls is None or settings.tls.client_ca is None):
+        _doubt(
+            doubts,
+            ("auth", "certificates"),
+            "lets nobody in: the data ports ask for no client certificate; give `tls` a client_ca, and "
+            "client_certificates: required, or optional where there are other ways in",
         )
 
 

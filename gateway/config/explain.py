@@ -118,18 +118,22 @@ class _Explainer:
     def explain(self, error: ValidationError) -> None:
         """Add the problems of `error` to the tree."""
         unions: dict[Path, dict[str, list[_Found]]] = {}
+        secrets: list[Path] = []
         for details in error.errors(include_url=False, include_input=False):
             located, site, branch = self._locate(details)
             if self._tree.is_spoiled(located.path):
                 continue
             if secret := self._secret_around(located.path):
                 self._say(secret, self._wrong_reference(secret))
+                secrets.append(secret)
             elif site is None:
                 self._tell(located)
             else:
                 unions.setdefault(site, {}).setdefault(branch, []).append(located)
         for site, branches in unions.items():
-            self._tell_union(site, branches)
+            # The shape that was meant is the one in which the secret stands, and that has been told.
+            if not any(secret[: len(site)] == site for secret in secrets):
+                self._tell_union(site, branches)
 
     def _wrong_reference(self, path: Path) -> str:
         """Nothing of what stands here is repeated, keys included: any of it may be the secret."""

@@ -31,6 +31,8 @@ class Scaling(Options):
     external_scaler: ListenAddress | None = None
     """Where KEDA's external scaler is served (gRPC); absent: nowhere. It takes the extra `overspill[grpc]`.
     GET /scaler/metrics.json on the admin port says the same and needs nothing."""
+    anonymous: bool = False
+    """True: that port, which asks nobody who they are, may be reached from other machines."""
     grow_over: Stretch = 600.0
     """One more replica is asked for when the spill that it would have carried has cost more than itself for
     so long."""

@@ -18,6 +18,7 @@ from gateway.config.address import parse_address as parse_address  # noqa: PLC04
 from gateway.config.auth import AuthSection
 from gateway.config.idempotency import Idempotency
 from gateway.config.scaling import Scaling
+from gateway.config.tenants import Tenants
 from gateway.config.tls import TlsOptions
 from gateway.config.tracing import Tracing
 from gateway.options import Duration, Options, Share, Size, Usd, parse_duration
@@ -59,6 +60,11 @@ class Limits(Options):
     """How long a client may take to send a request's header section; then 408."""
     body_timeout: Period = 30.0
     """Longest silence inside a request body; then 408."""
+    body_min_rate: Size = Field(default=1024, ge=0, le=2**40)
+    """Fewest bytes a second of a request body, over any ten seconds in which they are waited for; then 408.
+    0: any."""
+    json_depth: int = Field(default=64, ge=16, le=500)
+    """Most levels to which the JSON of a request may be nested; beyond it 400."""
     idle_timeout: Period = 75.0
     """How long an idle connection is kept open."""
     write_timeout: Period = 60.0
@@ -294,6 +300,9 @@ class _File(Options):
     """The ports."""
     auth: AuthSection = None
     """Who may call; `none`: nobody is asked. Absent: nobody is asked either, on loopback ports only."""
+    tenants: Tenants = {}
+    """How much each tenant may use; `default` is for callers without one, and for tenants that are not here.
+    With workers all of it holds for all of them together."""
     tls: TlsOptions | None = None
     """TLS on the data ports, HTTP and gRPC; absent: they speak in the clear."""
     admin_tls: TlsOptions | None = None
@@ -310,6 +319,8 @@ class _File(Options):
     """What is kept across restarts; absent: nothing."""
     drain_timeout: Period = 30.0
     """How long calls in flight may take to finish when the gateway stops."""
+    drain_delay: Annotated[Duration, Field(ge=0, le=3600)] = 0.0
+    """How long it goes on taking calls before that, not ready any more: what load balancers need."""
     idempotency: Idempotency | Literal[False] = Idempotency()
     """How answers to calls with an `Idempotency-Key` are remembered; `false`: the field is only passed on."""
     reload: Reload = Reload()

@@ -20,6 +20,7 @@ from gateway.explain.ring import Noted, Ring
 from gateway.explain.suppose import Suppose
 from gateway.explain.words import plain
 from gateway.pool import Pool
+from gateway.protocols.depth import MOST, deeper_than
 from gateway.record import Record
 from gateway.routes import Route, RouteTable
 from gateway.spending import Spending
@@ -96,6 +97,8 @@ class Explaining:
 
     def answer(self, body: bytes) -> Answer:
         """To one question. 400: it is none; 404: there is no such route or request."""
+        if deeper_than(body, MOST):
+            return _bad("the body is not a question: it is nested too deeply")
         try:
             question = msgspec.json.decode(body, type=_Question)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is the former, too

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from gateway.capacity import Capacity
 from gateway.lease import Lease
 from gateway.pool import Pool
 from gateway.record import Hedged
@@ -19,6 +20,8 @@ from policies.base import Action, Hold, Run
 
 _in_order: Callable[[Lease], Any] = attrgetter("order")
 _due: Callable[[Lease], Any] = attrgetter("due")
+
+_slots: Callable[[Capacity], Any] = attrgetter("free_slots", "in_flight")
 
 _WARM = Reason.WARM
 
@@ -113,7 +116,7 @@ class Witness:
             self._append((
                 call.request_id, call.route, now, action, lease.due, lease.deadline, lease.attempt,
                 call.stream, lease.bucket,
-                [(supply.free_slots, supply.in_flight) for supply in self._supplies],
+                list(map(_slots, self._supplies)),
             ))  # fmt: skip
             return
         if action.__class__ is Hold and lease.waiting and not action.opens and action.late is lease.late:

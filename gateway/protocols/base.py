@@ -13,7 +13,7 @@ Three rules hold for every protocol:
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import ClassVar, NamedTuple, TypeVar
 from typing import Protocol as Shape
 from urllib.parse import unquote_to_bytes
@@ -58,11 +58,15 @@ class Request(Shape):
 
 
 class Answer(NamedTuple):
-    """What the gateway answers by itself. `content-length` is left to the listener."""
+    """What the gateway answers by itself. `content-length` is left to the listener.
+
+    seen_by:  the same for a caller who may use these routes only; None: it is the same for everybody
+    """
 
     status: int
     headers: Headers
     body: bytes
+    seen_by: "Callable[[Sequence[str]], Answer] | None" = None
 
 
 class Target(NamedTuple):
@@ -340,8 +344,13 @@ class Protocols:
         return (self._claimed(target) or self._fallback).error(error)
 
     def stream_error(self, target: bytes, error: OverspillError) -> bytes:
-        """The error event for a stream that was asked for with this target."""
-        return (self._claimed(target) or self._fallback).stream_error(error)
+        """The error event for a stream that was asked for with this target.
+
+        It begins with blank lines, which say nothing by themselves: a stream may have been cut in the middle
+        of an event, and what followed would be taken for more of it.
+        """
+        event = (self._claimed(target) or self._fallback).stream_error(error)
+        return event and b"\n\n" + event
 
     def _claimed(self, target: bytes) -> Protocol | None:
         path = target.partition(b"?")[0]

@@ -6,7 +6,7 @@ passed over. A message goes on as it came. Field numbers are those of `grpc_serv
 Triton's common repository), of health checks those of `grpc/health/v1/health.proto`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 from gateway.errors import BackendError, BadCall, NotOffered, OverspillError, Refused, UnknownRoute
@@ -139,7 +139,7 @@ class Grpc(Protocol):
             return Answer(200, [], self._health(message))
         name = target.rpartition("/")[2]
         if (answer := self._local.get(name)) is not None:
-            return Answer(200, [], answer(message))
+            return Answer(200, [], answer(message), self._seen_by(name, message))
         if (why := _REFUSED.get(name)) is not None:
             raise Refused(why)
         method = _METHODS.get(name)
@@ -198,6 +198,17 @@ class Grpc(Protocol):
 
     def _model_ready(self, message: bytes) -> bytes:
         return _flag(self._fleet.model_ready(*_named(message, _METHODS["ModelMetadata"])))
+
+    def _seen_by(self, name: str, message: bytes) -> Callable[[Sequence[str]], Answer] | None:
+        if name != "ModelReady":
+            return None
+
+        def seen_by(routes: Sequence[str]) -> Answer:
+            model, _ = _named(message, _METHODS["ModelMetadata"])
+            usable = self._fleet.route_of("kserve", model) in routes
+            return Answer(200, [], self._model_ready(message) if usable else _flag(value=False))
+
+        return seen_by
 
     def _health(self, message: bytes) -> bytes:
         service = _texts(message, (1,))[0]

@@ -28,6 +28,7 @@ from gateway.protocols.base import (
     parse_target,
     remember,
 )
+from gateway.protocols.depth import SHALLOWEST, Depth, check_depth, most
 from gateway.vocab import Call, Headers
 
 _LENGTH_FIELD = b"inference-header-content-length"
@@ -63,6 +64,10 @@ class Fleet(Shape):
 
     def model_ready(self, model: str, version: str) -> bool:
         """Some backend of the model's route can take calls; False for unknown models."""
+        ...
+
+    def route_of(self, protocol: str, model: str) -> str | None:
+        """Name of the model's route in a protocol; None for unknown models."""
         ...
 
     def sole_route(self) -> str:
@@ -123,8 +128,9 @@ class Kserve(Protocol):
 
     name: ClassVar[str] = "kserve"
 
-    def __init__(self, fleet: Fleet, *, version: str = "") -> None:
+    def __init__(self, fleet: Fleet, *, version: str = "", depth: Depth = most) -> None:
         self._fleet = fleet
+        self._depth = depth
         self._metadata = msgspec.json.encode(
             {"name": "overspill", "version": version, "extensions": EXTENSIONS}
         )
@@ -164,11 +170,11 @@ class Kserve(Protocol):
         if form.operation == "infer":
             data = None if noted else request.body.whole()
             if data is not None:
-                _check_json_infer(data)  # the common case, without a coroutine of its own
+                _check_json_infer(data, self._depth)  # the common case, without a coroutine of its own
             else:
-                await _check_infer(request, noted)
+                await _check_infer(request, noted, self._depth)
         elif form.inference:
-            await _check_generate(request, noted, call)
+            await _check_generate(request, noted, call, self._depth)
         elif not form.model:
             call.route_hint = self._only_route()
         return call
@@ -237,9 +243,14 @@ class Kserve(Protocol):
         return Answer(200, [JSON], self._metadata)
 
     def _model_ready(self, model: str, version: str) -> Answer:
-        if self._fleet.model_ready(model, version):
-            return _status(good=True)
-        return Answer(400, [JSON], b'{"error":"Model version not ready"}')
+        def seen_by(routes: Sequence[str]) -> Answer:
+            return ready if self._fleet.route_of("kserve", model) in routes else _NOT_READY
+
+        ready = _status(good=True) if self._fleet.model_ready(model, version) else _NOT_READY
+        return ready._replace(seen_by=seen_by)
+
+
+_NOT_READY = Answer(400, [JSON], b'{"error":"Model version not ready"}')
 
 
 def _local(answer: Callable[[], Answer]) -> _Form:
@@ -260,19 +271,21 @@ def _no_such_path() -> UnknownRoute:
 # -- bodies
 
 
-async def _check_infer(request: Request, noted: Sequence[tuple[bytes, bytes]]) -> None:
+async def _check_infer(request: Request, noted: Sequence[tuple[bytes, bytes]], depth: Depth) -> None:
     body = request.body
     if noted:
         length = _json_length(noted)
         if length is None:
             return  # compressed: Triton unpacks it, and it cannot be looked into here
         if length >= 0:
-            await _check_binary_infer(request, length)
+            await _check_binary_infer(request, length, depth)
             return
-    _check_json_infer(await body.read(request.max_body))
+    _check_json_infer(await body.read(request.max_body), depth)
 
 
-def _check_json_infer(data: bytes) -> None:
+def _check_json_infer(data: bytes, depth: Depth) -> None:
+    if data.count(b"[") + data.count(b"{") > SHALLOWEST:  # else it cannot be too deep
+        check_depth(data, depth)
     if data.isascii():
         try:
             _infer.decode(data)
@@ -297,7 +310,7 @@ def _json_length(noted: Sequence[tuple[bytes, bytes]]) -> int | None:
     return None if compressed else length
 
 
-async def _check_binary_infer(request: Request, length: int) -> None:
+async def _check_binary_infer(request: Request, length: int, depth: Depth) -> None:
     body = request.body
     total = body.length
     if total is not None and length > total:
@@ -307,6 +320,7 @@ async def _check_binary_infer(request: Request, length: int) -> None:
     data = await body.prefix(length)
     if len(data) < length:
         raise BadCall(f"inference-header-content-length is {length}, but the body has only {len(data)} bytes")
+    check_depth(data, depth)
     request_json = _decode(_binary_infer, data, "infer request")
     _refuse_shared_memory(data)
     tensors = sum(each.parameters.binary_data_size for each in request_json.inputs if each.parameters)
@@ -316,13 +330,16 @@ async def _check_binary_infer(request: Request, length: int) -> None:
         )
 
 
-async def _check_generate(request: Request, noted: Sequence[tuple[bytes, bytes]], call: Call) -> None:
+async def _check_generate(
+    request: Request, noted: Sequence[tuple[bytes, bytes]], call: Call, depth: Depth
+) -> None:
     for name, value in noted:
         if name == b"content-encoding" and value and value != b"identity":
             raise BadCall("generate takes no content-encoding but identity")
     data = request.body.whole()
     if data is None:
         data = await request.body.read(request.max_body)
+    check_depth(data, depth)
     limit = _decode(_generate, data, "generate request").max_tokens
     if type(limit) is int and limit > 0:
         call.max_tokens = limit

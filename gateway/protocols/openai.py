@@ -5,7 +5,7 @@ messages in it are never decoded. Shapes of errors and of `/v1/models` are those
 package parses.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -25,6 +25,7 @@ from gateway.protocols.base import (
     parse_target,
     remember,
 )
+from gateway.protocols.depth import SHALLOWEST, Depth, check_depth, most
 from gateway.vocab import Call, Headers
 
 _OPERATIONS = {
@@ -59,12 +60,25 @@ class _Form(NamedTuple):
 
 
 class OpenAI(Protocol):
-    """The parts of OpenAI's API that inference servers offer. `models` yields the names served here."""
+    """The parts of OpenAI's API that inference servers offer.
+
+    models:    yields the names served here
+    route_of:  the route of such a name
+    depth:     how deeply JSON may be nested
+    """
 
     name: ClassVar[str] = "openai"
 
-    def __init__(self, models: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        models: Callable[[], Iterable[str]],
+        *,
+        route_of: Callable[[str], str | None] = lambda _: None,
+        depth: Depth = most,
+    ) -> None:
         self._models = models
+        self._route_of = route_of
+        self._depth = depth
         self._forms: dict[bytes, _Form] = {}
         self._headers = HeaderReader((b"content-encoding",))
 
@@ -100,6 +114,8 @@ class OpenAI(Protocol):
         data = request.body.whole()
         if data is None:
             data = await request.body.read(request.max_body)
+        if data.count(b"[") + data.count(b"{") > SHALLOWEST:  # else it cannot be too deep
+            check_depth(data, self._depth)
         _peek_into(data, call)
         return call
 
@@ -129,13 +145,33 @@ class OpenAI(Protocol):
     # -- answers of the gateway itself
 
     def _list(self) -> Answer:
-        listed = {"object": "list", "data": [_described(name) for name in self._models()]}
-        return Answer(200, [JSON], msgspec.json.encode(listed))
+        names = list(self._models())
+
+        def seen_by(routes: Sequence[str]) -> Answer:
+            return _listed(name for name in names if self._route_of(name) in routes)
+
+        return _listed(names)._replace(seen_by=seen_by)
 
     def _model(self, name: str) -> Answer:
         if name not in self._models():
-            raise UnknownRoute(f"the model {name[:100]!r} does not exist here", field="model")
-        return Answer(200, [JSON], msgspec.json.encode(_described(name)))
+            raise _no_model(name)
+
+        def seen_by(routes: Sequence[str]) -> Answer:
+            if self._route_of(name) not in routes:
+                raise _no_model(name)
+            return found
+
+        found = Answer(200, [JSON], msgspec.json.encode(_described(name)))
+        return found._replace(seen_by=seen_by)
+
+
+def _listed(names: Iterable[str]) -> Answer:
+    listed = {"object": "list", "data": [_described(name) for name in names]}
+    return Answer(200, [JSON], msgspec.json.encode(listed))
+
+
+def _no_model(name: str) -> UnknownRoute:
+    return UnknownRoute(f"the model {name[:100]!r} does not exist here", field="model")
 
 
 def _described(model: str) -> dict[str, object]:

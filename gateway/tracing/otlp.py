@@ -1,11 +1,12 @@
 """Spans over OTLP, by OpenTelemetry's own library: HTTP with protobuf, or gRPC.
 
 The only module that knows that library, and imported only where tracing is configured: that takes some tenths
-of a second. The wire is the library's; what is sent are `gateway.tracing.spans`.
+of a second. The connection is the library's; what is sent are `gateway.tracing.spans`, made into bytes by
+`gateway.tracing.wire` where this version of the library takes bytes, and by the library where it does not.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
@@ -19,6 +20,7 @@ from gateway.config.tracing import Tracing
 from gateway.errors import ConfigError
 from gateway.options import SecretRef
 from gateway.tracing.spans import Span
+from gateway.tracing.wire import Wire
 
 _KINDS: Final = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "internal": SpanKind.INTERNAL}
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
@@ -27,6 +29,15 @@ _UNSET: Final = Status(StatusCode.UNSET)
 _SCHEMA: Final = "https://opentelemetry.io/schemas/1.41.0"
 _PATH: Final = "/v1/traces"
 """Where OTLP over HTTP takes spans (OTLP specification, "OTLP/HTTP Request")."""
+
+
+class _Way(NamedTuple):
+    """To the collector. `send` takes a whole request as bytes and says whether it was taken; None: only the
+    library's own spans can be sent.
+    """
+
+    exporter: SpanExporter
+    send: Callable[[bytes], bool] | None
 
 
 class OtlpExporter:
@@ -41,11 +52,14 @@ class OtlpExporter:
             }
         )
         self._scope = InstrumentationScope("overspill", version, _SCHEMA)
-        self._exporter = _exporter(options)
+        self._exporter, self._send = _way(options)
+        self._wire = Wire(self._resource.attributes, scope=("overspill", version), schema=_SCHEMA)
         self._stopped = False
 
     def export(self, spans: Sequence[Span]) -> bool:
         """See `Exporter.export`."""
+        if self._send is not None:
+            return not self._stopped and self._send(self._wire.request(spans))
         return self._exporter.export([self._readable(span) for span in spans]) is SpanExportResult.SUCCESS
 
     def stop(self) -> None:
@@ -74,7 +88,7 @@ class OtlpExporter:
         )
 
 
-def _exporter(options: Tracing) -> SpanExporter:
+def _way(options: Tracing) -> _Way:
     headers = {
         name.lower(): value.resolve() if isinstance(value, SecretRef) else value
         for name, value in options.headers.items()
@@ -88,21 +102,46 @@ def _exporter(options: Tracing) -> SpanExporter:
         ) from None
 
 
-def _over_grpc(options: Tracing, headers: dict[str, str]) -> SpanExporter:
+def _over_grpc(options: Tracing, headers: dict[str, str]) -> _Way:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415 - optional
         OTLPSpanExporter,
     )
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415 - optional
+        ExportTraceServiceRequest,
+    )
 
+    class Encoded(OTLPSpanExporter):
+        """Takes bytes for spans."""
+
+        def _translate_data(self, data: Any) -> Any:
+            return ExportTraceServiceRequest.FromString(data)
+
+        def _count_data(self, _: Any) -> int:
+            return 1
+
+    takes_bytes = all(hasattr(OTLPSpanExporter, name) for name in ("_translate_data", "_count_data"))
     secure = options.endpoint.startswith("https:")
-    return OTLPSpanExporter(
+    exporter = (Encoded if takes_bytes else OTLPSpanExporter)(
         endpoint=options.endpoint, insecure=not secure, headers=headers, timeout=options.timeout
     )
 
+    def send(request: Any) -> bool:
+        return exporter.export(request) is SpanExportResult.SUCCESS
 
-def _over_http(options: Tracing, headers: dict[str, str]) -> SpanExporter:
+    return _Way(exporter, send if takes_bytes else None)
+
+
+def _over_http(options: Tracing, headers: dict[str, str]) -> _Way:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - optional
         OTLPSpanExporter,
     )
 
     url = options.endpoint if urlsplit(options.endpoint).path else options.endpoint + _PATH
-    return OTLPSpanExporter(endpoint=url, headers=headers, timeout=options.timeout)
+    exporter = OTLPSpanExporter(endpoint=url, headers=headers, timeout=options.timeout)
+    return _Way(exporter, _bytes_sender(exporter))
+
+
+def _bytes_sender(exporter: object) -> Callable[[bytes], bool] | None:
+    """What the library itself sends its bytes with, where it is found: it has no public name."""
+    send = getattr(getattr(exporter, "_client", None), "export", None)
+    return None if send is None else lambda request: bool(send(request).success)

@@ -11,6 +11,7 @@ from gateway.budgets import names_of
 from gateway.config.schema import Prewarm, Settings
 from gateway.errors import ConfigError
 from gateway.options import Auto
+from gateway.tenants.tenants import account_of
 from gateway.workers.shared_spending import Limits
 
 
@@ -38,6 +39,8 @@ def shared_by(settings: Settings, backends: Iterable[Backend]) -> Shared:
         name: Limits(limits.usd_per_hour, limits.usd_per_day, share)
         for name, limits, share in names_of(settings)
     }
+    for name, tenant in settings.tenants.items():
+        budgets[account_of(name)] = Limits(tenant.usd_per_hour, tenant.usd_per_day, None)
     return Shared(slots, budgets)
 
 

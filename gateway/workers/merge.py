@@ -22,6 +22,7 @@ Report = Mapping[str, Any]
 
 _GAUGES: Mapping[str, Callable[[Iterable[float]], float]] = {
     "overspill_in_flight": sum,
+    "overspill_event_loop_tasks": sum,
     "overspill_config_draining_calls": sum,
     "overspill_queue_depth": sum,
     "overspill_retry_budget_tokens": sum,

@@ -1,21 +1,30 @@
-"""Ports that several processes listen on: made sure that nobody else does, and kept for them.
+"""Ports that several processes listen on, one after the other or at once: kept for them, their queues too.
+
+A connection that the kernel has accepted waits in the queue of one socket, and is reset when that socket is
+closed for the last time. So the sockets that listen belong to the process that lives longest (`Door`): a
+worker takes connections from the queue of its number, and who takes its place finds what is left in it.
 
 With SO_REUSEPORT a second gateway on the same port would silently take half of the connections. So the port
 is first bound without it, which fails if anybody has it. Then it is kept by a socket that is bound and never
-listens, so that the system deals no connection to it. Knows no protocol.
+listens, so that the system deals no connection to it (`Port`): that is for a library that opens its own.
+Knows no protocol.
 """
 
 import socket
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
 
 
 class Port:
     """A port for several processes, kept until `close`. Raises OSError if it is in use."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, kept: Sequence[socket.socket] = ()) -> None:
         self.host = host
         self.port = port
-        self._kept: list[socket.socket] = []
+        self._kept = list(kept)
+        if kept:
+            self.port = int(kept[0].getsockname()[1])
+            return
         try:
             for family, kind, number, _, address in _resolved(host, port):
                 place = (address[0], self.port, *address[2:])
@@ -26,6 +35,11 @@ class Port:
         except OSError:
             self.close()
             raise
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What keeps it."""
+        return self._kept
 
     def close(self) -> None:
         """Keep it no longer."""
@@ -41,6 +55,106 @@ class Port:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Door:
+    """A port with a queue of connections for each of `count` workers. Raises OSError if it is in use.
+
+    kept:  its sockets, from the process that was here before
+
+    A queue is a socket for each address of the host. None listens before somebody takes connections from it.
+    """
+
+    def __init__(
+        self, host: str, port: int, count: int, *, kept: Sequence[Sequence[socket.socket]] = ()
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.queues: list[list[socket.socket]] = [list(each) for each in kept]
+        if kept:
+            self.port = int(kept[0][0].getsockname()[1])
+            return
+        self.queues = [[] for _ in range(count)]
+        try:
+            for family, kind, number, _, address in _resolved(host, port):
+                place = (address[0], self.port, *address[2:])
+                with _bound(family, kind, number, place, shared=False) as probe:
+                    self.port = int(probe.getsockname()[1])
+                place = (address[0], self.port, *address[2:])
+                for queue in self.queues:
+                    queue.append(_bound(family, kind, number, place, shared=True))
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Hold it no longer in this process. Closing twice does nothing."""
+        for queue in self.queues:
+            for each in queue:
+                each.close()
+        self.queues = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Attended:
+    """The queues of a door that one worker takes connections from (`gateway.listener.Doors`).
+
+    Its own, and those whose worker does not serve: what waits there is not to wait for a restart.
+
+    attended:  whether somebody serves the queue of that number
+    """
+
+    def __init__(self, door: Door, number: int, attended: Callable[[int], bool] = lambda _: True) -> None:
+        self._door = door
+        self._number = number
+        self._attended = attended
+        self.kept = False
+        """Whether the port outlives this process' gateway: a new version takes over in the same process."""
+
+    def wanted(self) -> Sequence[socket.socket]:
+        """Where this worker is to take connections now."""
+        return [
+            each
+            for number, queue in enumerate(self._door.queues)
+            if number == self._number or not self._attended(number)
+            for each in queue
+        ]
+
+    def close(self) -> None:
+        """Hold none any longer in this process."""
+        if not self.kept:
+            self._door.close()
+
+
+class Held(NamedTuple):
+    """The ports of a gateway that is alone, opened for it.
+
+    admin:  None: it is to open it itself
+    grpc:   keeps the port for a library that opens its own sockets
+    """
+
+    doors: Attended
+    door: Door
+    admin: socket.socket | None
+    grpc: Port | None
+
+
+def taken(numbers: Sequence[int]) -> list[socket.socket]:
+    """Sockets by their descriptors."""
+    return [socket.socket(fileno=number) for number in numbers]
+
+
+def one_address(host: str, port: int) -> bool:
+    """Does the name of that host lead to a single address?"""
+    return len(_resolved(host, port)) == 1
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -5,12 +5,10 @@ Who builds a gateway is an argument: nothing here knows one.
 
 import logging
 import os
-import shutil
+import signal
 import socket
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from gateway.auth.admin import AdminDoor
@@ -21,21 +19,19 @@ from gateway.reload import Reloader
 from gateway.scaling.service import ScalingService
 from gateway.tls import Tls
 from gateway.workers import office
-from gateway.workers.inventory import Shared
-from gateway.workers.ports import Port
-from gateway.workers.shared_slots import LINGER_S, Replicas
-from gateway.workers.shared_spending import Accounts
+from gateway.workers.crew import Crew, Succession
+from gateway.workers.ports import Door, Port
+from gateway.workers.shared_slots import LINGER_S
 from gateway.workers.station import Common, Station
 from gateway.workers.supervisor import Job, Supervisor
 
 log = logging.getLogger("overspill.workers")
 
 MOST_WORKERS = 64
-SPARE_REPLICAS = 64
-SPARE_BUDGETS = 32
-"""What reloads may bring while the workers run, beside what the first configuration has."""
 _AFTER_DRAIN_S = 15.0
 """What a worker may take to end after its last call."""
+_NO_PLACE = 1 << 30
+"""Of a process that is no worker."""
 
 
 def worker_count(text: str) -> int:
@@ -50,39 +46,44 @@ def worker_count(text: str) -> int:
 class Plan(NamedTuple):
     """What is to be run.
 
+    crew:           what the workers share, and those that run already
     work:           what a worker does until it is told to stop; returns its exit status
-    ports:          those that all workers share, by what they speak
-    drain_timeout:  seconds that running calls have when it ends
+    door:           the HTTP port
+    ports:          others that all workers share, by what they speak
+    listen:         the addresses of the file
+    patience:       seconds that workers have when they are told to end
     config:         the configuration for people
     reloader:       makes who takes over a changed file, of the views of all workers and what these share
     scheme:         of the data port's address
     tls:            what the admin port shows its clients, if anything
-    door:           who may use the admin port
+    admin_door:     who may use the admin port
     scaling:        what an autoscaler is told
     """
 
-    workers: int
-    shared: Shared
-    work: Callable[[Station], int]
+    crew: Crew
+    work: Callable[[Station], int | None]
     admin: socket.socket
+    door: Door
     ports: Mapping[str, Port]
-    drain_timeout: float
+    listen: list[str]
+    patience: float
     config: ConfigStatus
     reloader: Callable[[office.MergedViews, Common], Reloader]
     scheme: str
     tls: Tls
-    door: AdminDoor
+    admin_door: AdminDoor
     scaling: Scaling = Scaling()
 
 
 class _Watch:
     """Returns what ended workers held (`supervisor.Watch`)."""
 
-    def __init__(self, common: Common, count: int, clock: Clock) -> None:
-        self._common = common
-        self._count = count
+    def __init__(self, crew: Crew, door: Door, clock: Clock) -> None:
+        self._crew = crew
+        self._door = door
+        self._common: Common = crew.common
+        self._count = crew.common.replicas.workers
         self._clock = clock
-        self._begun: set[int] = set()
 
     def ended(self, job: int) -> None:
         if job < self._count:
@@ -90,14 +91,29 @@ class _Watch:
             held = self._common.replicas.reap(job, now)
             self._common.accounts.reap(job, now)
             if held:
-                log.info("worker %d held %d slots; they are free again in %g s", job, held, LINGER_S)
+                index = self._crew.placed[job]
+                log.info("worker %d held %d slots; they are free again in %g s", index, held, LINGER_S)
 
     def restarted(self, job: int) -> None:
         if job < self._count:
             self._common.replicas.restarts += 1
 
     def started(self) -> bool:
-        return all(self._common.replicas.serving(worker) for worker in range(self._count))
+        return all(map(self.serving, self._common.replicas.posted()))
+
+    def begins(self, job: int) -> None:
+        if job < self._count:
+            self._common.replicas.post(job, there=True)
+
+    def retires(self, job: int) -> None:
+        if job < self._count:
+            self._common.replicas.post(job, there=False)
+
+    def serving(self, job: int) -> bool:
+        return self._common.replicas.serving(job)
+
+    def stopping(self) -> None:
+        self._door.close()  # or connections would wait for nobody when the workers have closed theirs
 
     def tend(self) -> bool:
         return self._common.replicas.tend(self._clock.now())
@@ -105,30 +121,85 @@ class _Watch:
 
 def run(plan: Plan, clock: Clock) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the exit status."""
-    directory = Path(tempfile.mkdtemp(prefix="overspill-"))
-    leash = os.pipe()
+    crew = plan.crew
+    succession = Succession(
+        crew, listen=plan.listen, door=plan.door, admin=plan.admin, ports=plan.ports,
+        text=plan.config.text, clock=clock,
+    )  # fmt: skip
     try:
-        replicas = Replicas(plan.shared.slots, plan.workers, spare=SPARE_REPLICAS)
-        accounts = Accounts(plan.shared.budgets, plan.workers, spare=SPARE_BUDGETS)
-        common = Common(replicas, accounts, directory)
-        stations = [Station(index, common, leash[0]) for index in range(plan.workers)]
-        jobs = [Job(f"worker {each.index}", partial(plan.work, each)) for each in stations]
-        views = office.MergedViews(directory, replicas, plan.config)
-        views.door = plan.door
-        views.scaler = ScalingService(plan.scaling, views.loads, clock)
-        reloader = partial(_reloader, plan, common)
-        attend = partial(office.attend, views, plan.admin, leash[0], reloader, plan.tls)
+        jobs = _workers(plan)
+        replace = [(job, _successor(plan, job)) for job in jobs if job.pid is not None]
+        if crew.admin is not None:
+            jobs.append(_former_admin(crew.admin))
+        jobs.append(_admin(plan, clock))
         supervisor = Supervisor(
-            [*jobs, Job("the admin process", attend, last=True)],
-            _Watch(common, plan.workers, clock),
+            jobs,
+            _Watch(crew, plan.door, clock),
             clock=clock,
-            patience=plan.drain_timeout + _AFTER_DRAIN_S,
+            patience=plan.patience + _AFTER_DRAIN_S,
             hangup=True,
-            leash=leash,
+            leash=crew.leash,
+            replace=replace,
+            renewal=succession,
         )
         return supervisor.run(partial(_tell, plan))
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        succession.end()
+        crew.close()
+
+
+def _workers(plan: Plan) -> list[Job]:
+    """Those that run, or one for each number."""
+    crew = plan.crew
+    running = {index: (place, pid) for index, place, pid in crew.before}
+    taken = {place for place, _ in running.values()}
+    jobs = []
+    for index in range(crew.count):
+        place, pid = running.get(index, (index if index not in taken else crew.successor(index), None))
+        jobs.append(_worker(plan, index, place, pid))
+    return jobs
+
+
+def _worker(plan: Plan, index: int, place: int, pid: int | None = None) -> Job:
+    station = plan.crew.station(index, place, plan.door)
+    return Job(f"worker {index}", partial(_worked, plan.work, station), number=place, pid=pid)
+
+
+def _worked(work: Callable[[Station], int | None], station: Station) -> int:
+    return work(station) or 0
+
+
+def _successor(plan: Plan, job: Job) -> Job:
+    crew = plan.crew
+    return _worker(plan, crew.placed[job.number], crew.successor(job.number))
+
+
+def _admin(plan: Plan, clock: Clock) -> Job:
+    crew = plan.crew
+    views = office.MergedViews(crew.common.directory, crew.common.replicas, plan.config)
+    views.door = plan.admin_door
+    views.scaler = ScalingService(plan.scaling, views.loads, clock)
+    reloader = partial(_reloader, plan, crew.common)
+    attend = partial(office.attend, views, plan.admin, crew.leash[0], reloader, plan.tls)
+    return Job("the admin process", partial(_outside, plan.door, attend), number=_NO_PLACE, last=True)
+
+
+def _outside(door: Door, attend: Callable[[], int]) -> int:
+    """Without the port for calls: it is to be closed when the workers close it."""
+    door.close()
+    return attend()
+
+
+def _former_admin(pid: int) -> Job:
+    """It ends while its successor starts; what comes to its port meanwhile waits there."""
+    os.kill(pid, signal.SIGTERM)
+    job = Job("the former admin process", _ends, number=_NO_PLACE, pid=pid)
+    job.told = True
+    return job
+
+
+def _ends() -> int:
+    return 0
 
 
 def _reloader(plan: Plan, common: Common, views: office.MergedViews) -> Reloader:
@@ -139,8 +210,8 @@ def _tell(plan: Plan) -> None:
     host, port = plan.admin.getsockname()[:2]
     log.info(
         "serving on %s://%s, admin on %s://%s, with %d workers",
-        plan.scheme, plan.ports["http"], "http" if plan.tls.admin is None else "https",
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}", plan.workers,
+        plan.scheme, plan.door, "http" if plan.tls.admin is None else "https",
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}", plan.crew.count,
     )  # fmt: skip
     if "grpc" in plan.ports:
         log.info("serving gRPC on %s", plan.ports["grpc"])

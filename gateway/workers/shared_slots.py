@@ -14,13 +14,25 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from collections.abc import Callable, Iterable
 from mmap import mmap
+from typing import NamedTuple
 
 LINGER_S = 1.0
 """How long what a dead worker held is kept back: its replicas may still work on its calls for a while."""
 YIELD_S = 0.002
 """How long a worker leaves a slot to one that holds fewer, before it takes it itself."""
 _WORD = 8
-_PER_WORKER = 3  # serving, steps, replica of the last step
+_PER_WORKER = 5  # serving, steps, replica of the last step, number of its queue, posted
+
+
+class HandedReplicas(NamedTuple):
+    """`Replicas` for another image of the same process, which has the same descriptors."""
+
+    memory: int
+    tokens: list[int]
+    rows: list[tuple[str, int, int]]
+    workers: int
+    suspects: list[int]
+    lingering: list[tuple[float, int, int]]
 
 
 class Replicas:
@@ -33,19 +45,47 @@ class Replicas:
 
     def __init__(self, capacities: dict[tuple[str, int], int], workers: int, *, spare: int = 0) -> None:
         self.keys = {key: index for index, key in enumerate(capacities)}
-        self.workers = workers
         count = len(capacities) + spare
-        self._rows = count
-        self.capacities = memoryview(mmap(-1, max(1, count) * _WORD)).cast("q")
+        self.memory = os.memfd_create("overspill-slots")
+        os.ftruncate(self.memory, self._lay_out(workers, count) * _WORD)
+        self._map()
         for row, slots in enumerate(capacities.values()):
             self.capacities[row] = slots
-        self._row = workers + 1  # the last cell is the supervisor's: what it keeps back
-        cells = 1 + _PER_WORKER * workers + count * (self._row + workers)
-        self._cells = memoryview(mmap(-1, cells * _WORD)).cast("q")
         flags = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        self.tokens = [os.eventfd(slots, flags) for slots in self.capacities[:count]]
+        self.tokens = [os.eventfd(slots, flags) for slots in self.capacities]
         self._suspects: set[int] = set()
         self._lingering: deque[tuple[float, int, int]] = deque()
+
+    def _lay_out(self, workers: int, count: int) -> int:
+        """How many cells there are."""
+        self.workers = workers
+        self._rows = count
+        self._row = workers + 1  # the last cell is the supervisor's: what it keeps back
+        self._size = 1 + _PER_WORKER * workers + count * (self._row + workers)
+        return self._size + count
+
+    def _map(self) -> None:
+        whole = memoryview(mmap(self.memory, (self._size + self._rows) * _WORD)).cast("q")
+        self._cells, self.capacities = whole[: self._size], whole[self._size :]
+
+    def handed(self) -> HandedReplicas:
+        """For who takes over."""
+        rows = [(*key, row) for key, row in self.keys.items()]
+        return HandedReplicas(
+            self.memory, self.tokens, rows, self.workers, sorted(self._suspects), list(self._lingering)
+        )
+
+    @classmethod
+    def taken_over(cls, handed: HandedReplicas) -> "Replicas":
+        """The same as they were handed over."""
+        made = cls.__new__(cls)
+        made._lay_out(handed.workers, len(handed.tokens))
+        made.memory, made.tokens = handed.memory, handed.tokens
+        made._map()
+        made.keys = {(backend, index): row for backend, index, row in handed.rows}
+        made._suspects = set(handed.suspects)
+        made._lingering = deque(handed.lingering)
+        return made
 
     # -- the table -----------------------------------------------------------------------------
 
@@ -63,9 +103,25 @@ class Replicas:
         return bool(self.worker(worker)[0])
 
     def worker(self, worker: int) -> memoryview:
-        """[serving, steps begun and ended, replica of the last step] of one worker; odd: in a step."""
+        """Of one worker: [serving, steps begun and ended, replica of the last step, queue, posted].
+
+        While the number of steps is odd it is in one.
+        """
         start = 1 + _PER_WORKER * worker
         return self._cells[start : start + _PER_WORKER]
+
+    def post(self, worker: int, *, there: bool) -> None:
+        """Is there to be a worker at this place? It is not when the one there is on its way out."""
+        self.worker(worker)[4] = there
+
+    def posted(self) -> list[int]:
+        """Places at which there is to be a worker."""
+        return [worker for worker in range(self.workers) if self.worker(worker)[4]]
+
+    def attended(self, queue: int) -> bool:
+        """Does some worker serve that queue of connections?"""
+        own = map(self.worker, range(self.workers))
+        return any(each[0] and each[3] == queue for each in own)
 
     def held(self, replica: int) -> memoryview:
         """Slots of one replica that each worker holds, and those that the supervisor keeps back."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from gateway.spending import DAY_S, DAY_SLOTS, HOUR_S, HOUR_SLOTS, LocalSpend
 from gateway.spill_share import LocalShare
+from gateway.tenants.meter import Meter, meter_cells
 from gateway.windows import Window
 
 _WORD = 8
@@ -133,15 +134,23 @@ class Lock:
 class Account:
     """The shared state of one budget. Made before the first worker is forked."""
 
-    def __init__(self, fd: int, place: int, limits: Limits, workers: int) -> None:
-        sizes = [window_cells(HOUR_SLOTS), window_cells(DAY_SLOTS)] + [window_cells(HOUR_SLOTS)] * 2
-        cells = memoryview(mmap(-1, (1 + workers + sum(sizes)) * _WORD)).cast("q")
+    SIZES = (*map(window_cells, (HOUR_SLOTS, DAY_SLOTS, HOUR_SLOTS, HOUR_SLOTS)),)
+
+    @classmethod
+    def cells(cls, workers: int) -> int:
+        """Cells of shared memory that an account takes."""
+        return 1 + workers + sum(cls.SIZES) + meter_cells(workers)
+
+    def __init__(self, fd: int, place: int, limits: Limits, workers: int, cells: memoryview) -> None:
+        sizes = self.SIZES
         self.limits = limits
         self.reserved = cells[1 : 1 + workers]
         start, parts = 1 + workers, []
         for size in sizes:
             parts.append(cells[start : start + size])
             start += size
+        self._meter = cells[start : start + meter_cells(workers)]
+        self._workers = workers
         self.hour = SharedWindow(parts[0], HOUR_S, HOUR_SLOTS)
         self.day = SharedWindow(parts[1], DAY_S, DAY_SLOTS)
         self.requests = SharedWindow(parts[2], HOUR_S, HOUR_SLOTS)
@@ -151,6 +160,10 @@ class Account:
     def spend(self, worker: int) -> "SharedSpend":
         """The dollars as one worker sees them."""
         return SharedSpend(self, worker)
+
+    def meter(self, worker: int) -> Meter:
+        """The rates of a tenant as one worker sees them."""
+        return Meter(self._meter, worker=worker, workers=self._workers, lock=self.lock.held)
 
     def share(self) -> "SharedShare | None":
         """The share of calls, None without one."""
@@ -248,14 +261,32 @@ class SharedShare(LocalShare):
 
 
 class Accounts:
-    """All budgets, keyed as `route NAME` and `backend NAME`."""
+    """All budgets, keyed as `route NAME`, `backend NAME` and `tenant NAME`."""
 
     def __init__(self, budgets: dict[str, Limits], workers: int, *, spare: int = 0) -> None:
-        fd = os.memfd_create("overspill-budgets") if budgets or spare else -1
         all_limits = [*budgets.values(), *[Limits(None, None, None)] * spare]
-        self._all = [Account(fd, place, limits, workers) for place, limits in enumerate(all_limits)]
+        self.memory = os.memfd_create("overspill-budgets")
+        os.ftruncate(self.memory, max(1, len(all_limits)) * Account.cells(workers) * _WORD)
+        self._map(all_limits, workers)
         self.places = {name: place for place, name in enumerate(budgets)}
         self._accounts = {name: self._all[place] for name, place in self.places.items()}
+
+    def _map(self, limits: list[Limits], workers: int) -> None:
+        size = Account.cells(workers)
+        whole = memoryview(mmap(self.memory, max(1, len(limits)) * size * _WORD)).cast("q")
+        self._all = [
+            Account(self.memory, place, each, workers, whole[place * size : (place + 1) * size])
+            for place, each in enumerate(limits)
+        ]
+
+    @classmethod
+    def taken_over(cls, memory: int, places: dict[str, int], count: int, workers: int) -> "Accounts":
+        """The same in another image of the process, which has the same descriptors. `assign` is to follow."""
+        made = cls.__new__(cls)
+        made.memory = memory
+        made._map([Limits(None, None, None)] * count, workers)
+        made.assign(places, {})
+        return made
 
     def __len__(self) -> int:
         return len(self._all)
@@ -274,3 +305,4 @@ class Accounts:
         """A worker's process has ended."""
         for account in self._all:
             account.spend(worker).forfeit(now)
+            account.meter(worker).forfeit(now)

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -22,7 +23,9 @@ LONGEST_PAUSE_S = 10.0
 STEADY_S = 10.0
 """A process that ran for so long did not fail at its start."""
 _TICK_S = 0.05
-_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+RETIRE = signal.SIGUSR1
+"""Tells a process whose successor serves that it is to drain and end."""
 
 
 class Watch(Protocol):
@@ -36,6 +39,22 @@ class Watch(Protocol):
         """Another one was started in its place."""
         ...
 
+    def begins(self, job: int) -> None:
+        """A process of that job is about to be started."""
+        ...
+
+    def retires(self, job: int) -> None:
+        """Its process drains and ends, and no other one is started."""
+        ...
+
+    def serving(self, job: int) -> bool:
+        """Does its process serve?"""
+        ...
+
+    def stopping(self) -> None:
+        """Everything is told to end."""
+        ...
+
     def started(self) -> bool:
         """Has every job once begun to serve? From then on what ends is started again."""
         ...
@@ -45,18 +64,45 @@ class Watch(Protocol):
         ...
 
 
+class Renewal(Protocol):
+    """Who puts a new version in the place of this one."""
+
+    def begin(self, jobs: "Sequence[Job]") -> None:
+        """Try it: `ready` says what came of it."""
+        ...
+
+    def ready(self) -> bool | None:
+        """Is it good? None while nothing is known or nothing was begun. True and False are said once."""
+        ...
+
+    def become(self, jobs: "Sequence[Job]") -> None:
+        """Go on as the new version. Returns only when that could not be done."""
+        ...
+
+
 class Job:
     """One process to be kept running.
 
     run:     what it does, in the child; returns its exit status
+    number:  what the watch knows it by
     last:    it is stopped when all others have ended
+    pid:     the process that runs already, if there is one
     """
 
-    def __init__(self, name: str, run: Callable[[], int], *, last: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], int],
+        *,
+        number: int = 0,
+        last: bool = False,
+        pid: int | None = None,
+    ) -> None:
         self.name = name
         self.run = run
+        self.number = number
         self.last = last
-        self.pid: int | None = None
+        self.pid = pid
         self.since = 0.0
         self.due: float | None = None
         self.pause = FIRST_PAUSE_S
@@ -69,6 +115,8 @@ class Supervisor:
     patience:  seconds that they have to end in, before they are killed
     hangup:    whether SIGHUP is passed on to them; otherwise it does nothing
     leash:     (read, write) ends of a pipe whose write end only the supervisor keeps open
+    replace:   (job that runs, its successor): each ends when its successor serves, one after the other
+    renewal:   who is told of SIGUSR2; None: nobody
     """
 
     def __init__(
@@ -80,25 +128,33 @@ class Supervisor:
         patience: float,
         hangup: bool,
         leash: tuple[int, int],
+        replace: Sequence[tuple[Job, Job]] = (),
+        renewal: Renewal | None = None,
     ) -> None:
-        self._jobs = jobs
+        self._jobs = list(jobs)
+        self._replace = deque(replace)
+        self._replaced = len(replace)
+        self._renewal = renewal
+        self._renew = False
         self._watch = watch
         self._clock = clock
         self._patience = patience
         self._hangup = hangup
         self._leash = leash
         self._mask: set[int] = set()
-        self._up = False
+        self._up = bool(replace)
         self._stopping: float | None = None
         self._status = 0
 
     def run(self, up: Callable[[], None]) -> int:
         """Start everything, call `up` when all serve, and stay until all have ended. Returns the status."""
-        self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
+        blocked = set(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
+        self._mask = blocked - set(_SIGNALS) if self._replace else blocked  # they were blocked for `execve`
         gc.freeze()  # what was built so far is never freed: the children share its pages
         try:
             for job in self._jobs:
-                self._start(job)
+                if job.pid is None:
+                    self._start(job)
             while any(job.pid is not None for job in self._jobs) or self._stopping is None:
                 if not self._up and self._stopping is None and self._watch.started():
                     self._up = True
@@ -119,7 +175,8 @@ class Supervisor:
         now = self._clock.now()
         dues = [job.due for job in self._jobs if job.due is not None]
         timeout = max(0.0, min(dues) - now) if dues else 3600.0
-        if self._watch.tend() or not self._up or self._stopping is not None:
+        busy = self._replace or self._renew or self._stopping is not None
+        if self._watch.tend() or not self._up or busy:
             timeout = min(timeout, _TICK_S)
         told = signal.sigtimedwait(_SIGNALS, timeout)
         if told is None:
@@ -129,18 +186,21 @@ class Supervisor:
         elif told.si_signo == signal.SIGHUP and self._hangup:
             for job in self._jobs:
                 self._signal(job, signal.SIGHUP)
+        elif told.si_signo == signal.SIGUSR2 and self._renewal is not None and self._stopping is None:
+            self._renew = True
 
     def _stop(self, status: int) -> None:
         if self._stopping is None:
             self._stopping = self._clock.now() + self._patience
             self._status = status
+            self._watch.stopping()
             for job in self._jobs:
                 job.due = None
                 if not job.last:
                     self._end(job)
 
     def _reap(self) -> None:
-        for number, job in enumerate(self._jobs):
+        for job in list(self._jobs):
             if job.pid is None:
                 continue
             pid, how = os.waitpid(job.pid, os.WNOHANG)
@@ -148,8 +208,10 @@ class Supervisor:
                 continue
             status = os.waitstatus_to_exitcode(how)
             job.pid = None
-            self._watch.ended(number)
-            if self._stopping is not None:
+            self._watch.ended(job.number)
+            if job.told and self._stopping is None:
+                self._jobs.remove(job)
+            if job.told or self._stopping is not None:
                 if status:
                     log.warning("%s ended with %s", job.name, _words(status))
             elif not self._up and not job.last:
@@ -169,11 +231,13 @@ class Supervisor:
     def _go_on(self) -> None:
         now = self._clock.now()
         if self._stopping is None:
-            for number, job in enumerate(self._jobs):
+            for job in self._jobs:
                 if job.due is not None and now >= job.due:
                     job.due = None
                     self._start(job)
-                    self._watch.restarted(number)
+                    self._watch.restarted(job.number)
+            self._roll()
+            self._renewing()
             return
         if now >= self._stopping:
             for job in self._jobs:
@@ -182,7 +246,43 @@ class Supervisor:
             for job in self._jobs:
                 self._end(job)
 
+    def _roll(self) -> None:
+        """Put successors in place, one after the other."""
+        while self._replace:
+            old, new = self._replace[0]
+            if new not in self._jobs:
+                self._jobs.append(new)
+                self._start(new)
+            if not self._watch.serving(new.number):
+                return
+            self._replace.popleft()
+            self._retire(old)
+            if not self._replace:
+                log.info("restarted: %d of %d processes were replaced", self._replaced, self._replaced)
+
+    def _retire(self, job: Job) -> None:
+        job.told, job.due = True, None
+        self._watch.retires(job.number)
+        if job.pid is None:
+            self._jobs.remove(job)
+        self._signal(job, RETIRE)
+
+    def _renewing(self) -> None:
+        """A new version, when the old ones of the last time are gone: they have the places of the next."""
+        if not self._renew or self._renewal is None:
+            return
+        if not self._up or self._replace or any(job.told for job in self._jobs):
+            return
+        good = self._renewal.ready()
+        if good is None:
+            self._renewal.begin(self._jobs)
+            return
+        self._renew = False
+        if good:
+            self._renewal.become(self._jobs)
+
     def _start(self, job: Job) -> None:
+        self._watch.begins(job.number)
         job.since = self._clock.now()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -194,7 +294,8 @@ class Supervisor:
         status = 1
         try:
             os.close(self._leash[1])
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it has a handler of its own
+            for each in (signal.SIGHUP, signal.SIGUSR2):  # until it has a handler of its own
+                signal.signal(each, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             status = job.run()

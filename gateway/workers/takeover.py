@@ -36,7 +36,6 @@ class Takeover:
         self._replicas: Replicas = common.replicas
         self._accounts: Accounts = common.accounts
         self._names: dict[tuple[str, int], str] = {}
-        self._places = [place_of(common.directory, worker) for worker in range(common.replicas.workers)]
 
     async def adopt(self, settings: Settings, shared: Shared, names: dict[tuple[str, int], str]) -> None:
         """All or none. ConfigError when nothing has changed.
@@ -45,9 +44,11 @@ class Takeover:
         names:   of each replica, to know it again
         """
         used = await self._used()
+        rows, fresh = self._rows(shared, names, used)
+        self._provide(fresh)
         assignment = Assignment(
             text=effective(settings),
-            rows=self._rows(shared, names, used),
+            rows=rows,
             accounts=self._assigned(shared),
             limits={name: (*limits,) for name, limits in shared.budgets.items()},
         )
@@ -55,8 +56,8 @@ class Takeover:
         refusals = [answer["error"] if answer is not None else "does not answer" for answer in told]
         if any(refusals):
             await self._all({"ask": "abort"})
-            worker = next(index for index, why in enumerate(refusals) if why)
-            raise CannotNow(f"worker {worker}: {refusals[worker]}; no worker has changed anything")
+            refusal = next(each for each in refusals if each)
+            raise CannotNow(f"a worker: {refusal}; no worker has changed anything")
         self._decide(assignment)
         await self._all({"ask": "commit"})
         self._names = names
@@ -75,6 +76,18 @@ class Takeover:
         """The replicas of the configuration that runs."""
         self._names = names
 
+    def succeed(
+        self, settings: Settings, shared: Shared, names: dict[tuple[str, int], str], *, trying: bool
+    ) -> None:
+        """For the workers of a new version, from now on. ConfigError as of `adopt`. `trying`: only look."""
+        rows, fresh = self._rows(shared, names, set())
+        limits = {name: (*each,) for name, each in shared.budgets.items()}
+        assignment = Assignment(effective(settings), rows, self._assigned(shared), limits)
+        if not trying:
+            self._provide(fresh)
+            self._decide(assignment)
+            self._names = names
+
     async def _used(self) -> set[int]:
         told = await self._all({"ask": "rows"})
         if None in told:
@@ -83,8 +96,8 @@ class Takeover:
 
     def _rows(
         self, shared: Shared, names: dict[tuple[str, int], str], used: set[int]
-    ) -> list[tuple[str, int, int]]:
-        """The same row for the same replica; for a new one a row that nobody uses any more."""
+    ) -> tuple[list[tuple[str, int, int]], list[tuple[int, int]]]:
+        """The same row for the same replica; for a new one a row that nobody uses, to be provided."""
         replicas = self._replicas
         known = {(key[0], self._names[key]): row for key, row in replicas.keys.items()}
         taken = used | set(replicas.keys.values())
@@ -105,9 +118,11 @@ class Takeover:
                 row = spare.pop()
                 fresh.append((row, slots))
             rows.append((key[0], key[1], row))
+        return rows, fresh
+
+    def _provide(self, fresh: list[tuple[int, int]]) -> None:
         for row, slots in fresh:
-            replicas.provide(row, slots)
-        return rows
+            self._replicas.provide(row, slots)
 
     def _assigned(self, shared: Shared) -> dict[str, int]:
         """A budget keeps its account for good, so that what was spent counts when it comes back."""
@@ -132,7 +147,8 @@ class Takeover:
         self._accounts.places = dict(assignment.accounts)
 
     async def _all(self, question: dict[str, Any], patience: float = 5.0) -> list[dict[str, Any] | None]:
-        return list(await asyncio.gather(*(ask(each, question, patience=patience) for each in self._places)))
+        places = [place_of(self._directory, place) for place in self._replicas.posted()]
+        return list(await asyncio.gather(*(ask(each, question, patience=patience) for each in places)))
 
 
 def names_of(backends: Iterable[tuple[str, Iterable[str]]]) -> dict[tuple[str, int], str]:

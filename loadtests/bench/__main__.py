@@ -60,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = options.add_argument
-    add("--rounds", type=int, default=5, help="times that every peer is loaded (5)")
-    add("--seconds", type=float, default=3.0, help="length of one run (3); wrk takes whole seconds")
+    add("--rounds", type=int, help="times that every peer is loaded (5; sse_1000: 1)")
+    add("--seconds", type=float, help="length of one run (3; sse_1000: 60); wrk takes whole seconds")
     add("--connections", type=_counts, help="comma-separated; each workload has its own unless given")
     add("--peers", type=_peers, default=list(PEERS), help=f"of {','.join(PEERS)} (all)")
     add("--workload", type=_workloads, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)} (all)")
@@ -88,15 +88,16 @@ def plan(options: argparse.Namespace, cores: Cores) -> list[Settings]:
     for name in options.workload:
         workload: Workload = WORKLOADS[name]
         if workload.kind is Kind.SSE:
+            made = stream(options.stream_events, options.stream_interval)
             workload = replace(
-                stream(options.stream_events, options.stream_interval), connections=workload.connections
+                workload, request=made.request, events=made.events, interval_s=made.interval_s, says=made.says
             )
         found.append(
             Settings(
                 peers=options.peers,
                 connections=options.connections or workload.connections,
-                rounds=options.rounds,
-                seconds=options.seconds,
+                rounds=options.rounds or workload.rounds,
+                seconds=options.seconds or workload.seconds,
                 warm_up_s=options.warm_up,
                 workload=workload,
                 cores=cores,
@@ -121,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)  # so that what was started is ended on this way out too
     cores = Cores.choose()
     wanted = plan(options, cores)
-    shown = {"rounds": f"{options.rounds} of {options.seconds:g} s, interleaved"}
+    rounds = {each.workload.name: f"{each.rounds} of {each.seconds:g} s" for each in wanted}
+    shown = {"rounds, interleaved": ", ".join(f"{name} {says}" for name, says in rounds.items())}
     results: list[Measured] = []
     startup = None
     try:

@@ -7,7 +7,7 @@ import contextlib
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from loadtests.bench.figures import Run, attribute
 from loadtests.bench.load_figures import LoadFigures, NoFigures
 from loadtests.bench.machine import Cores
 from loadtests.bench.peers import PEERS
-from loadtests.bench.peers.plan import Plan, Site, Skipped
+from loadtests.bench.peers.plan import Peer, Plan, Site, Skipped
 from loadtests.bench.processes import NotAnswering, Server, free_ports, on_core, wait_until_serving
 from loadtests.bench.workload import Kind, Workload
 
@@ -28,7 +28,7 @@ _SETTLE_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One call of the bench, for one workload."""
+    """One call of the bench, for one workload. `known`: where the peers' names are looked up."""
 
     peers: Sequence[str]
     connections: Sequence[int]
@@ -37,6 +37,7 @@ class Settings:
     warm_up_s: float
     workload: Workload
     cores: Cores
+    known: Mapping[str, Peer] = field(default_factory=lambda: PEERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +177,7 @@ def _contestant(
     tell: Tell,
 ) -> Contestant | None:
     """Started, or None and noted down why not."""
-    peer = PEERS[name]
+    peer = settings.known[name]
     if not peer.fits(settings.workload):
         tell(f"{name}: does not do {settings.workload.name}")
         return None

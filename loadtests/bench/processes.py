@@ -22,12 +22,15 @@ class NotAnswering(Exception):
 
 
 @contextlib.contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Whatever is started inside runs on this core only, with all its threads and children.
+def on_core(core: int | None) -> Iterator[None]:
+    """Whatever is started inside runs on this core only, with all its threads and children; None: on any.
 
     The affinity is inherited at birth; setting it afterwards would miss threads that exist already.
     """
     before = os.sched_getaffinity(0)
+    if core is None:
+        yield
+        return
     os.sched_setaffinity(0, {core})
     try:
         yield
@@ -51,7 +54,7 @@ class Server:
         self,
         argv: list[str],
         *,
-        core: int,
+        core: int | None,
         log: Path,
         env: Mapping[str, str] | None = None,
         stop_within_s: float = 8.0,

@@ -18,7 +18,7 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _spread(spread: Spread | None, digits: int = 0, *, sign: str = "") -> str:
+def spread_text(spread: Spread | None, digits: int = 0, *, sign: str = "") -> str:
     """`median (low to high)`; a dash for nothing."""
     if spread is None:
         return "-"
@@ -28,7 +28,8 @@ def _spread(spread: Spread | None, digits: int = 0, *, sign: str = "") -> str:
     return f"{middle} ({_number(spread.low, digits)} to {_number(spread.high, digits)})"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -40,8 +41,8 @@ def _name(row: Row, versions: dict[str, str]) -> str:
 def _delay(row: Row, time: str) -> str:
     """What is added over `direct`; for `direct` itself, and without it, the whole, marked as such."""
     if row.added[time] is not None:
-        return _spread(row.added[time], 3)
-    whole = _spread(row.times[time], 3)
+        return spread_text(row.added[time], 3)
+    whole = spread_text(row.times[time], 3)
     return whole if whole == "-" else f"{whole} in all"
 
 
@@ -54,16 +55,16 @@ def peers_table(rows: Sequence[Row], versions: dict[str, str], kind: Kind = Kind
         times = [(name, f"first event, {says}") for name, says in times]
         times += [(f"event_{name}", says.replace("first", "each")) for name, says in times]
     what = (*(says for _, says in times), f"CPU us/{unit}", "RSS MiB", "its core", "valid rounds", "note")
-    return _table(
+    return table(
         ("in front of the upstream", "connections", f"{unit}s/s", *what),
         [
             (
                 _name(row, versions),
                 str(row.connections),
-                _spread(row.requests_per_s, sign="≥ " if row.lower_bound else ""),
+                spread_text(row.requests_per_s, sign="≥ " if row.lower_bound else ""),
                 *(_delay(row, name) for name, _ in times),
-                _spread(row.cpu_us_per_request, 1),
-                _spread(row.rss_mib),
+                spread_text(row.cpu_us_per_request, 1),
+                spread_text(row.rss_mib),
                 "-" if row.peer_share is None else f"{row.peer_share.median:.0%}",
                 f"{row.valid_rounds} of {row.rounds}",
                 "; ".join(row.notes) or "-",
@@ -77,15 +78,15 @@ def ratios_table(found: Sequence[Ratio]) -> str:
     """Overspill over each peer."""
     head = (f"{SUBJECT} ÷", "connections", "requests/s", "p50", "CPU/request", "rounds", "note")
     bounded = "a side was not the limit: read CPU/request, not requests/s"
-    return _table(
+    return table(
         head,
         [
             (
                 ratio.peer,
                 str(ratio.connections),
-                _spread(ratio.requests_per_s, 2),
-                _spread(ratio.p50_ms, 2),
-                _spread(ratio.cpu_us_per_request, 2),
+                spread_text(ratio.requests_per_s, 2),
+                spread_text(ratio.p50_ms, 2),
+                spread_text(ratio.cpu_us_per_request, 2),
                 str(ratio.rounds),
                 "-" if ratio.valid else bounded,
             )
@@ -120,7 +121,7 @@ def _section(measured: Measured) -> list[str]:
         (peer, _number(at["idle"], 0), _number(at["after_load"], 0)) for peer, at in measured.rss_mib.items()
     ]
     if memory:
-        parts += ["\nResident memory, MiB:\n", _table(("", "idle", "after the load"), memory)]
+        parts += ["\nResident memory, MiB:\n", table(("", "idle", "after the load"), memory)]
     for skip in measured.skipped:
         how = f"; to install: `{skip.install}`" if skip.install else ""
         parts.append(f"\nAbsent: {skip.name}: {skip.why}{how}")
@@ -140,7 +141,7 @@ def markdown(
     for measured in results:
         parts += _section(measured)
     kept = [(t.name, t.want, t.got, _mark(t.met)) for t in targets(results, startup)]
-    parts += ["\n## Targets\n", _table(("", "target", "measured", ""), kept)]
+    parts += ["\n## Targets\n", table(("", "target", "measured", ""), kept)]
     return "\n".join(parts) + "\n"
 
 

@@ -46,6 +46,9 @@ class _Fleet:
         """Yes."""
         return True
 
+    def route_of(self, protocol: str, model: str) -> str | None:
+        return None
+
     def model_ready(self, model: str, version: str) -> bool:
         """For one."""
         return (model, version) == ("m", "")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from loadtests.fuzz.target import Target
 from loadtests.fuzz.target_codecs import Envelope, EventStreams, GrpcCodec, JsonMembers, Reports
+from loadtests.fuzz.target_credentials import Credentials
 from loadtests.fuzz.target_files import ConfigFile, TraceFile
 from loadtests.fuzz.target_protocols import Fields, GrpcProtocol, HttpProtocols
 from loadtests.fuzz.target_wire import ListenerWire, UpstreamWire
@@ -25,6 +26,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "fields": Fields,
     "traces": TraceFile,
     "config": ConfigFile,
+    "credentials": Credentials,
 }
 """By name. Kept inputs of each are in `corpus/NAME/`."""
 

@@ -184,7 +184,7 @@ async def test_claims_say_tenant_and_routes() -> None:
 
 
 async def test_a_shared_secret_takes_its_own_algorithms_only() -> None:
-    issuer = Issuer(options(jwks_file=None, secret={"env": "X"}), SharedSecret(SECRET))
+    issuer = Issuer(options(jwks_file=None, secret={"env": "X"}), SharedSecret(lambda: SECRET))
     known = Tokens([issuer], FakeClock())
     assert (await known.verify(token(claims(), SECRET, "HS256"))).name == "batch-7"
     for wrong in (token(claims(), SECRET, "HS512", kid="a"), token(claims(), rsa_key()), NONE):

@@ -98,13 +98,15 @@ def test_streams_are_judged_by_what_is_added_and_by_what_is_lost() -> None:
         for count in (100, 1000)
         for peer, p50, late in (("direct", 1.0, 0.5), ("overspill", 1.4, 0.8))
     ]
-    every = found([measured(some, "sse")])
+    every = found([measured(some, "sse"), measured(some, "sse_1000")])
     assert every["sse: added to the first event, p50 of 100"].met is True
     assert every["sse: added to an event, p99 of 100"].met is False
-    assert every["sse: memory with 1,000 streams"].met is True
-    assert every["sse: rounds of 1,000 streams without a loss"].met is True
+    assert every["sse_1000: memory with 1,000 streams"].met is True
+    assert every["sse_1000: rounds without a loss"].met is True
     lost = [replace(run, faults=("1 cut short errors",)) for run in some]
-    assert not any(target.met for target in found([measured(lost, "sse")]).values())
+    assert not any(
+        target.met for target in found([measured(lost, "sse"), measured(lost, "sse_1000")]).values()
+    )
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:

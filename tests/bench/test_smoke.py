@@ -85,7 +85,7 @@ def test_every_workload_goes_through_overspill_without_a_failure(workload: str, 
     for run in runs:
         assert run["requests"] >= 2
         assert run["p50_ms"] > 0
-        if workload == "sse":
+        if WORKLOADS[workload].kind is Kind.SSE:
             assert run["events"] == 4 * run["requests"]
             assert 0 < run["event_p50_ms"] < 1000
     assert runs[1]["cpu_us_per_request"] > 0

@@ -39,6 +39,9 @@ class Fleet:
     def ready(self) -> bool:
         return self._ready
 
+    def route_of(self, protocol: str, model: str) -> str | None:
+        return None
+
     def model_ready(self, model: str, version: str) -> bool:
         return self._ready and (model, version) in {("m", ""), ("m", "3")}
 

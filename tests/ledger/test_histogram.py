@@ -75,3 +75,27 @@ def test_adding_histograms_is_counting_all_values_in_one(left: list[float], righ
 def test_histograms_with_different_edges_are_not_added() -> None:
     with pytest.raises(ValueError, match="edges"):
         merged([Histogram((1.0,))], (2.0,))
+
+
+@given(
+    st.sampled_from([None, 0.25]),
+    st.lists(
+        st.tuples(
+            st.floats(min_value=0.0, max_value=20.0) | st.sampled_from(budget_edges(0.25)),
+            st.floats(min_value=0.0, max_value=20.0) | st.sampled_from(budget_edges(0.25)),
+            st.sampled_from(["", "00-trace-01"]),
+        ),
+        max_size=20,
+    ),
+)
+def test_a_duration_and_a_part_of_it_are_counted_as_if_each_came_alone(
+    within: float | None, seen: list[tuple[float, float, str]]
+) -> None:
+    edges = budget_edges(within)
+    outer, inner, alone, part_alone = (Histogram(edges) for _ in range(4))
+    for at, (whole, part, trace) in enumerate(seen):
+        outer.observe_both(whole, inner, part, trace, at)
+        alone.observe(whole, trace, at)
+        part_alone.observe(part, trace, at)
+    for mine, right in ((outer, alone), (inner, part_alone)):
+        assert (mine.counts, mine.total, mine.examples) == (right.counts, right.total, right.examples)

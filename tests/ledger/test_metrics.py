@@ -56,6 +56,7 @@ PROMISED = {
     "retry_budget_tokens": {"route"},
     "retry_budget_refused_total": {"route"},
     "config_reloads_total": {"result"},
+    "event_loop_tasks": set(),
     "access_log_lost_total": set(),
     "build_info": {"version"},
 }

@@ -103,6 +103,9 @@ LOAD: Mapping[str, Lesson] = {
         (
             "pool/breaker::neutral_endings_neither_trip_it_nor_end_a_row",
             "pool/breaker::a_neutral_trial_makes_room_for_the_next_and_counts_for_nothing",
+            "lessons/failing_replicas::a_trial_that_is_given_up_needs_no_second_question",
+            "lessons/failing_replicas::a_question_that_fails_is_the_trial_and_no_client_pays_for_it",
+            "lessons/failing_replicas::a_question_that_is_never_answered_keeps_nobody_out",
             "pool/capacity::a_half_open_breaker_offers_one_slot_until_its_trial_ends",
             "wire/upstream::a_status_that_blames_the_request_is_the_clients_answer",
             "lessons/commit_point::a_pushback_inside_a_stream_trips_no_breaker",
@@ -143,6 +146,8 @@ STREAMS: Mapping[str, Lesson] = {
         (
             "wire/gateway::a_stream_that_breaks_off_says_so_and_never_ends_cleanly",
             "lessons/commit_point::after_the_first_output_there_is_no_second_attempt",
+            "lessons/cut_streams::wherever_it_is_cut_its_last_event_is_the_error",
+            "lessons/cut_streams::a_client_library_reports_it",
             "wire/upstream::a_stream_cut_in_the_middle_is_never_taken_for_complete",
         ),
     ),
@@ -183,6 +188,9 @@ STREAMS: Mapping[str, Lesson] = {
         (
             "wire/gateway::a_client_that_hangs_up_frees_the_slot_and_stops_the_work",
             "grpc_ingress/unary::a_cancelled_call_is_cancelled_upstream_and_gives_its_slot_back",
+            "grpc_ingress/unary::the_clients_deadline_is_the_calls_and_the_replicas",
+            "lessons/deadlines::a_job_is_given_no_more_time_than_its_call",
+            "lessons/deadlines::a_prediction_is_stopped_when_its_call_is_over",
             "lessons/many_streams::more_than_a_thousand_streams_run_at_once_and_all_end_well",
         ),
     ),
@@ -271,6 +279,38 @@ PROOFS: Mapping[str, Lesson] = {
         "Faults are made on purpose, and what is expected of each is written down.",
         ("chaos/faults::a_fault_does_what_is_expected_of_it",),
     ),
+    "every-backend-keeps-one-contract": Lesson(
+        "Every kind of backend passes the same suite, which walks the registry and leaves none out.",
+        (
+            "conformance/backends::whatever_is_answered_becomes_a_reply_or_a_backend_error",
+            "conformance/backends::nobody_there_means_that_nothing_started",
+            "conformance/leaving::given_up_at_any_moment_it_leaves_nothing",
+        ),
+    ),
+    "fakes-behave-and-bill": Lesson(
+        "Fakes of servers and providers queue, boot, throttle, fail on cue and bill, and agree with the real one.",
+        (
+            "emulators/fleet::boot_times_have_two_modes_in_the_given_shares",
+            "emulators/fleet::runpod_bills_whole_seconds_of_each_life_with_start_and_idle_tail",
+            "emulators/kserve_server::trouble_cuts_the_connection_once",
+            "emulators/against_triton::answers_in_json_are_the_same_bytes",
+        ),
+    ),
+    "bursts-are-replayed": Lesson(
+        "Recorded bursts run through the policies, and what they cost and miss is asserted against a bound.",
+        (
+            "simulator/decision::a_recorded_burst_costs_far_less_than_with_a_fleet_alone",
+            "simulator/engine::ten_minutes_of_a_recorded_burst",
+            "simulator/invariants::nobody_pays_less_than_the_bound_at_the_share_that_is_attained",
+        ),
+    ),
+    "figures-are-of-valid-runs": Lesson(
+        "A figure is of a run in which nothing failed, and what is added is taken against a direct call beside it.",
+        (
+            "bench/figures::one_failed_request_voids_the_run",
+            "bench/figures::what_is_added_is_taken_from_the_same_round",
+        ),
+    ),
     "hedges-are-bounded": Lesson(
         "A second attempt beside the first is off unless asked for, only for what may run twice, and bounded.",
         (
@@ -292,6 +332,9 @@ TRAPS: Mapping[str, Lesson] = {
         "One error takes nobody out, and a breaker is of one replica, not of all.",
         (
             "pool/breaker::five_failures_in_a_row_open_it_and_four_do_not",
+            "lessons/failing_replicas::what_all_do_alike_is_nobodys_fault",
+            "lessons/failing_replicas::half_of_the_replicas_stay_whatever_they_do",
+            "lessons/failing_replicas::where_all_are_out_none_stays_out_for_long",
             "pool/capacity::a_backend_is_blocked_only_when_no_replica_can_take_calls_and_says_why",
             "wire/gateway::a_fleet_that_comes_back_is_used_again",
         ),
@@ -319,6 +362,15 @@ TRAPS: Mapping[str, Lesson] = {
             "serverless/client::a_target_is_sent_as_it_is",
             "serverless/client::a_redirect_is_an_answer",
             "wire/gateway::a_large_binary_body_streams_through_both_ways",
+        ),
+    ),
+    "mistakes-are-told-beforehand": Lesson(
+        "A file is checked offline, every mistake at its line; a wrong one is never served, and what running it "
+        "another way would have cost is told.",
+        (
+            "config/golden::golden",
+            "wire/serve::a_bad_file_never_starts_and_says_where_it_is_bad",
+            "console/one_more_replica::it_saves_where_what_it_takes_over_was_dearer",
         ),
     ),
     "it-can-be-watched": Lesson(

@@ -92,6 +92,9 @@ class FakeFleet:
     def ready(self) -> bool:
         return self._ready
 
+    def route_of(self, protocol: str, model: str) -> str | None:
+        return None
+
     def model_ready(self, model: str, version: str) -> bool:
         return (model, version) in self._models
 

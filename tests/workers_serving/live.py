@@ -152,41 +152,60 @@ routes:
 
 @dataclass
 class Crowd:
-    """Clients that call in a closed loop, each on one connection, and open another when it breaks.
+    """Clients that call in a closed loop, each on one connection, and open another when it breaks or is closed.
 
+    keep:    whether they keep a connection as long as they are not told to close it; else one for each call
     broken:  of each call that got no answer, which worker had answered on that connection before, if any
     """
 
     port: int
+    keep: bool = True
+    pause: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     workers: Counter[str] = field(default_factory=Counter)
     broken: list[str | None] = field(default_factory=list)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_done(self, clients: int) -> None:
+        """So many clients, which call until `done`."""
+        await asyncio.gather(*(self._client(1 << 60) for _ in range(clients)))
 
     async def run(self, clients: int, calls: int) -> None:
         """So many clients, each with so many calls that are answered."""
         await asyncio.gather(*(self._client(calls) for _ in range(clients)))
 
     async def _client(self, calls: int) -> None:
-        for _ in range(50):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        broken = 0
+        while broken < 50:
             worker: str | None = None
+            writer: asyncio.StreamWriter | None = None
             try:
-                while calls:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                last = False
+                while calls and not last and not self.done.is_set():
+                    if reader.at_eof() or writer.is_closing():
+                        break  # it was closed while nobody asked anything, which clients look for
                     writer.write(REQUEST)
-                    status, worker = await _answer(reader)
+                    status, worker, last = await _answer(reader)
                     self.statuses[status] += 1
                     self.workers[worker] += 1
                     calls -= 1
-                return
+                    last = last or not self.keep
+                    await asyncio.sleep(self.pause)
+                if not calls or self.done.is_set():
+                    return
             except (asyncio.IncompleteReadError, ConnectionError):
+                broken += 1
                 self.broken.append(worker)
             finally:
-                writer.close()
+                if writer is not None:
+                    writer.close()
         raise AssertionError("one connection after the other breaks")
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, str]:
-    """The status, and the part of the request id that is the worker's own."""
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, str, bool]:
+    """The status, the part of the request id that is the worker's own, and whether it is the last answer."""
     head = await reader.readuntil(b"\r\n\r\n")
     await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))  # type: ignore[index]
-    return int(head.split()[1]), re.search(rb"x-request-id: (\w+)-", head)[1].decode()  # type: ignore[index]
+    worker = re.search(rb"x-request-id: (\w+)-", head)[1].decode()  # type: ignore[index]
+    return int(head.split()[1]), worker, b"\r\nconnection: close\r\n" in head.lower()

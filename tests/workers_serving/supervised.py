@@ -36,6 +36,18 @@ class Watched:
     def ended(self, job: int) -> None:
         self.ended_jobs.append(job)
 
+    def begins(self, job: int) -> None:
+        pass
+
+    def retires(self, job: int) -> None:
+        pass
+
+    def serving(self, job: int) -> bool:
+        return True
+
+    def stopping(self) -> None:
+        pass
+
     def restarted(self, job: int) -> None:
         self.restarts.append(time.monotonic())
 
@@ -50,9 +62,9 @@ def supervised(
     watch: Watched, *work: Work, last: Work | None = None, patience: float = 20.0, hangup: bool = True,
     up: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:  # fmt: skip
-    jobs = [Job(f"job {number}", each) for number, each in enumerate(work)]
+    jobs = [Job(f"job {number}", each, number=number) for number, each in enumerate(work)]
     if last is not None:
-        jobs.append(Job("the last", last, last=True))
+        jobs.append(Job("the last", last, number=len(work), last=True))
     began = time.monotonic()
     supervisor = Supervisor(
         jobs, watch, clock=SystemClock(), patience=patience, hangup=hangup, leash=os.pipe()

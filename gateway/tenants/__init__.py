@@ -1,0 +1,1 @@
+"""Whose calls may use how much: requests, tokens, places and dollars of each tenant, and its priority."""
