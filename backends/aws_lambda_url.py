@@ -127,7 +127,11 @@ class AwsLambdaUrl(WebEndpoint):
 
     async def answered(self, call: Call, ticket: Ticket, held: AsyncExitStack) -> Reply:
         """The head of the answer. A call that leaves before that is waited for all the same: it is billed."""
-        await call.body.read(PAYLOAD_LIMIT)  # from here on nothing is wanted of the client
+        try:
+            await call.body.read(PAYLOAD_LIMIT)  # from here on nothing is wanted of the client
+        except BaseException:
+            self.table.undo(ticket)  # nothing was sent
+            raise
         opened = AsyncExitStack()
         try:
             exchange = await outlasting(
