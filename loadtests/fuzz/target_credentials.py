@@ -48,10 +48,13 @@ class Credentials(Target):
             }
         )
         self._tokens = Tokens([Issuer(options, SharedSecret(lambda: SECRET))], clock)
-        logging.getLogger("overspill.auth").setLevel(logging.CRITICAL)
+        self._log = logging.getLogger("overspill.auth")
+        self._level = self._log.level
+        self._log.setLevel(logging.CRITICAL)
 
     def close(self) -> None:
-        """Its folder."""
+        """Its folder, and what it had silenced."""
+        self._log.setLevel(self._level)
         self._folder.cleanup()
 
     def __call__(self, data: bytes) -> None:

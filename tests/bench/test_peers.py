@@ -191,7 +191,7 @@ def test_each_peer_gets_only_work_that_it_can_do() -> None:
     fits = {name: {w.name for w in WORKLOADS.values() if peer.fits(w)} for name, peer in PEERS.items()}
     for name in ("direct", "nginx", "haproxy", "envoy", "overspill"):
         assert fits[name] == set(WORKLOADS), name
-    assert fits["vllm_router"] == fits["litellm"] == {"chat", "sse"}
+    assert fits["vllm_router"] == fits["litellm"] == {"chat", "sse", "sse_1000"}
     assert fits["forward"] == {"grpc"}
 
 
