@@ -361,7 +361,7 @@ async def test_a_key_that_is_not_there_is_told_at_start(monkeypatch: pytest.Monk
             pass
 
 
-@pytest.mark.parametrize("url", ["https://h:1", "h:1", "http://h?x=1", "http://u@h"])
+@pytest.mark.parametrize("url", ["ftp://h:1", "h:1", "http://h?x=1", "http://u@h"])
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ValidationError, match="is not a replica address"):
         OpenAIFleetOptions.model_validate({**OpenAIFleet.example("http://h"), "replicas": [url]})
