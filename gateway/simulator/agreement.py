@@ -107,8 +107,7 @@ def told(found: Agreement) -> Iterator[str]:
     noun = "decision" if found.compared == 1 else "decisions"
     yield f"{found.compared:,} {noun} compared: {found.agree:,} agree, {len(found.differences):,} differ"
     for each in found.differences:
-        call = "no call in particular" if each.call is None else f"call {each.call:,}"
-        place = f"{each.at_s:.6f} s, {call}, route {each.route}, {each.moment}"
+        place = f"{each.at_s:.6f} s, {_call(each.call)}, route {each.route}, {each.moment}"
         yield f"{place}: live {_said(each.live, found.start)}; simulated {_said(each.simulated, found.start)}"
     if found.stopped is not None:
         yield f"stopped early: {found.stopped}; {found.left:,} decisions after that were not compared"
@@ -125,9 +124,13 @@ def _said(line: Line | None, start: float) -> str:
     if "take" in line:
         if "call" not in line:
             return f"left the slot of {line['take']} free"
-        return f"gave the slot of {line['take']} to call {line['call']:,} ({line.get('reason')})"
+        return f"gave the slot of {line['take']} to {_call(line['call'])} ({line.get('reason')})"
     if "hold" not in line:
         return "gave no answer"
     until = "until a slot is free" if line["hold"] is None else f"until {line['hold'] - start:.9f} s"
     opens = "".join(f", opening {count} on {backend}" for backend, count in line.get("opens", ()))
     return f"held it {until}{opens}{', late' if line.get('late') else ''}"
+
+
+def _call(number: int | None) -> str:
+    return "no call in particular" if number is None else f"call {number:,}"

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from tests.support.upstream import upstream
-from tests.workers_serving.live import Crowd, Served, checked, serving
+from tests.workers_serving.live import Crowd, Served, all_serve, checked, serving
 
 
 async def post(served: Served, path: str) -> tuple[int, dict[str, object]]:
@@ -33,6 +33,7 @@ async def test_all_workers_change_under_load_and_no_call_fails(tmp_path: Path) -
         ).replace("tiers: [{backend: fleet}]", "tiers: [{backend: fleet}, {backend: more}]")
         headed = first.replace("max_in_flight: 4", "max_in_flight: 4, connect_timeout: 900ms")
         assert len({first, added, headed}) == 3
+        await all_serve(served.http)
         crowd = Crowd(served.http)
         load = asyncio.get_running_loop().create_task(crowd.until_done(clients=12))
         revisions = set()
@@ -100,6 +101,7 @@ async def test_a_worker_that_is_started_again_runs_by_what_all_have_taken_over(t
         while await served.metric("overspill_workers") < 2:
             await asyncio.sleep(0.05)
         before = replica.connections
+        await all_serve(served.http)
         crowd = Crowd(served.http)
         await crowd.run(clients=12, calls=5)
         assert crowd.statuses == {200: 60}

@@ -203,6 +203,14 @@ class Crowd:
         raise AssertionError("one connection after the other breaks")
 
 
+async def all_serve(port: int, workers: int = 2) -> None:
+    """Wait until so many workers answer: the first to be there takes every connection until others are."""
+    crowd = Crowd(port, keep=False)
+    async with asyncio.timeout(20.0):
+        while len(crowd.workers) < workers:
+            await crowd.run(clients=4, calls=2)
+
+
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, str, bool]:
     """The status, the part of the request id that is the worker's own, and whether it is the last answer."""
     head = await reader.readuntil(b"\r\n\r\n")
