@@ -107,7 +107,8 @@ class Door:
 class Attended:
     """The queues of a door that one worker takes connections from (`gateway.listener.Doors`).
 
-    Its own, and those whose worker does not serve: what waits there is not to wait for a restart.
+    Its own, and those whose worker serves no more: what waits there is not to wait for a restart. In a queue
+    that nobody has listened on yet nothing waits: it is left to its own worker.
 
     attended:  whether somebody serves the queue of that number
     """
@@ -124,14 +125,18 @@ class Attended:
         return [
             each
             for number, queue in enumerate(self._door.queues)
-            if number == self._number or not self._attended(number)
             for each in queue
+            if number == self._number or (_listens(each) and not self._attended(number))
         ]
 
     def close(self) -> None:
         """Hold none any longer in this process."""
         if not self.kept:
             self._door.close()
+
+
+def _listens(each: socket.socket) -> bool:
+    return bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 class Held(NamedTuple):

@@ -34,8 +34,7 @@ async def test_all_workers_change_under_load_and_no_call_fails(tmp_path: Path) -
         headed = first.replace("max_in_flight: 4", "max_in_flight: 4, connect_timeout: 900ms")
         assert len({first, added, headed}) == 3
         await all_serve(served.http)
-        # A connection for each call: kept ones stay with whoever was there first.
-        crowd = Crowd(served.http, keep=False)
+        crowd = Crowd(served.http)
         load = asyncio.get_running_loop().create_task(crowd.until_done(clients=12))
         revisions = set()
         for number in range(45):
