@@ -165,9 +165,12 @@ class GrpcExchange:
 
 
 class GrpcStream(GrpcExchange):
-    """One RPC whose two sides are streams: each part of the answer is a message of its own."""
+    """One RPC whose two sides are streams: each part of the answer is a message of its own.
 
-    __slots__ = ("_initial", "_messages", "_pending")
+    departed:  what the library raises where something is written to a client that has gone
+    """
+
+    __slots__ = ("_departed", "_initial", "_messages", "_pending")
 
     def __init__(
         self,
@@ -178,8 +181,10 @@ class GrpcStream(GrpcExchange):
         arrived: float,
         max_body: int,
         task: asyncio.Task[None] | None,
+        departed: type[Exception],
     ) -> None:
         super().__init__(context, target=target, body=body, arrived=arrived, max_body=max_body, task=task)
+        self._departed = departed
         self._messages = body
         self._initial: Metadata | None = None
         self._pending: list[bytes] = []
@@ -202,12 +207,15 @@ class GrpcStream(GrpcExchange):
             self.bytes_out += len(data)
 
     async def drain(self) -> None:
-        """Write what waits, and wait until the client's window has taken it."""
-        if self._initial is not None:
-            initial, self._initial = self._initial, None
-            await self._context.send_initial_metadata(initial)
-        while self._pending:
-            await self._context.write(self._pending.pop(0))
+        """Write what waits, and wait until the client's window has taken it. Raises ClientGone."""
+        try:
+            if self._initial is not None:
+                initial, self._initial = self._initial, None
+                await self._context.send_initial_metadata(initial)
+            while self._pending:
+                await self._context.write(self._pending.pop(0))
+        except self._departed:
+            raise ClientGone("the client left before its stream was complete") from None
 
 
 def address_of(peer: str) -> bytes:

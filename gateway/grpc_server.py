@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from gateway.clock import Clock
-from gateway.errors import ConfigError, OverspillError
+from gateway.errors import ClientGone, ConfigError, OverspillError
 from gateway.exchange import Conversation
 from gateway.grpc_exchange import Context, GrpcExchange, GrpcStream
 from gateway.message_stream import MessageStream
@@ -180,12 +180,14 @@ class GrpcServer:
                 arrived=self._clock.now(),
                 max_body=self._limits.body,
                 task=asyncio.current_task(),
+                departed=self._grpc.aio.BaseError,
             )
             self._introduce(exchange)
             reading = asyncio.get_running_loop().create_task(self._read(messages, body, first))
             try:
                 await self._handler.handle(exchange)
-                await exchange.drain()
+                with contextlib.suppress(ClientGone):  # the pipeline has booked the call by now
+                    await exchange.drain()
             finally:
                 reading.cancel()
 
