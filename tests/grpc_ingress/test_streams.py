@@ -281,6 +281,9 @@ class Departed:
     async def write(self, message: bytes) -> None:
         raise grpc.aio.InternalError("the call is over")
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
