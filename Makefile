@@ -1,6 +1,9 @@
 # Everything sets itself up: `make demo` and `make test` need a Python 3.11 and nothing else.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# A distribution's own Python first, where it can make environments: it is built with profile-guided optimisation.
+# One that was compiled without costs a gateway a fifth more CPU for each request.
+PYTHON ?= $(shell for each in /usr/bin/python3.11 python3.11 python3; do \
+  $$each -c "import ensurepip" 2>/dev/null && command -v $$each && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
