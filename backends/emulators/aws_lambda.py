@@ -162,8 +162,7 @@ class LambdaEmulator(EmulatorServer):
         broken = self.cues.take("cut") is not None
         heard = b""
         async for piece in running.pieces():
-            if not self._gone(request):
-                await stream.write(event_stream.payload_chunk(piece))
+            if await self._sends(request, stream, event_stream.payload_chunk(piece)):
                 heard += b"" if PRELUDE_END in heard else piece
             headed = PRELUDE_END in heard or not heard.startswith(b"{")
             if broken and headed and request.transport is not None:

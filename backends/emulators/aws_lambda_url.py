@@ -109,8 +109,8 @@ class LambdaUrlEmulator(LambdaEmulator):
                     break
                 await response.prepare(request)
                 broken = self.cues.take("cut") is not None
-            if response is not None and held and not self._gone(request):
-                await response.write(held)
+            if response is not None and held:
+                await self._sends(request, response, held)
                 held = b""
             if broken and request.transport is not None:
                 request.transport.close()

@@ -201,6 +201,18 @@ class EmulatorServer(ABC):
     def _gone(request: web.Request) -> bool:
         return request.transport is None or request.transport.is_closing()
 
+    async def _sends(self, request: web.Request, response: web.StreamResponse, data: bytes) -> bool:
+        """Whether it went out. A client that leaves meanwhile ends nothing here: what runs for it runs on, and
+        what it had heard of until then stays heard.
+        """
+        if self._gone(request):
+            return False
+        try:
+            await response.write(data)
+        except ConnectionError:
+            return False
+        return True
+
     def _cuts(self, request: web.Request) -> bool:
         return not request.path.startswith("/__emulator/") and self.cues.take("cut") is not None
 
