@@ -53,21 +53,21 @@ class LambdaBill:
         start, usage = self.judge(report, boot, ticket)
         return Pinged(usage.instance, start, usage.boot_s, boot.age if boot else None, usage=usage)
 
-    def met(self, boot: Boot | None, start: Start, ticket: Ticket) -> None:
-        """The head has said who answers, though the rest, and the report with it, may not arrive.
-
-        One that says that it was up before is no start of this invocation's.
-        """
+    def unreported(self, boot: Boot | None, start: Start, ticket: Ticket) -> None:
+        """The head has said who answers; the rest, and the report with it, did not arrive."""
         if boot is not None:
-            cold = start is Start.COLD
-            self._owner.table.meet(ticket, self._owner.kit.clock.now(), boot.id, cold=cold, counted=cold)
+            table, now, cold = self._owner.table, self._owner.kit.clock.now(), start is Start.COLD
+            table.meet(ticket, now, boot.id, cold=cold, counted=cold)
 
     def end(self, ticket: Ticket, usage: Usage) -> None:
-        """An invocation is over."""
+        """An invocation is over.
+
+        Who started for it is the report's to say, and its name is not looked up before: an invocation that
+        runs for long may seem to have waited for a start that was another's. One that says that it was up
+        before, and that nobody knows, has started for an invocation whose report was lost.
+        """
         now = self._owner.kit.clock.now()
-        # The report of an environment's first invocation is what tells of its start.
-        told = not usage.reported or bool(usage.boot_s)
-        self._owner.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s, counted=told)
+        self._owner.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s)
 
     def charge(self, error: BackendError | None, usage: Usage | None, ticket: Ticket) -> None:
         """An invocation whose call had gone is over: what it used is nobody's usage, so it is a charge."""

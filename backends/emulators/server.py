@@ -202,7 +202,7 @@ class EmulatorServer(ABC):
         return request.transport is None or request.transport.is_closing()
 
     async def _sends(self, request: web.Request, response: web.StreamResponse, data: bytes) -> bool:
-        """Whether it went out. A client that leaves meanwhile ends nothing here: what runs for it runs on, and
+        """Whether it went out. A client that leaves meanwhile ends nothing here: its work runs on, and
         what it had heard of until then stays heard.
         """
         if self._gone(request):
