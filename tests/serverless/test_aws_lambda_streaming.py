@@ -1,5 +1,6 @@
 """Streamed invocations and function URLs of Lambda: the frames, the signature, and whose word an error is."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from gateway.errors import AnswerTruncated, BackendBroke, BackendDenied, Backend
 from gateway.vocab import Start, Work
 from tests.support.provider import SECRET, Behaviour, Provider, Received, Wire, a_call, built, providing
 from tests.support.requests import ArrivingBody
+from tests.support.wire import eventually
 
 REPORT = "REPORT RequestId: 8f5\tDuration: 2.10 ms\tBilled Duration: 200 ms\tMemory Size: 1024 MB\t"
 HEAD = b'{"statusCode": 201, "headers": {"content-type": "text/plain"}, "cookies": ["a=1", "b=2"]}'
@@ -32,14 +34,16 @@ async def using(kind: type[T], behaviour: Behaviour, **options: Any) -> AsyncIte
             yield backend, provider
 
 
-def frames(*parts: bytes, cut: int = 7) -> Behaviour:
-    """An event stream that arrives in small pieces."""
+def frames(*parts: bytes, cut: int = 7, after: asyncio.Event | None = None) -> Behaviour:
+    """An event stream that arrives in small pieces; `after`: its head does at once, the rest waits for that."""
     data = b"".join(parts)
 
     async def behave(request: Received, wire: Wire) -> None:
         await wire.head(
             200, {"content-type": "application/vnd.amazon.eventstream", "transfer-encoding": "chunked"}
         )
+        if after is not None:
+            await after.wait()
         for start in range(0, len(data), cut):
             piece = data[start : start + cut]
             await wire.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
@@ -237,3 +241,43 @@ def test_the_region_is_taken_from_the_url_or_asked_for() -> None:
     assert options.signed_for == "eu-west-1"  # type: ignore[attr-defined]
     with pytest.raises(ValidationError, match="region is needed"):
         AwsLambdaUrl.Options.model_validate({**example, "url": "https://example.com"})
+
+
+def booted(age_s: float, *, log: str = REPORT) -> list[bytes]:
+    """What a function writes that has been up for so long."""
+    fields = {"x-overspill-boot-id": "b" * 32, "x-overspill-boot-age": f"{age_s:.3f}"}
+    return [chunk(json.dumps({"statusCode": 200, "headers": fields}).encode() + bytes(8)), complete(log)]
+
+
+async def test_a_start_is_one_by_the_report_whatever_the_head_let_appear() -> None:
+    """The function ran for longer than its environment had been up: it may have waited for that, and has not."""
+    async with using(AwsLambda, frames(*booted(0.0)), response="streamed") as (backend, _):
+        _, _, _, reply = await read(backend)
+        assert reply.start is Start.WARM
+        _, _, _, reply = await read(backend)
+        assert reply.start is Start.WARM
+        assert backend.table.started == 1  # somebody's: its id was not known
+
+
+async def test_an_invocation_that_was_left_before_the_function_wrote_is_read_to_its_end() -> None:
+    writes = asyncio.Event()
+    answer = frames(*booted(0.3, log=REPORT + "Init Duration: 150.20 ms\t"), after=writes)
+    async with using(AwsLambda, answer, response="streamed") as (backend, provider):
+        call = asyncio.ensure_future(read(backend))
+        await eventually(lambda: bool(provider.seen), "the function runs")
+        for _ in range(20):  # turns of the loop in which the answer's head arrives
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        writes.set()
+        await eventually(lambda: backend.table.started == 1, "its start is heard of")
+        assert sum(each.usd for each in backend.table.settle(backend.kit.clock.now())) == pytest.approx(USD)
+
+
+async def test_a_start_counts_though_its_report_never_comes() -> None:
+    head = booted(0.0)[0]
+    async with using(AwsLambda, frames(head), response="streamed") as (backend, _):
+        with pytest.raises(AnswerTruncated):
+            await read(backend)
+        assert backend.table.started == 1
