@@ -249,14 +249,20 @@ def booted(age_s: float, *, log: str = REPORT) -> list[bytes]:
     return [chunk(json.dumps({"statusCode": 200, "headers": fields}).encode() + bytes(8)), complete(log)]
 
 
-async def test_a_start_is_one_by_the_report_whatever_the_head_let_appear() -> None:
-    """The function ran for longer than its environment had been up: it may have waited for that, and has not."""
-    async with using(AwsLambda, frames(*booted(0.0)), response="streamed") as (backend, _):
+async def test_who_failed_started_the_environment_and_who_came_next_did_not() -> None:
+    """The second runs for longer than the environment had been up: it might have waited for that, and has not."""
+    failed = complete(REPORT + "Init Duration: 150.20 ms\t", ErrorCode="Unhandled", ErrorDetails="{}")
+    answers = [frames(failed), frames(*booted(0.0))]
+
+    async def behave(request: Received, wire: Wire) -> None:
+        await answers.pop(0)(request, wire)
+
+    async with using(AwsLambda, behave, response="streamed") as (backend, _):
+        await failure(backend)
+        assert backend.table.started == 1
         _, _, _, reply = await read(backend)
         assert reply.start is Start.WARM
-        _, _, _, reply = await read(backend)
-        assert reply.start is Start.WARM
-        assert backend.table.started == 1  # somebody's: its id was not known
+        assert backend.table.started == 1
 
 
 async def test_an_invocation_that_was_left_before_the_function_wrote_is_read_to_its_end() -> None:
