@@ -19,6 +19,7 @@ class EventSplitter:
         self._limit = limit
         self._line = b""
         self._data: list[bytes] = []
+        self._held = 0  # bytes of these, and one for each
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of the events that are complete now. Raises EventTooLong."""
@@ -26,8 +27,7 @@ class EventSplitter:
         events: list[bytes] = []
         for line in lines:
             self._take(line, events)
-        if len(self._line) + sum(map(len, self._data)) > self._limit:
-            raise EventTooLong(f"an event has more than {self._limit} bytes")
+        self._bound(self._line)
         return events
 
     def finish(self) -> list[bytes]:
@@ -38,10 +38,18 @@ class EventSplitter:
         self._line = b""
         return events
 
+    def _bound(self, line: bytes) -> None:
+        if len(line) + self._held > self._limit:  # the same for a whole line as for one that comes in pieces
+            raise EventTooLong(f"an event has more than {self._limit} bytes")
+
     def _take(self, line: bytes, events: list[bytes]) -> None:
+        self._bound(line)
         line = line.removesuffix(b"\r")
         if line.startswith(b"data:"):
-            self._data.append(line[5:].removeprefix(b" "))
+            data = line[5:].removeprefix(b" ")
+            self._data.append(data)
+            self._held += len(data) + 1
         elif not line and self._data:
             events.append(b"\n".join(self._data))
             self._data.clear()
+            self._held = 0
