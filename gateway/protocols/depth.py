@@ -4,7 +4,8 @@ Decoders recurse, the ones behind the gateway too, and not all of them say no in
 strings, and leaves the rest of the syntax to the decoder.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from gateway.errors import BadCall
@@ -13,12 +14,17 @@ SHALLOWEST = 16
 """The least that can be configured: who has no more opening brackets need not ask."""
 MOST = 64
 """Levels, where nothing else is said."""
+SLICE = 64 * 1024
+"""Bytes that are looked at in one go: a few milliseconds, whatever they are."""
 
 Depth = Callable[[], int]
 """The limit of the moment."""
 
-_STEPS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")  # one level in, one level out, as signed bytes
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # one level in, one level out, as signed bytes
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_INNERMOST = 4
+"""So many levels are taken away from the inside before the brackets are added up one by one."""
 
 
 def most() -> int:
@@ -26,21 +32,50 @@ def most() -> int:
     return MOST
 
 
-def deeper_than(data: bytes, limit: int) -> bool:
-    """Is this JSON nested deeper than so many levels?
+def looks(data: bytes, limit: int) -> Iterator[bool]:
+    """For one slice of the JSON after the other: is it nested deeper than so many levels by then?
 
-    A body with at most `limit` opening brackets, which nearly all are, costs two counts. Of others the
-    strings are left out, and the brackets that are left are added up.
+    Ends with the first True, so that who begins with a million brackets is not read to the end.
     """
-    if data.count(b"[") + data.count(b"{") <= limit:
-        return False
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # from then on a quote ends or begins a string
-    steps = b"".join(data.split(b'"')[::2]).translate(_STEPS, _NOT_BRACKETS)
-    return max(accumulate(memoryview(steps).cast("b")), default=0) > limit
+    begin = level = inside = 0
+    while begin < len(data):
+        piece = data[begin : begin + SLICE]
+        begin += SLICE
+        if b"\\" in piece:
+            if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # what the last one escapes belongs to it
+                piece += data[begin : begin + 1]
+                begin += 1
+            # From then on a quote ends or begins a string.
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"')
+        brackets = b"".join(parts[inside::2]).translate(_ALIKE, _NOT_BRACKETS)
+        inside ^= len(parts) % 2 == 0
+        deep = _climbs(brackets, limit - level)
+        yield deep
+        if deep:
+            return
+        level += 2 * brackets.count(b"[") - len(brackets)
 
 
-def check_depth(data: bytes, limit: Depth) -> None:
-    """Raise BadCall where JSON is nested too deeply."""
-    if deeper_than(data, most := limit()):
-        raise BadCall(f"the JSON is nested too deeply; the limit is {most} levels")
+def _climbs(brackets: bytes, limit: int) -> bool:
+    """Do these ever open so many more than they close? The common shapes cost a few passes and no sum."""
+    rest = brackets
+    for taken in range(_INNERMOST):
+        if taken + rest.count(b"[") <= limit:
+            return False
+        rest = rest.replace(b"[]", b"")
+    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) > limit
+
+
+def deeper_than(data: bytes, limit: int) -> bool:
+    """Is this JSON nested deeper than so many levels?"""
+    return any(looks(data, limit))
+
+
+async def check_depth(data: bytes, limit: Depth) -> None:
+    """Raise BadCall where JSON is nested too deeply. After a slice of a long one others have their turn."""
+    for deep in looks(data, most := limit()):
+        if deep:
+            raise BadCall(f"the JSON is nested too deeply; the limit is {most} levels")
+        if len(data) > SLICE:
+            await asyncio.sleep(0)

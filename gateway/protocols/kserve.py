@@ -28,7 +28,7 @@ from gateway.protocols.base import (
     parse_target,
     remember,
 )
-from gateway.protocols.depth import SHALLOWEST, Depth, check_depth, most
+from gateway.protocols.depth import SHALLOWEST, SLICE, Depth, check_depth, most
 from gateway.vocab import Call, Headers
 
 _LENGTH_FIELD = b"inference-header-content-length"
@@ -102,6 +102,10 @@ class _Tensor(msgspec.Struct):
 
 
 class _Infer(msgspec.Struct, gc=False):
+    inputs: msgspec.Raw  # not a list of them: a client could send millions
+
+
+class _BadInfer(msgspec.Struct, gc=False):
     inputs: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
 
 
@@ -110,16 +114,22 @@ class _BinaryInfer(msgspec.Struct):
 
 
 class _Generate(msgspec.Struct):
-    max_tokens: Any = None  # a number, or a tensor of any shape
+    max_tokens: msgspec.Raw = msgspec.Raw(b"")  # a number, or a tensor of any shape
 
 
 _infer = msgspec.json.Decoder(_Infer)
+_bad_infer = msgspec.json.Decoder(_BadInfer)
 _binary_infer = msgspec.json.Decoder(_BinaryInfer)
 _generate = msgspec.json.Decoder(_Generate)
 
+_SOMETHING = re.compile(rb"\[[ \t\r\n]*+[^]]")
 _SHM_KEY = re.compile(rb'"shared_memory_region"\s*:')
 _BACKSLASH = ord("\\")
-_ESCAPED_KEY_LETTER = re.compile(rb"\\u00(5[fF]|6[0-9a-fA-F]|7[0-9aA])")
+_SHM_KEY_IN_ESCAPES = re.compile(
+    b'"%b"\\s*:' % b"".join(rb"(?:%c|\\u00(?i:%x))" % (letter, letter) for letter in b"shared_memory_region")
+)
+_LONGEST_NUMBER = 18
+"""Digits of a limit of tokens that is taken for one."""
 _NOT_NUMBERS = (b"-Infinity", b"Infinity", b"-Inf", b"Inf", b"-NaN", b"NaN")
 
 
@@ -169,8 +179,12 @@ class Kserve(Protocol):
         noted = self._headers.take(request.headers, call)
         if form.operation == "infer":
             data = None if noted else request.body.whole()
-            if data is not None:
-                _check_json_infer(data, self._depth)  # the common case, without a coroutine of its own
+            if (
+                data is not None
+                and len(data) <= SLICE
+                and data.count(b"[") + data.count(b"{") <= SHALLOWEST  # so it cannot be too deep
+            ):
+                _check_json_infer(data)  # the common case, without a coroutine of its own
             else:
                 await _check_infer(request, noted, self._depth)
         elif form.inference:
@@ -280,19 +294,22 @@ async def _check_infer(request: Request, noted: Sequence[tuple[bytes, bytes]], d
         if length >= 0:
             await _check_binary_infer(request, length, depth)
             return
-    _check_json_infer(await body.read(request.max_body), depth)
+    data = await body.read(request.max_body)
+    await check_depth(data, depth)
+    _check_json_infer(data)
 
 
-def _check_json_infer(data: bytes, depth: Depth) -> None:
-    if data.count(b"[") + data.count(b"{") > SHALLOWEST:  # else it cannot be too deep
-        check_depth(data, depth)
+def _check_json_infer(data: bytes) -> None:
     if data.isascii():
         try:
-            _infer.decode(data)
+            inputs = _infer.decode(data).inputs
         except (msgspec.DecodeError, RecursionError):
-            _decode(_infer, data, "infer request")  # at leisure: it may be right, or says what is wrong
+            # At leisure: it may be right, or says what is wrong.
+            inputs = _decode(_infer, data, "infer request").inputs
     else:
-        _decode(_infer, data, "infer request")
+        inputs = _decode(_infer, data, "infer request").inputs
+    if not _SOMETHING.match(inputs):
+        _decode(_bad_infer, data, "infer request")  # says what it is instead
     _refuse_shared_memory(data)
 
 
@@ -320,7 +337,7 @@ async def _check_binary_infer(request: Request, length: int, depth: Depth) -> No
     data = await body.prefix(length)
     if len(data) < length:
         raise BadCall(f"inference-header-content-length is {length}, but the body has only {len(data)} bytes")
-    check_depth(data, depth)
+    await check_depth(data, depth)
     request_json = _decode(_binary_infer, data, "infer request")
     _refuse_shared_memory(data)
     tensors = sum(each.parameters.binary_data_size for each in request_json.inputs if each.parameters)
@@ -339,10 +356,10 @@ async def _check_generate(
     data = request.body.whole()
     if data is None:
         data = await request.body.read(request.max_body)
-    check_depth(data, depth)
-    limit = _decode(_generate, data, "generate request").max_tokens
-    if type(limit) is int and limit > 0:
-        call.max_tokens = limit
+    await check_depth(data, depth)
+    limit = memoryview(_decode(_generate, data, "generate request").max_tokens)
+    if len(limit) <= _LONGEST_NUMBER and (digits := limit.tobytes()).isdigit() and int(digits):
+        call.max_tokens = int(digits)
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", data: bytes, what: str) -> Any:
@@ -360,8 +377,8 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", data: bytes, what: str) -> Any
 def _refuse_shared_memory(data: bytes) -> None:
     """A region belongs to processes on the server's machine; a client beyond the gateway could only guess."""
     # `in` with a number and find() are several times as fast here as `in` with bytes.
-    if _BACKSLASH in data and data.find(b"\\u00") >= 0:  # the key may be written in JSON escapes
-        data = _ESCAPED_KEY_LETTER.sub(lambda match: bytes((int(match[1], 16),)), data)
-    # A quote within a JSON string is escaped, so this is a key and never a client's text.
-    if data.find(b"shared_memory_region") >= 0 and _SHM_KEY.search(data):
+    # A quote within a JSON string is escaped, so what is found is a key and never a client's text.
+    plain = data.find(b"shared_memory_region") >= 0 and _SHM_KEY.search(data)
+    # The key may be written in JSON escapes. These are matched, not undone: there may be millions of them.
+    if plain or (_BACKSLASH in data and data.find(b"\\u00") >= 0 and _SHM_KEY_IN_ESCAPES.search(data)):
         raise Refused(NO_SHARED_MEMORY)

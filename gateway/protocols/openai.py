@@ -7,7 +7,7 @@ package parses.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,7 @@ from gateway.protocols.base import (
     parse_target,
     remember,
 )
-from gateway.protocols.depth import SHALLOWEST, Depth, check_depth, most
+from gateway.protocols.depth import SHALLOWEST, SLICE, Depth, check_depth, most
 from gateway.vocab import Call, Headers
 
 _OPERATIONS = {
@@ -40,12 +40,15 @@ _TYPES = {
 }  # fmt: skip
 
 
+_Tokens = Annotated[int, msgspec.Meta(le=2**63 - 1)]  # more has no place in a float
+
+
 class _Peek(msgspec.Struct, gc=False):
     model: str | None = None
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
+    max_output_tokens: _Tokens | None = None
 
 
 _peek = msgspec.json.Decoder(_Peek)
@@ -114,8 +117,9 @@ class OpenAI(Protocol):
         data = request.body.whole()
         if data is None:
             data = await request.body.read(request.max_body)
-        if data.count(b"[") + data.count(b"{") > SHALLOWEST:  # else it cannot be too deep
-            check_depth(data, self._depth)
+        # With few brackets it cannot be too deep; a long body is not even counted through in one go.
+        if len(data) > SLICE or data.count(b"[") + data.count(b"{") > SHALLOWEST:
+            await check_depth(data, self._depth)
         _peek_into(data, call)
         return call
 

@@ -1,6 +1,8 @@
 """JSON that is nested more deeply than the file allows: refused before it is decoded."""
 
+import asyncio
 import json
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadCall
+from gateway.protocols import depth
 from gateway.protocols.base import Answer
-from gateway.protocols.depth import SHALLOWEST, deeper_than
+from gateway.protocols.depth import SHALLOWEST, SLICE, deeper_than, looks
 from gateway.protocols.kserve import Kserve
 from gateway.protocols.openai import OpenAI
 from gateway.vocab import Call
@@ -22,8 +25,8 @@ def levels(value: Any) -> int:
     return 1 + max(map(levels, value), default=0) if isinstance(value, list) else 0
 
 
-def nested(depth: int) -> bytes:
-    return b'{"a":[' * (depth // 2) + b"[" * (depth % 2) + b"]" * (depth % 2) + b"]}" * (depth // 2)
+def nested(count: int) -> bytes:
+    return b'{"a":[' * (count // 2) + b"[" * (count % 2) + b"]" * (count % 2) + b"]}" * (count // 2)
 
 
 @pytest.mark.parametrize("limit", [16, 64, 65, 500])
@@ -43,6 +46,64 @@ TREES = st.recursive(
 @given(TREES, st.integers(min_value=0, max_value=8))
 def test_it_counts_as_a_decoder_does_whatever_the_strings_hold(tree: Any, limit: int) -> None:
     assert deeper_than(json.dumps(tree).encode(), limit) == (levels(tree) > limit)
+
+
+@given(TREES, st.integers(min_value=0, max_value=8), st.integers(min_value=1, max_value=9))
+def test_and_wherever_it_is_cut_into_slices(tree: Any, limit: int, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depth, "SLICE", size)
+        assert deeper_than(json.dumps(tree).encode(), limit) == (levels(tree) > limit)
+
+
+LONG = 16 * 2**20
+
+
+def test_of_a_body_that_is_nothing_but_brackets_one_slice_is_looked_at() -> None:
+    assert list(looks(b"[" * LONG, 500)) == [True]
+    assert list(looks(b'{"a":' * (LONG // 5), 500)) == [True]
+
+
+def test_one_that_is_too_deep_somewhere_is_not_read_beyond_that() -> None:
+    before = b"[" + b"[1]," * (3 * SLICE // 4)
+    assert list(looks(before + b"[" * 500 + b"[" * LONG, 499)) == [False] * 3 + [True]
+
+
+@pytest.mark.parametrize("protocol", [Kserve(FakeFleet()), OpenAI(lambda: ["m"])])
+async def test_a_long_body_is_refused_within_one_turn_of_the_loop(protocol: Kserve | OpenAI) -> None:
+    path, begin = TARGETS[type(protocol)]
+    turns = await turns_beside(read(protocol, path, begin + b"[" * LONG))
+    assert turns <= 1
+
+
+@pytest.mark.parametrize("protocol", [Kserve(FakeFleet()), OpenAI(lambda: ["m"])])
+async def test_while_a_long_one_is_looked_at_others_have_their_turn(protocol: Kserve | OpenAI) -> None:
+    path, begin = TARGETS[type(protocol)]
+    chain = b"[" * 60 + b"]" * 60 + b","
+    turns = await turns_beside(read(protocol, path, begin + b"[" + chain * (2**20 // len(chain)) + b"[" * 64))
+    assert turns >= 2**20 // SLICE - 2
+
+
+TARGETS = {
+    Kserve: (b"/v2/models/m/infer", b'{"inputs":'),
+    OpenAI: (b"/v1/chat/completions", b'{"model":"m","messages":'),
+}
+
+
+async def turns_beside(reading: Coroutine[Any, Any, Call | Answer]) -> int:
+    """How often somebody else had a turn until this was refused."""
+    turns = 0
+
+    async def another() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    beside = asyncio.ensure_future(another())
+    with pytest.raises(BadCall, match="nested too deeply"):
+        await reading
+    beside.cancel()
+    return turns
 
 
 async def read(protocol: Kserve | OpenAI, target: bytes, body: bytes, **more: Any) -> Call | Answer:
