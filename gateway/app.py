@@ -239,7 +239,7 @@ class Gateway:
         return GrpcServer(
             pipeline,
             protocol,
-            limits=GrpcLimits(body=limits.body, body_buffer=limits.body_buffer, calls=limits.calls),
+            limits=GrpcLimits(limits.body, limits.body_buffer, calls=limits.calls, head=limits.head),
             clock=self.clock,
             name=self.listener.name,
             tls=self.tls.data,

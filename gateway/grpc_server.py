@@ -34,6 +34,7 @@ MOST_STREAMS = 4096
 class GrpcLimits(NamedTuple):
     """Bytes of one message, and of the messages of a stream that are held so that it can be tried again.
 
+    head:   bytes of a call's metadata, each entry with 32 bytes more (RFC 9113, 6.5.2)
     calls:  most that are inside the gateway; twice as many RPCs may be open, for a stream that nobody has
             used yet is no call, and who is refused by the gateway learns why and is counted
     """
@@ -41,6 +42,7 @@ class GrpcLimits(NamedTuple):
     body: int = 64 * 2**20
     body_buffer: int = 256 * 1024
     calls: int = 10_000
+    head: int = 32 * 1024
 
 
 class Handler(Protocol):
@@ -110,6 +112,9 @@ class GrpcServer:
                 ("grpc.max_concurrent_streams", min(MOST_STREAMS, 2 * self._limits.calls)),
                 ("grpc.max_receive_message_length", min(self._limits.body, _LARGEST_OPTION)),
                 ("grpc.max_send_message_length", -1),
+                # Both, for between the two of them calls are refused by chance.
+                ("grpc.max_metadata_size", min(self._limits.head, _LARGEST_OPTION)),
+                ("grpc.absolute_max_metadata_size", min(self._limits.head, _LARGEST_OPTION)),
                 # Otherwise a second gateway on the same port would silently take half of the connections.
                 ("grpc.so_reuseport", int(shared)),
                 # Clients that keep their connections alive are not sent away for asking too often.

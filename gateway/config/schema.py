@@ -47,7 +47,8 @@ class Limits(Options):
     """What one client may ask of the gateway."""
 
     head: Size = Field(default=32 * 1024, ge=256, le=16 * 2**20)
-    """Most bytes of a request's header section; beyond it 431."""
+    """Most bytes of a request's header section; beyond it 431. Of a gRPC call: of its metadata, each entry
+    with 32 bytes more (RFC 9113, 6.5.2); beyond it RESOURCE_EXHAUSTED."""
     fields: int = Field(default=100, ge=1, le=10_000)
     """Most header fields of a request; beyond it 431."""
     target: Size = Field(default=8 * 1024, ge=16, le=2**20)

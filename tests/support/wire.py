@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from gateway.clock import SystemClock
+from gateway.clock import Clock, SystemClock
 from gateway.connection import ListenerLimits
 from gateway.errors import OverspillError
 from gateway.exchange import Exchange
@@ -116,11 +116,11 @@ class Scripted:
 
 @asynccontextmanager
 async def listening(
-    behaviour: Behaviour = echo, limits: ListenerLimits | None = None
+    behaviour: Behaviour = echo, limits: ListenerLimits | None = None, clock: Clock | None = None
 ) -> AsyncIterator[tuple[int, Scripted, Listener]]:
     handler = Scripted(behaviour)
     listener = Listener(
-        handler, limits=limits or ListenerLimits(), clock=SystemClock(), chance=random.Random(1)
+        handler, limits=limits or ListenerLimits(), clock=clock or SystemClock(), chance=random.Random(1)
     )
     _, port = await listener.open("127.0.0.1", 0)
     try:
