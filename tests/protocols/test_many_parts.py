@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from backends.sse import EventSplitter, EventTooLong
 from gateway.errors import BadCall, Refused
 from gateway.protocols.kserve import Kserve
 from gateway.protocols.openai import OpenAI
@@ -88,3 +89,12 @@ async def test_a_number_that_no_float_can_hold_is_no_limit_of_tokens() -> None:
     with pytest.raises(BadCall) as refused:
         await OpenAI(lambda: ["m"]).read(FakeRequest(b"POST", b"/v1/completions", body))
     assert refused.value.field == "max_tokens"
+
+
+def test_an_event_is_bounded_however_it_comes() -> None:
+    for pieces in ([b"x" * 300 + b"\n"], [b"x" * 150, b"x" * 150 + b"\n"], [b"data:\n" * 300]):
+        splitter = EventSplitter(256)
+        with pytest.raises(EventTooLong):
+            for piece in pieces:
+                splitter.feed(piece)
+    assert EventSplitter(256).feed(b"data: a\n\n" * 300) == [b"a"] * 300
