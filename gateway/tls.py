@@ -13,12 +13,12 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gateway.background import Background
+from gateway.bound_sockets import listening
 from gateway.certificates import BadFile, Files, ServerCertificate, key_file, load
 from gateway.clock import Clock
 from gateway.metric_families import counted, gauged
@@ -255,22 +255,22 @@ class TlsServer:
         found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, kind, number, _, address in dict.fromkeys(found):
-                self.serve(_listening(family, kind, number, address, shared=shared))
+                self.serve(listening(family, kind, number, address, backlog=_BACKLOG, shared=shared))
         except OSError:
             self.close()
             raise
 
-    def serve(self, listening: socket.socket) -> None:
+    def serve(self, queue: socket.socket) -> None:
         """Accept from a socket that listens."""
-        listening.settimeout(0.0)
-        self.sockets.append(listening)
-        self._loop.add_reader(listening, self._accept, listening)
+        queue.settimeout(0.0)
+        self.sockets.append(queue)
+        self._loop.add_reader(queue, self._accept, queue)
 
     def leave(self) -> None:
         """Accept no more; who shakes hands goes on."""
-        for listening in self.sockets:
-            self._loop.remove_reader(listening)
-            listening.close()
+        for queue in self.sockets:
+            self._loop.remove_reader(queue)
+            queue.close()
         self.sockets = []
 
     def close(self) -> None:
@@ -279,16 +279,16 @@ class TlsServer:
         for handshake in self._handshakes:
             handshake.cancel()
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, queue: socket.socket) -> None:
         for _ in range(_AT_ONCE):
             try:
-                client, _address = listening.accept()
+                client, _address = queue.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptor is left: the connection stays in the queue
                 log.error("the %s cannot accept: %s", self._tls.port, error.strerror)
-                self._loop.remove_reader(listening)
-                self._loop.call_later(_NO_DESCRIPTOR_PAUSE_S, self._go_on, listening)
+                self._loop.remove_reader(queue)
+                self._loop.call_later(_NO_DESCRIPTOR_PAUSE_S, self._go_on, queue)
                 return
             under_way = len(self._handshakes)
             if under_way >= MOST_HANDSHAKES or not self._room(under_way):
@@ -300,9 +300,9 @@ class TlsServer:
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    def _go_on(self, listening: socket.socket) -> None:
-        if listening in self.sockets:
-            self._loop.add_reader(listening, self._accept, listening)
+    def _go_on(self, queue: socket.socket) -> None:
+        if queue in self.sockets:
+            self._loop.add_reader(queue, self._accept, queue)
 
     async def _shake(self, client: socket.socket) -> None:
         try:
@@ -315,19 +315,3 @@ class TlsServer:
             )
         except OSError as error:  # ssl.SSLError is one
             self._tls.failed(error)
-
-
-def _listening(family: int, kind: int, number: int, address: Any, *, shared: bool) -> socket.socket:
-    made = socket.socket(family, kind, number)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(address)
-        made.listen(_BACKLOG)
-    except OSError as error:
-        made.close()
-        raise OSError(error.errno, f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from None
-    return made

@@ -14,38 +14,28 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
+from gateway import bound_sockets
+from gateway.bound_sockets import bound
 
-class Port:
-    """A port for several processes, kept until `close`. Raises OSError if it is in use."""
 
-    def __init__(self, host: str, port: int, *, kept: Sequence[socket.socket] = ()) -> None:
+class _Claim:
+    """A port that is kept until `close`. Raises OSError if it is in use.
+
+    count:  how many sockets on each address of the host
+    kept:   these sockets, from the process that was here before
+
+    None of them listens yet.
+    """
+
+    def __init__(self, host: str, port: int, count: int, kept: Sequence[Sequence[socket.socket]]) -> None:
         self.host = host
-        self.port = port
-        self._kept = list(kept)
-        if kept:
-            self.port = int(kept[0].getsockname()[1])
-            return
-        try:
-            for family, kind, number, _, address in _resolved(host, port):
-                place = (address[0], self.port, *address[2:])
-                with _bound(family, kind, number, place, shared=False) as probe:
-                    self.port = int(probe.getsockname()[1])
-                place = (address[0], self.port, *address[2:])
-                self._kept.append(_bound(family, kind, number, place, shared=True))
-        except OSError:
-            self.close()
-            raise
-
-    @property
-    def sockets(self) -> list[socket.socket]:
-        """What keeps it."""
-        return self._kept
+        self.sets = [list(each) for each in kept] or _claimed(host, port, count)
+        self.port = int(self.sets[0][0].getsockname()[1])
 
     def close(self) -> None:
-        """Keep it no longer."""
-        for each in self._kept:
-            each.close()
-        self._kept.clear()
+        """Keep it no longer in this process. Closing twice does nothing."""
+        _close(self.sets)
+        self.sets = []
 
     def __enter__(self) -> Self:
         return self
@@ -57,10 +47,20 @@ class Port:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Door:
-    """A port with a queue of connections for each of `count` workers. Raises OSError if it is in use.
+class Port(_Claim):
+    """A port for several processes that open sockets of their own on it."""
 
-    kept:  its sockets, from the process that was here before
+    def __init__(self, host: str, port: int, *, kept: Sequence[socket.socket] = ()) -> None:
+        super().__init__(host, port, 1, [kept] if kept else [])
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What keeps it."""
+        return [each for queue in self.sets for each in queue]
+
+
+class Door(_Claim):
+    """A port with a queue of connections for each of `count` workers.
 
     A queue is a socket for each address of the host. None listens before somebody takes connections from it.
     """
@@ -68,40 +68,12 @@ class Door:
     def __init__(
         self, host: str, port: int, count: int, *, kept: Sequence[Sequence[socket.socket]] = ()
     ) -> None:
-        self.host = host
-        self.port = port
-        self.queues: list[list[socket.socket]] = [list(each) for each in kept]
-        if kept:
-            self.port = int(kept[0][0].getsockname()[1])
-            return
-        self.queues = [[] for _ in range(count)]
-        try:
-            for family, kind, number, _, address in _resolved(host, port):
-                place = (address[0], self.port, *address[2:])
-                with _bound(family, kind, number, place, shared=False) as probe:
-                    self.port = int(probe.getsockname()[1])
-                place = (address[0], self.port, *address[2:])
-                for queue in self.queues:
-                    queue.append(_bound(family, kind, number, place, shared=True))
-        except OSError:
-            self.close()
-            raise
+        super().__init__(host, port, count, kept)
 
-    def close(self) -> None:
-        """Hold it no longer in this process. Closing twice does nothing."""
-        for queue in self.queues:
-            for each in queue:
-                each.close()
-        self.queues = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+    @property
+    def queues(self) -> list[list[socket.socket]]:
+        """By the numbers of the workers."""
+        return self.sets
 
 
 class Attended:
@@ -165,9 +137,7 @@ def one_address(host: str, port: int) -> bool:
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens already, for a process yet to be started. Raises OSError."""
     family, kind, number, _, address = _resolved(host, port)[0]
-    made = _bound(family, kind, number, address, shared=False)
-    made.listen(128)
-    return made
+    return bound_sockets.listening(family, kind, number, address, backlog=128, shared=False)
 
 
 _Resolved = list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]]
@@ -181,23 +151,24 @@ def _resolved(host: str, port: int) -> _Resolved:
     return found
 
 
-def _bound(
-    family: socket.AddressFamily,
-    kind: socket.SocketKind,
-    number: int,
-    place: tuple[object, ...],
-    *,
-    shared: bool,
-) -> socket.socket:
-    made = socket.socket(family, kind, number)
+def _claimed(host: str, port: int, count: int) -> list[list[socket.socket]]:
+    """So many sets of a socket for each address, all on one port: of the system's choice for 0."""
+    sets: list[list[socket.socket]] = [[] for _ in range(count)]
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(place)
-    except OSError as error:
-        made.close()
-        raise OSError(error.errno, f"cannot listen on {place[0]}:{place[1]}: {error.strerror}") from None
-    return made
+        for family, kind, number, _, address in _resolved(host, port):
+            place = (address[0], port, *address[2:])
+            with bound(family, kind, number, place, shared=False) as probe:
+                port = int(probe.getsockname()[1])
+            place = (address[0], port, *address[2:])
+            for each in sets:
+                each.append(bound(family, kind, number, place, shared=True))
+    except OSError:
+        _close(sets)
+        raise
+    return sets
+
+
+def _close(sets: Sequence[Sequence[socket.socket]]) -> None:
+    for each in sets:
+        for kept in each:
+            kept.close()
