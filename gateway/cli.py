@@ -7,7 +7,8 @@ standard error, which editors can jump to. Standard output carries only what was
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -207,7 +208,7 @@ def explain(
     from gateway.explain.asked import Wanted  # noqa: PLC0415 - not a part of what serves requests
     from gateway.explain.command import explain as look  # noqa: PLC0415 - the same, and it draws tables
 
-    try:
+    with _wrong_input("explain"):
         look(
             _load(config, resolve_secrets=False).settings, app.registries(),
             route=route, state=state, protocol=protocol, as_json=as_json,
@@ -215,12 +216,6 @@ def explain(
                 size=size, priority=priority, operation=operation, stream=stream, body=body, version=version
             ),
         )  # fmt: skip
-    except ConfigProblems as error:
-        _print(error.problems)
-        raise typer.Exit(BAD_CONFIG) from None
-    except ValueError as error:
-        typer.echo(f"overspill explain: {error}", err=True)
-        raise typer.Exit(BAD_CONFIG) from None
 
 
 @command.command()
@@ -267,7 +262,7 @@ def simulate(
         unit=unit.value, prewarm=prewarm, bills=bills, fee=fee, round_up=round_up,
         late_binding=late_binding,
     )  # fmt: skip
-    try:
+    with _wrong_input("simulate"):
         settings = _load(config, resolve_secrets=False).settings if config is not None else None
         if replay is not None:
             simulated = trace or html or sensitive or wanted != Wanted()
@@ -278,12 +273,6 @@ def simulate(
             replay_show.needed(trace), wanted, app.registries(), settings,
             unit=unit.value, as_json=as_json, html=html, sensitive=sensitive,
         )  # fmt: skip
-    except ConfigProblems as error:
-        _print(error.problems)
-        raise typer.Exit(BAD_CONFIG) from None
-    except (ValueError, OSError) as error:
-        typer.echo(f"overspill simulate: {error}", err=True)
-        raise typer.Exit(BAD_CONFIG) from None
 
 
 @command.command()
@@ -323,15 +312,9 @@ def plan(
         fleet_price=fleet_price, policies=tuple(policy or ()), route=route, seed=seed,
         bills=bills, fee=fee, round_up=round_up, late_binding=late_binding,
     )  # fmt: skip
-    try:
+    with _wrong_input("plan"):
         settings = _load(config, resolve_secrets=False).settings if config is not None else None
         show(trace, wanted, app.registries(), settings, loads=load, repeats=repeats, as_json=as_json)
-    except ConfigProblems as error:
-        _print(error.problems)
-        raise typer.Exit(BAD_CONFIG) from None
-    except (ValueError, OSError) as error:
-        typer.echo(f"overspill plan: {error}", err=True)
-        raise typer.Exit(BAD_CONFIG) from None
 
 
 @command.command(hidden=True)
@@ -377,15 +360,9 @@ def probe(
         request=request, path=path, calls=calls, colds=cold_starts, most=concurrency, timeout=timeout,
         idle=idle, max_usd=max_usd, yes=yes, as_json=as_json,
     )  # fmt: skip
-    try:
+    with _wrong_input("probe"):
         settings = _load(config, resolve_secrets=False).settings
         status = measured.probe(asked, settings, app.registries()[0], SystemClock())
-    except ConfigProblems as error:
-        _print(error.problems)
-        raise typer.Exit(BAD_CONFIG) from None
-    except (ValueError, OSError, ConfigError) as error:
-        typer.echo(f"overspill probe: {error}", err=True)
-        raise typer.Exit(BAD_CONFIG) from None
     raise typer.Exit(status)
 
 
@@ -401,6 +378,19 @@ def _good(config: Path, loaded: Loaded) -> str:
 def _count(things: Iterable[object], noun: str) -> str:
     number = len(list(things))
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@contextmanager
+def _wrong_input(command_name: str) -> Iterator[None]:
+    """End with `BAD_CONFIG` and say why, where the file or what was asked for is wrong."""
+    try:
+        yield
+    except ConfigProblems as error:
+        _print(error.problems)
+        raise typer.Exit(BAD_CONFIG) from None
+    except (ValueError, OSError, ConfigError) as error:
+        typer.echo(f"overspill {command_name}: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
 
 
 def _print(problems: Iterable[Problem], *, warning: bool = False) -> None:
