@@ -5,7 +5,7 @@ Knows the stage. Must never know how faults are timed or judged.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Final, NamedTuple
 
 from loadtests.chaos.load import Load
@@ -85,6 +85,26 @@ class Fault(ABC):
 
     async def cleared(self, stage: Stage) -> None:  # noqa: B027 - most have nothing beside the stage
         """Give back what is not the stage's."""
+
+
+class Misled(Fault):
+    """One of the stage's own is told to behave badly, and to behave again.
+
+    who:   its name on the stage
+    bad:   what it is told (`Stage.tell`); `good` takes it back
+    """
+
+    who: ClassVar[str]
+    bad: ClassVar[Mapping[str, object]]
+    good: ClassVar[Mapping[str, object]] = {"mode": "ok"}
+
+    async def inject(self, stage: Stage, load: Load) -> None:
+        """See `Fault.inject`."""
+        await told(stage, self.who, **self.bad)
+
+    async def heal(self, stage: Stage, load: Load) -> None:
+        """See `Fault.heal`."""
+        await told(stage, self.who, **self.good)
 
 
 async def apart(work: Callable[..., object], *given: object) -> None:

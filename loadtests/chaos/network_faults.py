@@ -7,6 +7,7 @@ import asyncio
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from loadtests.chaos import wire
 from loadtests.chaos.fault import Expected, Fault, apart
@@ -19,10 +20,14 @@ _HOSTS, _RESOLVER = Path("/etc/hosts"), Path("/etc/resolv.conf")
 
 
 class _WireFault(Fault):
-    """One replica beside the gateway, another one in a namespace of its own, behind a bad wire."""
+    """One replica beside the gateway, another one in a namespace of its own, behind a bad wire.
+
+    loss:  share of the packets that are lost
+    """
 
     isolated = True
     lasts_s = 4.0
+    loss: ClassVar[float] = 1.0
 
     def why_not(self) -> str | None:
         return wire.why_not()
@@ -42,6 +47,9 @@ class _WireFault(Fault):
         assert self.wire is not None
         self.wire.loss = share
 
+    async def inject(self, stage: Stage, load: Load) -> None:
+        self.lose(self.loss)
+
     async def heal(self, stage: Stage, load: Load) -> None:
         self.lose(0.0)
 
@@ -57,18 +65,13 @@ class PacketLoss(_WireFault):
     name = "packet_loss"
     what = "every fifth packet to and from one of two replicas is lost"
     expected = Expected(refused=0.1, healthy_s=4.0)
-
-    async def inject(self, stage: Stage, load: Load) -> None:
-        self.lose(0.2)
+    loss = 0.2
 
 
 class Partition(_WireFault):
     name = "partition"
     what = "every packet to and from one of two replicas is lost"
     expected = Expected(refused=0.15, healthy_s=4.0)
-
-    async def inject(self, stage: Stage, load: Load) -> None:
-        self.lose(1.0)
 
 
 class HalfOpen(_WireFault):
@@ -77,13 +80,13 @@ class HalfOpen(_WireFault):
     expected = Expected(refused=0.15, healthy_s=4.0)
 
     async def inject(self, stage: Stage, load: Load) -> None:
-        self.lose(1.0)
+        await super().inject(stage, load)
         stage.kill("far")
         await asyncio.sleep(0.2)  # what its kernel says of its end is lost as well
 
     async def heal(self, stage: Stage, load: Load) -> None:
         await apart(stage.again, "far")
-        self.lose(0.0)
+        await super().heal(stage, load)
 
 
 class NameGone(Fault):

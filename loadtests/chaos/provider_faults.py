@@ -5,36 +5,29 @@ Must never know how they are judged.
 
 import asyncio
 import importlib.util
-from typing import Any, ClassVar
 
 from loadtests.chaos.certificates import write_certificates
-from loadtests.chaos.fault import Expected, Fault, told
+from loadtests.chaos.fault import Expected, Fault, Misled
 from loadtests.chaos.load import Load
 from loadtests.chaos.stage import Metrics, Stage
 
 
-class _CloudFault(Fault):
+class _CloudFault(Misled):
     """The provider is told to behave badly, while the fleet can take only a part of the calls."""
 
-    mode: str
+    who = "cloud"
 
     async def prepare(self, stage: Stage) -> None:
         cloud = stage.cloud(stage.upstream("cloud"))
         tiers = {"fleet": stage.fleet(stage.upstream("one"), slots=1), "cloud": cloud}
         stage.open_gateway(stage.document(tiers))
 
-    async def inject(self, stage: Stage, load: Load) -> None:
-        await told(stage, "cloud", mode=self.mode)
-
-    async def heal(self, stage: Stage, load: Load) -> None:
-        await told(stage, "cloud", mode="ok")
-
 
 class RefusalStorm(_CloudFault):
     name = "provider_429"
     what = "the provider answers 429 to everything"
     expected = Expected(refused=0.6, healthy_s=3.0)
-    mode = "refuse"
+    bad = {"mode": "refuse"}
     quick = True
 
 
@@ -42,14 +35,14 @@ class FailureStorm(_CloudFault):
     name = "provider_500"
     what = "the provider does the work, asks for its price, and answers 500"
     expected = Expected(refused=0.6, healthy_s=5.0)
-    mode = "fail"
+    bad = {"mode": "fail"}
 
 
 class ProviderResets(_CloudFault):
     name = "provider_reset"
     what = "the provider does the work, and resets the connection in the middle of the answer"
     expected = Expected(cut=0.3, refused=0.6, healthy_s=5.0)
-    mode = "reset"
+    bad = {"mode": "reset"}
 
 
 class ProviderHangs(_CloudFault):
@@ -57,14 +50,14 @@ class ProviderHangs(_CloudFault):
     what = "the provider accepts and never answers; it does no work and asks for nothing"
     # What a request cost whose answer never came is not known: its price is booked.
     expected = Expected(refused=0.6, gap_s=1.0, healthy_s=5.0, overbooked=1.0)
-    mode = "hang"
+    bad = {"mode": "hang"}
 
 
 class ExpiredCertificate(_CloudFault):
     name = "tls_expired"
     what = "the provider's certificate expires and is renewed"
     expected = Expected(refused=0.6, healthy_s=5.0)
-    mode = "expired"
+    bad = {"mode": "expired"}
 
     async def met(self, stage: Stage, load: Load, metrics: Metrics) -> float:
         return self._unready
@@ -85,22 +78,15 @@ class ExpiredCertificate(_CloudFault):
         stage.open_gateway(stage.document(tiers), env={"SSL_CERT_FILE": str(authority)})
 
 
-class _RunPodFault(Fault):
+class _RunPodFault(Misled):
     """A RunPod endpoint alone."""
 
+    who = "runpod"
     rate = 20.0
     rented = ("runpod",)
-    bad: ClassVar[dict[str, Any]]
-    good: ClassVar[dict[str, Any]]
 
     async def prepare(self, stage: Stage) -> None:
         stage.open_gateway(stage.document({"runpod": stage.runpod_tier(stage.runpod("runpod"))}))
-
-    async def inject(self, stage: Stage, load: Load) -> None:
-        await told(stage, "runpod", **self.bad)
-
-    async def heal(self, stage: Stage, load: Load) -> None:
-        await told(stage, "runpod", **self.good)
 
     async def met(self, stage: Stage, load: Load, metrics: Metrics) -> float:
         return float((await asyncio.to_thread(stage.asked, "runpod", "/chaos"))["met"])

@@ -5,7 +5,7 @@ Must never know how they are judged.
 
 import signal
 
-from loadtests.chaos.fault import Expected, Fault, apart, told
+from loadtests.chaos.fault import Expected, Fault, Misled, apart
 from loadtests.chaos.load import Load
 from loadtests.chaos.stage import Metrics, Stage
 
@@ -27,23 +27,17 @@ class ReplicaKilled(Fault):
         return 1.0  # whatever was there
 
 
-class _Mode(Fault):
+class _Mode(Misled):
     """One of two replicas is told to behave badly."""
 
-    mode: str
-
-    async def inject(self, stage: Stage, load: Load) -> None:
-        await told(stage, "one", mode=self.mode)
-
-    async def heal(self, stage: Stage, load: Load) -> None:
-        await told(stage, "one", mode="ok")
+    who = "one"
 
 
 class ReplicaHangs(_Mode):
     name = "replica_hangs"
     what = "one of two replicas accepts and never answers, health checks neither"
     expected = Expected(refused=0.15, healthy_s=3.0)
-    mode = "hang"
+    bad = {"mode": "hang"}
     lasts_s = 4.0
 
 
@@ -67,21 +61,21 @@ class SlowMiddle(_Mode):
     name = "slow_middle"
     what = "one of two replicas stops in the middle of its answers, but is healthy when asked"
     expected = Expected(cut=0.3, healthy_s=3.0)
-    mode = "stall"
+    bad = {"mode": "stall"}
 
 
 class ResetMiddle(_Mode):
     name = "reset_middle"
     what = "one of two replicas resets connections in the middle of its answers"
     expected = Expected(cut=0.5, healthy_s=3.0)
-    mode = "reset"
+    bad = {"mode": "reset"}
 
 
 class ReplicaFails(_Mode):
     name = "replica_500s"
     what = "one of two replicas answers 500 to every call, and is healthy when asked"
     expected = Expected(refused=0.3, healthy_s=3.0)
-    mode = "fail"
+    bad = {"mode": "fail"}
     quick = True
 
 
