@@ -79,6 +79,12 @@ def jwks(*keys: dict[str, Any]) -> bytes:
     return json.dumps({"keys": keys}).encode()
 
 
+def key_set(path: Path, name: str = "a", *, kid: str = "") -> Path:
+    """A file with the public half of `rsa_key(name)`; `kid`: how it is called there, if not by its name."""
+    path.write_bytes(jwks(public(rsa_key(name), kid=kid or name)))
+    return path
+
+
 def claims(now: float = WALL, **more: Any) -> dict[str, Any]:
     """Good ones; None takes one away."""
     given = {"iss": ISSUER, "aud": "overspill", "sub": "batch-7", "exp": now + 600, "iat": now, **more}

@@ -16,11 +16,9 @@ from tests.auth.support import (
     entry,
     fresh,
     guarded,
-    jwks,
     key_file,
-    public,
+    key_set,
     request,
-    rsa_key,
     token,
 )
 from tests.support.upstream import upstream
@@ -41,8 +39,7 @@ async def test_no_credential_leaves_the_gateway(
     monkeypatch.setenv("PLANTED_HMAC", HMAC)
     caplog.set_level(0)
     keys, log = key_file(tmp_path / "keys.yaml", entry("all", KEY, note="n")), tmp_path / "access.log"
-    sets = tmp_path / "jwks.json"
-    sets.write_bytes(jwks(public(rsa_key(), kid="a")))
+    sets = key_set(tmp_path / "jwks.json")
     auth = (
         f"{{keys: {{file: {keys}}}, admin: {{token: {{env: PLANTED_ADMIN}}}}, jwt: ["
         f"{{issuer: 'https://login.example.com/', audience: overspill, jwks_file: {sets}}}, "

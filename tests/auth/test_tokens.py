@@ -13,7 +13,20 @@ from gateway.clock import FakeClock
 from gateway.config.auth import TokenIssuer
 from gateway.errors import Unauthorised
 from gateway.identity import Identity
-from tests.auth.support import ISSUER, WALL, claims, ec_key, ed_key, jwks, part, pem, public, rsa_key, token
+from tests.auth.support import (
+    ISSUER,
+    WALL,
+    claims,
+    ec_key,
+    ed_key,
+    jwks,
+    key_set,
+    part,
+    pem,
+    public,
+    rsa_key,
+    token,
+)  # fmt: skip
 
 SECRET = "a secret of the issuer, of 64 bytes or more, as HS512 wants them to be"
 
@@ -235,11 +248,10 @@ def test_a_set_without_a_usable_key_is_none() -> None:
 
 
 async def test_keys_of_a_file_follow_it(tmp_path: Any) -> None:
-    path = tmp_path / "jwks.json"
-    path.write_bytes(jwks(public(rsa_key("a"), kid="a")))
+    path = key_set(tmp_path / "jwks.json")
     keys = FileKeys(path)
     assert await keys.find("RS256", "a") is not None
-    path.write_bytes(jwks(public(rsa_key("b"), kid="rotated")))
+    key_set(path, "b", kid="rotated")
     await keys.tend()
     assert await keys.find("RS256", "a") is None
     assert await keys.find("RS256", "rotated") is not None

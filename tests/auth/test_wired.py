@@ -19,11 +19,9 @@ from tests.auth.support import (
     entry,
     fresh,
     guarded,
-    jwks,
     key_file,
-    public,
+    key_set,
     request,
-    rsa_key,
     token,
     until,
 )  # fmt: skip
@@ -195,8 +193,7 @@ async def test_a_reload_changes_who_may_call(tmp_path: Path, file: Path) -> None
 
 
 async def test_tokens_of_an_issuer_with_a_key_set_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "jwks.json"
-    path.write_bytes(jwks(public(rsa_key(), kid="a")))
+    path = key_set(tmp_path / "jwks.json")
     issuer = f"{{issuer: 'https://login.example.com/', audience: overspill, jwks_file: {path}, routes_claim: scope}}"
     async with guarded(tmp_path, f"{{jwt: [{issuer}]}}") as (gateway, replica):
         now = SystemClock().wall()
@@ -206,7 +203,7 @@ async def test_tokens_of_an_issuer_with_a_key_set_in_a_file(tmp_path: Path) -> N
         assert (await asked(gateway, request(f"Bearer {good}", model="n")))[0] == 403
         assert (await asked(gateway, request(f"Bearer {token(claims(now - 700))}")))[0] == 401
         assert good.encode() not in b"".join(call.head for call in calls(replica))
-        path.write_bytes(jwks(public(rsa_key("b"), kid="b")))
+        key_set(path, "b")
         await gateway.entrance.look()
         assert (await asked(gateway, request(f"Bearer {good}")))[0] == 401
 
