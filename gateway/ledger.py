@@ -123,7 +123,7 @@ class Ledger:
         if record.inference:
             slot_at = record.slot_at
             if slot_at is not None and lane.standing is not None and not record.failed:
-                record.usd_kind = lane.kind  # nearly every call: what `_book_cost` comes to for it
+                # Nearly every call: what `_book_cost` comes to for it.
                 record.usd = lane.hold(now - slot_at, now)
             elif slot_at is not None or record.failed:
                 self._book_cost(record, lane, now)
@@ -173,11 +173,8 @@ class Ledger:
 
     def _book_cost(self, record: Record, lane: Lane, now: float) -> None:
         total: float | None = 0.0
-        if record.slot_at is None:
-            record.usd_kind = "retry"
-        else:
+        if record.slot_at is not None:
             last = Tried(record.backend, record.replica, record.usage, now - record.slot_at, record.refused)
-            record.usd_kind = lane.kind
             total = _book(lane, lane.kind, last, now)
             if total is None and lane.priced:
                 # After a whole answer nothing more will be told: the backend's price is not known.

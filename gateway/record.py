@@ -81,7 +81,6 @@ class Record:
     bytes_in       request body; `bytes_out` answer body as sent
     usage          what the last attempt used, as its backend told (set before closing: streams tell late)
     usd            what the call cost, retries included, None when unknown; booked by the ledger
-    usd_kind       `fleet`, `spill` or `retry`: what the last attempt was booked as, "" for none
     slot_at        since when the last attempt holds its slot, None when none is held
     refused        True when the last attempt failed before its work started: nothing is owed for it
     failed         attempts that failed before the last one, or lost against another
@@ -95,7 +94,7 @@ class Record:
         "arrived", "attempts", "backend", "bytes_in", "bytes_out", "caller", "closed_at", "error", "failed",
         "first_byte_at", "head_at", "hedge", "inference", "model", "operation", "outcome", "protocol",
         "queued_s", "reason", "refused", "replica", "request_id", "route", "slot_at", "start", "status",
-        "stay", "stream", "trace", "traceparent", "upstream_s", "usage", "usd", "usd_kind",
+        "stay", "stream", "trace", "traceparent", "upstream_s", "usage", "usd",
     )  # fmt: skip
 
     def __init__(self, request_id: str, traceparent: str, arrived: float) -> None:
@@ -103,7 +102,7 @@ class Record:
         self.traceparent = traceparent
         self.arrived = arrived
         self.protocol = self.operation = self.model = self.route = self.backend = self.replica = ""
-        self.error = self.usd_kind = ""
+        self.error = ""
         self.inference = True
         self.stream = self.refused = False
         self.outcome = Outcome.INTERNAL_ERROR
