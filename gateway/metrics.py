@@ -295,6 +295,15 @@ class GatewayCollector(Collector):
                 f"{prefix}spill_budget_exhaustions", "How often the spill budget was used up.", [label],
                 {(name,): budget.exhaustions for name, budget in budgets.items()},
             )  # fmt: skip
+            yield counted(
+                f"{prefix}spill_budget_refused", "Attempts that the spill budget did not grant.", [label],
+                {(name,): budget.refused for name, budget in budgets.items()},
+            )  # fmt: skip
+            yield counted(
+                f"{prefix}spill_budget_overrun",
+                "Attempts that were granted beyond the spill budget, as it only warns.", [label],
+                {(name,): budget.overrun for name, budget in budgets.items()},
+            )  # fmt: skip
         retries = self._observed.retries.routes
         yield gauged(
             "retry_budget_tokens", "Extra attempts that would be made now, if needed.", ["route"],

@@ -51,6 +51,10 @@ PROMISED = {
     "breaker_state": {"backend"},
     "spill_budget_remaining_usd": {"route"},
     "spill_budget_exhaustions_total": {"route"},
+    "spill_budget_refused_total": {"route"},
+    "spill_budget_overrun_total": {"route"},
+    "backend_spill_budget_refused_total": {"backend"},
+    "backend_spill_budget_overrun_total": {"backend"},
     "backend_spill_budget_remaining_usd": {"backend"},
     "backend_spill_budget_exhaustions_total": {"backend"},
     "retry_budget_tokens": {"route"},
@@ -297,6 +301,16 @@ def test_slots_taken_are_in_flight() -> None:
     state.fleet.in_flight = 5
     assert value(state, "in_flight", backend="fleet") == 5
     assert value(state, "in_flight", backend="burst") == 0
+
+
+def test_what_a_budget_refused_and_let_through_is_counted() -> None:
+    state = State()
+    budget = state.spending.routes["embed"]
+    assert not budget.reserve(1e9, state.clock.now())
+    for _ in range(2):
+        assert budget.reserve(1e9, state.clock.now(), force=True)
+    assert value(state, "spill_budget_refused_total", route="embed") == 1
+    assert value(state, "spill_budget_overrun_total", route="embed") == 2
 
 
 NAMES = st.text(max_size=8) | st.sampled_from(("embed", "fleet", "burst", "other", "none"))
