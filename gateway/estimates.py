@@ -57,8 +57,8 @@ class BackendEstimates:
     """
 
     __slots__ = (
-        "_anchor", "_cold", "_expectation", "_modes", "_modes_known", "_service", "_steps", "_survival",
-        "calibration", "cold", "profiles", "service",
+        "_anchor", "_cold", "_expectation", "_service", "_steps", "_survival", "calibration", "cold",
+        "profiles", "service",
     )  # fmt: skip
 
     def __init__(self, expectation: Expectation) -> None:
@@ -69,8 +69,6 @@ class BackendEstimates:
         self._cold = Family(4, objective, expectation.cold, COLD_HALF_LIVES)
         self._survival = Survival(expectation.idle_s)
         self._anchor: int | None = None
-        self._modes: Modes | None = None
-        self._modes_known = True
         self.calibration = 1.0
         self.profiles = self._service.parts
         self.service = self._service.whole
@@ -122,15 +120,13 @@ class BackendEstimates:
     def learn_cold(self, age: float | None, seconds: float, now: float) -> None:
         """An instance took `seconds` to be ready, `age` seconds after the last one was used."""
         self._cold.learn(_cold_class(age), seconds, now)
-        self._modes_known = False
 
     def cold_modes(self) -> Modes | None:
-        """(share_fast, fast_mean, slow_mean) when cold starts come in two kinds, else None."""
-        if not self._modes_known:
-            self._cold.refresh()
-            self._modes = modes(*self._cold.counts())
-            self._modes_known = True
-        return self._modes
+        """(share_fast, fast_mean, slow_mean) when cold starts come in two kinds, else None.
+
+        As of the last samples that were taken in: asking changes nothing.
+        """
+        return modes(*self._cold.counts())
 
     def warm_chance(self, age: float) -> float:
         """The chance that an instance idle for `age` seconds still lives: 0 to 1, never rising with age."""
@@ -186,7 +182,6 @@ class BackendEstimates:
             self._cold.restore(before[0], now)
             self._survival.restore(before[1])
             raise
-        self._modes_known = False
         self.calibration = min(max(calibration, LOWEST), HIGHEST)
         self._anchor = anchor
 

@@ -198,5 +198,23 @@ def learned(pool: Pool, asked: Asked) -> dict[str, Mapping[str, float | None]]:
                 "cold_tail_s": cold.tail,
                 "boots": getattr(cold, "samples", None),
             }
+            if isinstance(tier.estimates, BackendEstimates):
+                entry |= _boots(tier.estimates)
         found[tier.name] = entry
+    return found
+
+
+def _boots(estimates: BackendEstimates) -> dict[str, float | None]:
+    """Boots more closely: by how long ago an instance was last used, and apart where there are two kinds."""
+    found: dict[str, float | None] = {
+        "cold_mean_within_1m_s": estimates.cold_at(0.0).mean,
+        "cold_mean_within_10m_s": estimates.cold_at(60.0).mean,
+        "cold_mean_later_s": estimates.cold_at(600.0).mean,
+    }
+    if (modes := estimates.cold_modes()) is not None:
+        found |= {
+            "cold_fast_share": modes.share_fast,
+            "cold_fast_mean_s": modes.fast_mean,
+            "cold_slow_mean_s": modes.slow_mean,
+        }
     return found

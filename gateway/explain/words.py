@@ -51,7 +51,13 @@ def says(action: Action, now: float) -> str:
 def expected(entry: Mapping[str, float | None]) -> str:
     """What is known of one backend: `service 400 ms, tail 1.2 s (learned from 12 calls)`, boots alike."""
     text = _known(entry, "service", "calls")
-    return f"{text}; {_known(entry, 'cold', 'boots')}" if "cold_mean_s" in entry else text
+    if "cold_mean_s" not in entry:
+        return text
+    text = f"{text}; {_known(entry, 'cold', 'boots')}"
+    share, fast, slow = (entry.get(f"cold_{what}") for what in ("fast_share", "fast_mean_s", "slow_mean_s"))
+    if share is None or fast is None or slow is None:
+        return text
+    return f"{text}, of two kinds: {share:.0%} take {seconds(fast)}, the others {seconds(slow)}"
 
 
 def _known(entry: Mapping[str, float | None], what: str, counted: str) -> str:

@@ -20,6 +20,7 @@ def learned(draw: Draw, count: int, seed: int = 1) -> BackendEstimates:
     estimates = BackendEstimates(Expectation(cold=Prior(8.0, 20.0)))
     for start in range(count):
         estimates.learn_cold(30.0, draw(chance), start * 600.0)
+    estimates.refresh()
     return estimates
 
 
@@ -56,6 +57,7 @@ def test_modes_appear_with_the_samples() -> None:
     assert estimates.cold_modes() is None
     for start in range(40):
         estimates.learn_cold(None, 1.0 if start % 2 else 50.0, start * 60.0)
+    estimates.refresh()
     assert estimates.cold_modes() is not None
 
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Shed as ShedError
-from gateway.explain.asked import Asked, Wanted, beside, make_call
+from gateway.estimates import BackendEstimates
+from gateway.explain.asked import Asked, Wanted, beside, learned, make_call
 from gateway.explain.scene import Scene
+from gateway.explain.words import expected
 from gateway.lease import Lease
 from policies import policies
 from policies.base import Candidate, Hold, Run, Shed
@@ -214,3 +216,22 @@ def test_either_lies_between_its_two() -> None:
     assert either.chance(1.0) == pytest.approx(0.95, abs=1e-3)
     assert warm.quantile(0.99) < either.quantile(0.99) < cold.quantile(0.99)
     assert either.chance(either.quantile(0.99)) == pytest.approx(0.99)
+
+
+def test_two_kinds_of_boot_are_told_apart_and_asking_changes_nothing() -> None:
+    made = scene(settings("cheapest_in_budget"), {})
+    asked = Asked(made.pool, make_call(Wanted(), made.now), lot=0.4)
+    estimates = next(tier.estimates for tier in made.pool.tiers if tier.name == "burst")
+    assert isinstance(estimates, BackendEstimates)
+    assert "of two kinds" not in expected(learned(made.pool, asked)["burst"])
+    for start in range(40):
+        estimates.learn_cold(0.0 if start % 2 else 700.0, 1.0 if start % 2 else 50.0, start * 60.0)
+    estimates.refresh()
+    estimates.learn_cold(0.0, 1.0, 2_340.5)  # waits for the next tick
+    before = estimates.cold.samples
+    found = learned(made.pool, asked)["burst"]
+    assert estimates.cold.samples == before
+    assert "of two kinds: 51% take 996 ms, the others 49.4 s" in expected(found)
+    estimates.refresh()
+    assert estimates.cold.samples > before
+    assert (found["cold_mean_within_1m_s"] or 0.0) < 3.0 < 30.0 < (found["cold_mean_later_s"] or 0.0)
