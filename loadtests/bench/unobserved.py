@@ -39,6 +39,8 @@ class Unbooked(Ledger):
         self._open.remove(record)
         self.closed += 1
         record.closed_at = now
+        if (stay := record.stay) is not None:
+            stay.leave(record, now)
         if self.access_log is not None:
             labels = (record.route, record.backend, record.reason, record.start, record.outcome)
             tally = self.tallies.get(labels)

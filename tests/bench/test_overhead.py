@@ -9,6 +9,7 @@ import pytest
 
 from gateway.app import load_file
 from gateway.ledger import Ledger
+from gateway.record import Record
 from gateway.vocab import Outcome
 from loadtests.bench import overhead
 from loadtests.bench.figures import Run
@@ -81,6 +82,19 @@ def test_every_variant_is_a_configuration_that_the_gateway_takes(name: str, tmp_
     assert settings.tracing is None or settings.tracing.sample == 0.01
 
 
+class Stayed:
+    """What a call holds of its tenant's limits."""
+
+    def __init__(self) -> None:
+        self.left: list[Record] = []
+
+    def lines(self, now: float) -> bytes:
+        return b""
+
+    def leave(self, record: Record, now: float) -> None:
+        self.left.append(record)
+
+
 async def test_what_is_left_out_is_not_there_and_the_rest_is(tmp_path: Path) -> None:
     file = tmp_path / "overspill.yaml"
     file.write_text(overhead.config(VARIANTS["no_log"], site(tmp_path), 4318))
@@ -94,8 +108,10 @@ async def test_what_is_left_out_is_not_there_and_the_rest_is(tmp_path: Path) -> 
     for gateway in (whole, less):
         record = gateway.ledger.open("a-1", "", gateway.clock.now())
         record.outcome = Outcome.OK
+        stay = record.stay = Stayed()
         gateway.ledger.close(record, gateway.clock.now())
         assert gateway.ledger.open_records == 0
+        assert stay.left == [record]
         await gateway.close()
     assert (len(whole.ledger.ended), len(less.ledger.ended)) == (1, 0)
 
