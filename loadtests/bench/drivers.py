@@ -161,6 +161,13 @@ class SseDriver:
             yield Load(lambda: turn.go(limit_s=limit_s), turn.pid)
 
 
+def _grpc_arguments(plan: Plan, calls: int, seconds: float) -> list[str]:
+    arguments = [str(plan.port), str(calls), "--seconds", str(seconds)]
+    for name, value in plan.headers.items():
+        arguments += ["--header", name, value]
+    return arguments
+
+
 class GrpcDriver:
     """Unary calls to a bare grpc.aio server."""
 
@@ -178,7 +185,7 @@ class GrpcDriver:
     def verify(self, plan: Plan) -> str | None:
         """A moment of calls, in a process of their own: the bench itself does not import gRPC."""
         try:
-            with generator("loadtests.bench.grpc_load", str(plan.port), "1", "--seconds", "0.01") as turn:
+            with generator("loadtests.bench.grpc_load", *_grpc_arguments(plan, 1, 0.01)) as turn:
                 found = turn.go(limit_s=_BESIDE_S)
         except NoFigures as error:
             return str(error)
@@ -189,8 +196,7 @@ class GrpcDriver:
     @contextlib.contextmanager
     def load(self, plan: Plan, directory: Path, *, connections: int, seconds: float) -> Iterator[Load]:
         """So many calls at once."""
-        arguments = [str(plan.port), str(connections), "--seconds", str(seconds)]
-        with generator("loadtests.bench.grpc_load", *arguments) as turn:
+        with generator("loadtests.bench.grpc_load", *_grpc_arguments(plan, connections, seconds)) as turn:
             yield Load(lambda: turn.go(limit_s=seconds + _BESIDE_S), turn.pid)
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 
 import grpc.aio
 import uvloop
@@ -23,8 +24,12 @@ PATIENCE_S = 10.0
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)  # otherwise equal channels share one
 
 
-async def load(port: int, calls: int, seconds: float) -> LoadFigures:
-    """Call for so long; one failed call ends its caller, for the run is void already."""
+async def load(
+    port: int, calls: int, seconds: float, metadata: Sequence[tuple[str, str]] = ()
+) -> LoadFigures:
+    """Call for so long, each time with that metadata; one failed call ends its caller, for the run is void
+    already.
+    """
     took_us: array[float] = array("d")
     errors: Counter[str] = Counter()
     channels = [
@@ -38,7 +43,7 @@ async def load(port: int, calls: int, seconds: float) -> LoadFigures:
         infer = channel.unary_unary(METHOD)
         while (since := time.perf_counter()) < ends:
             try:
-                answer = await infer(REQUEST, timeout=PATIENCE_S)
+                answer = await infer(REQUEST, timeout=PATIENCE_S, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 errors[error.code().name.lower()] += 1
                 return
@@ -67,8 +72,15 @@ def main() -> None:
     options.add_argument("port", type=int)
     options.add_argument("calls", type=int, help="at once")
     options.add_argument("--seconds", type=float, default=5.0, help="no call begins later (5)")
+    options.add_argument(
+        "--header", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="of every call; once for each",
+    )  # fmt: skip
     asked = options.parse_args()
-    take_turn(lambda: uvloop.run(load(asked.port, asked.calls, asked.seconds)), sys.stdin, sys.stdout)
+    metadata = [(name, value) for name, value in asked.header]
+    take_turn(
+        lambda: uvloop.run(load(asked.port, asked.calls, asked.seconds, metadata)), sys.stdin, sys.stdout
+    )
 
 
 if __name__ == "__main__":

@@ -182,12 +182,12 @@ def _contestant(
         tell(f"{name}: does not do {settings.workload.name}")
         return None
     place = site(directory, driver=driver, workload=settings.workload)
-    plan = peer.plan(place)
-    if isinstance(plan, Skipped):
-        tell(f"{name}: absent, {plan.why}")
-        measured.skipped.append(plan)
-        return None
     try:
+        plan = peer.plan(place)
+        if isinstance(plan, Skipped):
+            tell(f"{name}: absent, {plan.why}")
+            measured.skipped.append(plan)
+            return None
         return _start(plan, place, driver, settings, stack)
     except (NotAnswering, OSError) as error:
         tell(f"{name}: did not start, {error}")

@@ -22,7 +22,7 @@ from types import FrameType
 from loadtests.bench.figures import Limit, Run, Spread
 from loadtests.bench.machine import Cores, describe
 from loadtests.bench.measure import Measured, Settings, measure
-from loadtests.bench.peers.overspill import overspill_config
+from loadtests.bench.peers.overspill import key_headers, overspill_config
 from loadtests.bench.peers.plan import Peer, Plan, Site
 from loadtests.bench.processes import NotAnswering, Server, exchange, free_ports, wait_until_serving
 from loadtests.bench.report import spread_text, table
@@ -74,7 +74,10 @@ def _plan(name: str, sink_port: int, site: Site) -> Plan:
     variant = VARIANTS[name]
     file = site.write("overspill.yaml", config(variant, site, sink_port))
     argv = [sys.executable, "-m", "loadtests.bench.unobserved", str(file), "--without", variant.without]
-    return Plan(name=name, version=variant.says, argv=argv, port=site.port, admin_port=site.admin_port)
+    return Plan(
+        name=name, version=variant.says, argv=argv, port=site.port, admin_port=site.admin_port,
+        headers=key_headers(site.directory),
+    )  # fmt: skip
 
 
 def contestants(sink_port: int) -> dict[str, Peer]:

@@ -10,9 +10,6 @@ from loadtests.bench.startup import Startup
 from loadtests.bench.targets import SUBJECT, Found, Target, of_startup, of_workload
 from loadtests.bench.workload import Kind
 
-NOT_ON = "auth by API key: this version has none"
-"""What a gateway in production would also do for each request, and what is not in these figures."""
-
 
 def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
@@ -133,7 +130,7 @@ def markdown(
     results: Sequence[Measured], startup: Startup | None, machine: dict[str, str], settings: dict[str, Any]
 ) -> str:
     """The whole report."""
-    about = {**machine, **settings, "not on": NOT_ON}
+    about = {**machine, **settings}
     parts = ["# Bench\n", "\n".join(f"- {key}: {value}" for key, value in about.items())]
     parts.append(
         "\nMedian (range) over the valid rounds. Delays are what is added over `direct` in the same round."
@@ -151,7 +148,7 @@ def as_json(
     """The same, with every single run."""
     return {
         "machine": machine,
-        "settings": {**settings, "not_on": NOT_ON},
+        "settings": settings,
         "workloads": {measured.workload.name: _document(measured) for measured in results},
         "startup": asdict(startup) if startup else None,
         "targets": [asdict(target) for target in targets(results, startup)],

@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from loadtests.bench.drivers import Driver, driver_for
 from loadtests.bench.figures import Spread
 from loadtests.bench.load_figures import NoFigures
 from loadtests.bench.machine import Cores, describe
-from loadtests.bench.peers.overspill import overspill_config
+from loadtests.bench.peers.overspill import key_headers, overspill_config
 from loadtests.bench.peers.plan import Plan
 from loadtests.bench.processes import NotAnswering, Server, exchange, free_ports, wait_until_serving
 from loadtests.bench.targets import Target
@@ -100,16 +100,20 @@ def _serve(
     text = overspill_config(folder, port=port, admin_port=admin_port, upstream_port=upstream)
     file = folder / "overspill.yaml"
     file.write_text(limited(text) if limit else text)
+    key = key_headers(folder)
     argv = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(file), "--workers", str(workers)]
     server = stack.enter_context(Server(argv, core=None, log=folder / "output"))
-    plan = Plan(name=f"{workers} workers", version="", argv=argv, port=port, admin_port=admin_port)
-    wait_until_serving(server, lambda: _wrong(port), within_s=_START_S)
+    plan = Plan(
+        name=f"{workers} workers", version="", argv=argv, port=port, admin_port=admin_port, headers=key
+    )
+    wait_until_serving(server, lambda: _wrong(port, key), within_s=_START_S)
     return _Gateway(plan, server, folder)
 
 
-def _wrong(port: int) -> str | None:
+def _wrong(port: int, headers: Mapping[str, str]) -> str | None:
+    fields = {**_INFER.headers, **headers}
     try:
-        status, body = exchange(port, "POST", _INFER.path, _INFER.request, _INFER.headers)
+        status, body = exchange(port, "POST", _INFER.path, _INFER.request, fields)
     except (OSError, http.client.HTTPException) as error:
         return str(error)
     return None if (status, body) == (200, _INFER.answer) else f"status {status}: {body[:200]!r}"
@@ -151,10 +155,10 @@ def check_limit(root: Path, *, seconds: float, connections: int) -> Checked:
     argv = [sys.executable, "-m", "loadtests.bench.checking_upstream", str(port), "--work", str(_WORK_S)]
     with contextlib.ExitStack() as stack:
         checker = stack.enter_context(Server(argv, core=None, log=root / "checker"))
-        wait_until_serving(checker, lambda: _wrong(port), within_s=_START_S)
+        wait_until_serving(checker, lambda: _wrong(port, {}), within_s=_START_S)
         gateway = _serve(root / "limited", stack, workers=2, upstream=port, limit=True)
         exchange(port, "GET", CHECKER)  # what it has seen so far is forgotten
-        script = wrk.write_script(gateway.folder, _INFER, {})
+        script = wrk.write_script(gateway.folder, _INFER, gateway.plan.headers)
         url = f"http://127.0.0.1:{gateway.plan.port}{_INFER.path}"
         binary = shutil.which("wrk") or "wrk"
         load = wrk.command(binary, script, url=url, connections=connections, seconds=seconds)

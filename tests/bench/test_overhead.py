@@ -13,7 +13,7 @@ from gateway.record import Record
 from gateway.vocab import Outcome
 from loadtests.bench import overhead
 from loadtests.bench.figures import Run
-from loadtests.bench.overhead import EVERYTHING, LIMIT, NOTHING, VARIANTS, costs, markdown, verdict
+from loadtests.bench.overhead import EVERYTHING, LIMIT, NOTHING, VARIANTS, Variant, costs, markdown, verdict
 from loadtests.bench.peers.nginx import find_nginx
 from loadtests.bench.peers.plan import Site
 from loadtests.bench.unobserved import Forgetful, Unbooked, Unobserved
@@ -70,16 +70,24 @@ def test_a_run_with_failures_counts_for_nothing() -> None:
     assert "nothing was measured" in markdown(found, {}, LIMIT)
 
 
+def written(variant: Variant, directory: Path) -> Path:
+    """Its file, and one of keys that has none."""
+    (directory / "keys.yaml").write_text("[]\n")
+    file = directory / "overspill.yaml"
+    file.write_text(overhead.config(variant, site(directory), 4318))
+    return file
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_configuration_that_the_gateway_takes(name: str, tmp_path: Path) -> None:
     variant = VARIANTS[name]
-    file = tmp_path / "overspill.yaml"
-    file.write_text(overhead.config(variant, site(tmp_path), 4318))
+    file = written(variant, tmp_path)
     settings = load_file(file).settings
     assert (settings.access_log is not None) is variant.log
     assert (settings.tracing is not None) is variant.tracing
     assert settings.access_log is None or settings.access_log.sample == 1.0
     assert settings.tracing is None or settings.tracing.sample == 0.01
+    assert settings.auth is not None, "every one asks for a key"
 
 
 class Stayed:
@@ -96,9 +104,7 @@ class Stayed:
 
 
 async def test_what_is_left_out_is_not_there_and_the_rest_is(tmp_path: Path) -> None:
-    file = tmp_path / "overspill.yaml"
-    file.write_text(overhead.config(VARIANTS["no_log"], site(tmp_path), 4318))
-    settings = load_file(file).settings.model_copy(update={"tracing": None})
+    settings = load_file(written(VARIANTS["no_log"], tmp_path)).settings.model_copy(update={"tracing": None})
     whole = Unobserved(settings, without=frozenset())
     less = Unobserved(settings, without=frozenset({"metrics", "decisions"}))
     assert type(whole.ledger) is Ledger

@@ -3,14 +3,18 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from gateway.auth.key_file import hash_of
+from gateway.auth.keys import read_key_file
 from loadtests.bench.peers import PEERS, envoy, haproxy, llm, nginx, overspill
 from loadtests.bench.peers import plan as plans
-from loadtests.bench.processes import free_ports
+from loadtests.bench.processes import NotAnswering, Server, exchange, free_ports, wait_until_serving
 from loadtests.bench.workload import HEALTH_PATHS, WORKLOADS, Kind, upstream_config
 
 
@@ -99,6 +103,44 @@ def test_overspill_spills_to_this_machine_only(policy: str, tmp_path: Path) -> N
     for backend in document["backends"].values():
         assert backend["replicas"] == ["http://127.0.0.1:3333"]
         assert backend["max_in_flight"] > 1000, "the load must not spill"
+
+
+def test_overspill_asks_for_a_key_that_was_made_for_this_run_and_sends_it(tmp_path: Path) -> None:
+    plan = PEERS["overspill"].plan(site(tmp_path))
+    assert isinstance(plan, plans.Plan)
+    document = yaml.safe_load((tmp_path / "overspill.yaml").read_text())
+    [entry] = read_key_file(Path(document["auth"]["keys"]["file"]))
+    assert list(plan.headers) == [overspill.KEY_FIELD]
+    assert entry.hash == hash_of(plan.headers[overspill.KEY_FIELD])
+    assert (tmp_path / "keys.yaml").is_file(), "in its own directory"
+
+
+def test_a_key_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotAnswering, match=r"keys create` failed: .*nowhere"):
+        overspill.key_headers(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("workload", ["infer", "sse"])
+def test_overspill_serves_nobody_without_the_key(workload: str, tmp_path: Path) -> None:
+    """Otherwise what a key costs would not be in the figures."""
+    [port, admin_port, upstream] = free_ports(3)
+    place = replace(site(tmp_path, workload), port=port, admin_port=admin_port, upstream_port=upstream)
+    plan = PEERS["overspill"].plan(place)
+    assert isinstance(plan, plans.Plan)
+    work = WORKLOADS[workload]
+
+    def status(headers: Mapping[str, str]) -> int:
+        return exchange(port, "POST", work.path, work.request, {**work.headers, **headers})[0]
+
+    def not_yet() -> str | None:
+        try:
+            return None if status({}) == 401 else "served without a key"
+        except OSError as error:
+            return str(error)
+
+    with Server(plan.argv, core=None, log=tmp_path / "output") as server:
+        wait_until_serving(server, not_yet, within_s=30)
+        assert status(plan.headers) >= 500, "let in; nobody is behind it"
 
 
 def test_direct_starts_nothing_and_meets_the_upstream(tmp_path: Path) -> None:

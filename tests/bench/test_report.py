@@ -129,7 +129,6 @@ def test_the_table_shows_figures_bounds_reasons_and_what_is_absent() -> None:
     )
     text = markdown([one], None, MACHINE, {"rounds": "1 of 1 s"})
     assert "- processor: an abacus" in text
-    assert "- not on: auth by API key" in text
     assert "| nginx 1.22.1 | 32 | ≥ 30,000 | 0.600 | 0.000 | - | 30.0 | 15 | 50% | 0 of 1 | load gen" in text
     assert "| direct | 32 | 30,000 | 0.400 in all |" in text
     assert "| nginx | 14 | 15 |" in text

@@ -83,7 +83,7 @@ def plan_litellm(site: Site) -> Plan | Skipped:
         env={
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch a list of prices otherwise
             "LITELLM_LOG": "WARNING",
-            # No peer asks for a key here, and nobody else reaches this port.
+            # It asks for no key here, and nobody else reaches this port.
             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         },
         rewrites=True,

@@ -1,19 +1,25 @@
-"""Overspill itself, as users run it: policy, metrics, access log, and request and trace ids on."""
+"""Overspill itself, as users run it: policy, API keys, metrics, access log, and request and trace ids on."""
 
 import importlib.metadata
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
 from loadtests.bench.peers.plan import Plan, Site, Skipped
+from loadtests.bench.processes import NotAnswering
 from loadtests.bench.workload import MODEL, Kind
 
 SLOTS = 4096
 """More than the load takes: no call waits for a slot, and none spills."""
+KEY_FIELD = "x-api-key"
+_KEY_FILE = "keys.yaml"
+_KEY_WITHIN_S = 60.0
 
 _CONFIG = """\
 version: 1
 listen: {{http: "127.0.0.1:{http_port}", admin: "127.0.0.1:{admin_port}"{grpc_listen}}}
+auth: {{keys: {{file: {directory}/{key_file}}}}}
 access_log: {{path: {directory}/access.log}}
 backends:
   fleet:
@@ -52,17 +58,34 @@ def overspill_config(
     """A fleet with more slots than the load takes, and a second tier that the policy must weigh.
 
     The second tier is the same local server, so that nothing leaves this machine. `port` is where the load
-    goes; with gRPC HTTP listens on `spare_port`.
+    goes; with gRPC HTTP listens on `spare_port`. Nobody is served without the key that `key_headers` makes.
     """
     grpc = kind is Kind.GRPC
     return _CONFIG.format(
-        directory=directory, admin_port=admin_port, model=MODEL, policy=policy, slots=SLOTS,
+        directory=directory, key_file=_KEY_FILE, admin_port=admin_port, model=MODEL, policy=policy,
+        slots=SLOTS,
         http_port=spare_port if grpc else port,
         grpc_listen=f', grpc: "127.0.0.1:{port}"' if grpc else "",
         health_port=upstream_port if health_port is None else health_port,
         grpc_replicas=f'\n    grpc: {{replicas: ["127.0.0.1:{upstream_port}"]}}' if grpc else "",
         budget="30s" if kind is Kind.SSE else "250ms",
     )  # fmt: skip
+
+
+def key_headers(directory: Path) -> dict[str, str]:
+    """What a request to that gateway must carry: a key made now by `overspill keys`, for this run only.
+
+    By the command, so that the bench needs no more of the gateway than its users. Raises NotAnswering.
+    """
+    argv = [sys.executable, "-m", "gateway.cli", "keys", "create", "--id", "bench"]
+    argv += ["-f", str(directory / _KEY_FILE)]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_KEY_WITHIN_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise NotAnswering(f"`overspill keys create` did not end within {_KEY_WITHIN_S:.0f} s") from None
+    if done.returncode:
+        raise NotAnswering(f"`overspill keys create` failed: {done.stderr.strip()[-600:]}")
+    return {KEY_FIELD: done.stdout.strip()}
 
 
 def _importable(module: str) -> bool:
@@ -94,8 +117,9 @@ def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
         version = "source tree"
     argv = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(file)]
     return Plan(
-        name=name, version=f"{version}, {policy}", argv=argv, port=site.port, admin_port=site.admin_port
-    )
+        name=name, version=f"{version}, {policy}", argv=argv, port=site.port, admin_port=site.admin_port,
+        headers=key_headers(site.directory),
+    )  # fmt: skip
 
 
 def plan(site: Site) -> Plan | Skipped:
