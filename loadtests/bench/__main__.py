@@ -25,6 +25,8 @@ from loadtests.bench.workload import WORKLOADS, Kind, Workload, stream
 
 _BETWEEN_S = 0.5
 """About what passes between two runs, for the forecast only."""
+_CHILD_S = 15.0
+"""Likewise, until the gateway has done what it does once."""
 
 
 def _counts(text: str) -> list[int]:
@@ -112,6 +114,7 @@ def forecast_s(settings: Sequence[Settings]) -> float:
     for each in settings:
         run_s = each.seconds + _BETWEEN_S + each.workload.events * each.workload.interval_s
         peers = sum(PEERS[name].fits(each.workload) for name in each.peers)
+        total += any(PEERS[name].fits(each.workload) for name in each.peers if SUBJECT in name) * _CHILD_S
         total += peers * (each.warm_up_s + each.rounds * len(each.connections) * run_s)
     return total
 

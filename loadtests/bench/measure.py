@@ -18,12 +18,14 @@ from loadtests.bench.figures import Run, attribute
 from loadtests.bench.load_figures import LoadFigures, NoFigures
 from loadtests.bench.machine import Cores
 from loadtests.bench.peers import PEERS
-from loadtests.bench.peers.plan import Peer, Plan, Site, Skipped
+from loadtests.bench.peers.plan import CHILD_COMES_S, Peer, Plan, Site, Skipped
 from loadtests.bench.processes import NotAnswering, Server, free_ports, on_core, wait_until_serving
 from loadtests.bench.workload import Kind, Workload
 
 _READY_WITHIN_S = 60.0
 _SETTLE_S = 0.5
+_CHILD_GOES_S = 60.0
+_MOST_WARM_UPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Measured:
     versions: dict[str, str] = field(default_factory=dict)
     rss_mib: dict[str, dict[str, float]] = field(default_factory=dict)
     """By peer: `idle`, before the load, and `after_load`."""
+    remarks: list[str] = field(default_factory=list)
+    """What a reader of the figures must know beside them."""
 
 
 Tell = Callable[[str], None]
@@ -152,7 +156,11 @@ def measure(settings: Settings, tell: Tell) -> Measured:
         ]
         for each in contestants:
             measured.versions[each.plan.name] = each.plan.version
-            _warm_up(each, driver, settings)
+        warmed = [(each, _warm_up(each, driver, settings)) for each in contestants]
+        for each, requests in warmed:
+            if remark := _past_its_child(each, requests):
+                tell(remark)
+                measured.remarks.append(remark)
         for number in range(1, settings.rounds + 1):
             for each in contestants:
                 for connections in settings.connections:
@@ -209,16 +217,38 @@ def _start(
     return Contestant(plan=plan, directory=place.directory, server=server, rss_idle_mib=idle)
 
 
-def _warm_up(each: Contestant, driver: Driver, settings: Settings) -> None:
+def _warm_up(each: Contestant, driver: Driver, settings: Settings) -> int:
     """Open the upstream connections and let the interpreter specialise; the figures are thrown away,
-    and a failure here will show again in the rounds.
+    and a failure here will show again in the rounds. How many requests that were: a little longer where it
+    takes so many to bring out what the peer does once.
     """
-    most, seconds = max(settings.connections), settings.warm_up_s
+    most, seconds, requests = max(settings.connections), settings.warm_up_s, 0
     if seconds <= 0:
-        return
+        return 0
     with contextlib.suppress(NoFigures), on_core(settings.cores.load):
-        with driver.load(each.plan, each.directory, connections=most, seconds=seconds) as load:
-            load.go()
+        for _ in range(_MOST_WARM_UPS):
+            with driver.load(each.plan, each.directory, connections=most, seconds=seconds) as load:
+                requests += load.go().requests
+            if requests >= each.plan.child_after:
+                break
+    return requests
+
+
+def _past_its_child(each: Contestant, requests: int) -> str | None:
+    """Wait for what the peer does once beside requests; what to know where the rounds may have it."""
+    if each.server is None or not each.plan.child_after:
+        return None
+    if requests < each.plan.child_after:
+        return (
+            f"{each.plan.name}: fewer than {each.plan.child_after} requests before the rounds; if it reaches "
+            "them there, they have the work of a child process that it starts once"
+        )
+    if each.server.child_came_and_went(comes_within_s=CHILD_COMES_S, goes_within_s=_CHILD_GOES_S):
+        return None
+    return (
+        f"{each.plan.name}: the child process that it starts once was not seen to come and go before the "
+        "rounds, which may have its work"
+    )
 
 
 def _loaded(

@@ -22,7 +22,7 @@ from types import FrameType
 from loadtests.bench.figures import Limit, Run, Spread
 from loadtests.bench.machine import Cores, describe
 from loadtests.bench.measure import Measured, Settings, measure
-from loadtests.bench.peers.overspill import key_headers, overspill_config
+from loadtests.bench.peers.overspill import CHILD_AFTER, key_headers, overspill_config
 from loadtests.bench.peers.plan import Peer, Plan, Site
 from loadtests.bench.processes import NotAnswering, Server, exchange, free_ports, wait_until_serving
 from loadtests.bench.report import spread_text, table
@@ -64,7 +64,6 @@ def config(variant: Variant, site: Site, sink_port: int) -> str:
         site.directory, port=site.port, admin_port=site.admin_port, upstream_port=site.upstream_port
     )
     lines = [line for line in text.splitlines() if variant.log or not line.startswith("access_log:")]
-    lines.append("advice: {every: 1d}")  # a child process works it out: once, in the first round
     if variant.tracing:
         lines.append(f"tracing: {{endpoint: http://127.0.0.1:{sink_port}, sample: 0.01}}")
     return "\n".join([*lines, ""])
@@ -76,7 +75,7 @@ def _plan(name: str, sink_port: int, site: Site) -> Plan:
     argv = [sys.executable, "-m", "loadtests.bench.unobserved", str(file), "--without", variant.without]
     return Plan(
         name=name, version=variant.says, argv=argv, port=site.port, admin_port=site.admin_port,
-        headers=key_headers(site.directory),
+        headers=key_headers(site.directory), child_after=CHILD_AFTER,
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from typing import Self
 
 from loadtests.bench import procfs
 
+_LOOK_S = 0.05
+
 
 class NotAnswering(Exception):
     """A process ended, or did not give the expected answer in time; the text has the end of its log."""
@@ -98,6 +100,22 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member.pid, signal.SIGKILL)
         self._process.wait(self._stop_within_s)
+
+    def child_came_and_went(self, *, comes_within_s: float, goes_within_s: float) -> bool:
+        """Wait until a child of it has worked and ended, and none is left; False where that does not happen.
+
+        One that ended before this was called counts, if it took CPU time.
+        """
+        came = False
+        ends = time.monotonic() + comes_within_s
+        while time.monotonic() < ends and not self.ended:
+            family = procfs.read_tree(self.pid)
+            if len(family) > 1 and not came:
+                came, ends = True, time.monotonic() + goes_within_s
+            elif len(family) == 1 and (came or family[0].ended):
+                return True
+            time.sleep(_LOOK_S)
+        return False
 
     def trouble(self, what: str) -> NotAnswering:
         """The error to raise about this process, with the last lines it wrote."""

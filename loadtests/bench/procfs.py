@@ -22,6 +22,8 @@ class ProcessStat(NamedTuple):
     """False for a zombie: ended, and waiting to be asked about."""
     ticks: int
     """User and system time of its threads and of its children that have ended, in clock ticks."""
+    ended: int = 0
+    """The part of the latter."""
 
 
 class CoreTimes(NamedTuple):
@@ -42,6 +44,7 @@ def parse_stat(text: str) -> ProcessStat:
         session=int(fields[3]),
         alive=fields[0] not in {"Z", "X"},
         ticks=sum(int(field) for field in fields[11:15]),  # utime stime cutime cstime
+        ended=sum(int(field) for field in fields[13:15]),
     )
 
 

@@ -122,6 +122,7 @@ def _section(measured: Measured) -> list[str]:
     for skip in measured.skipped:
         how = f"; to install: `{skip.install}`" if skip.install else ""
         parts.append(f"\nAbsent: {skip.name}: {skip.why}{how}")
+    parts += [f"\nMind: {remark}." for remark in measured.remarks]
     parts += [f"\nDid not start: {name}:\n\n```\n{why}\n```" for name, why in measured.failed.items()]
     return parts
 
@@ -165,6 +166,7 @@ def _document(measured: Measured) -> dict[str, Any]:
         "rss_mib": measured.rss_mib,
         "absent": [asdict(skip) for skip in measured.skipped],
         "failed": measured.failed,
+        "remarks": measured.remarks,
         "runs": [
             {**asdict(run), "valid": run.valid, "limit": run.limit, "verdict": run.verdict}
             for run in measured.runs

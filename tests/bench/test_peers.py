@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gateway.advice import FEWEST_CALLS, LOOK_EVERY_S
+from gateway.app import load_file
 from gateway.auth.key_file import hash_of
 from gateway.auth.keys import read_key_file
 from loadtests.bench.peers import PEERS, envoy, haproxy, llm, nginx, overspill
@@ -113,6 +115,16 @@ def test_overspill_asks_for_a_key_that_was_made_for_this_run_and_sends_it(tmp_pa
     assert list(plan.headers) == [overspill.KEY_FIELD]
     assert entry.hash == hash_of(plan.headers[overspill.KEY_FIELD])
     assert (tmp_path / "keys.yaml").is_file(), "in its own directory"
+
+
+def test_overspill_advises_once_and_the_bench_knows_when(tmp_path: Path) -> None:
+    plan = PEERS["overspill"].plan(site(tmp_path))
+    assert isinstance(plan, plans.Plan)
+    settings = load_file(tmp_path / "overspill.yaml").settings
+    assert settings.advice
+    assert settings.advice.every > 12 * 3600, "not again while the bench runs"
+    assert plan.child_after == FEWEST_CALLS
+    assert plans.CHILD_COMES_S > LOOK_EVERY_S
 
 
 def test_a_key_that_cannot_be_made_is_told(tmp_path: Path) -> None:

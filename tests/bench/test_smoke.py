@@ -80,7 +80,8 @@ def test_every_workload_goes_through_overspill_without_a_failure(workload: str, 
         assert bench.main(arguments) == 0
     finally:
         signal.signal(signal.SIGTERM, handler)
-    runs = json.loads(figures.read_text())["workloads"][workload]["runs"]
+    measured = json.loads(figures.read_text())["workloads"][workload]
+    runs = measured["runs"]
     assert [(run["peer"], run["faults"]) for run in runs] == [("direct", []), ("overspill", [])]
     for run in runs:
         assert run["requests"] >= 2
@@ -88,6 +89,7 @@ def test_every_workload_goes_through_overspill_without_a_failure(workload: str, 
         if WORKLOADS[workload].kind is Kind.SSE:
             assert run["events"] == 4 * run["requests"]
             assert 0 < run["event_p50_ms"] < 1000
+    assert "fewer than 200 requests before the rounds" in measured["remarks"][0], "nothing was waited for"
     assert runs[1]["cpu_us_per_request"] > 0
     assert runs[1]["rss_mib"] > 10
 
@@ -219,6 +221,25 @@ def test_children_are_ended_even_when_their_parent_crashed(tmp_path: Path) -> No
         family_of(server, 3)
         os.kill(server.pid, signal.SIGKILL)
     gone(server.pid)
+
+
+PARENT = "import subprocess, sys, time; work = [sys.executable, '-c', 'sum(range(3_000_000))']; "
+
+
+def parent(does: str, log: Path) -> Server:
+    return Server([sys.executable, "-c", f"{PARENT}{does}; time.sleep(60)"], core=None, log=log)
+
+
+def test_a_child_is_waited_for_also_when_it_is_gone_already(tmp_path: Path) -> None:
+    with parent("subprocess.run(work)", tmp_path / "log") as server:
+        for _ in range(2):
+            assert server.child_came_and_went(comes_within_s=20, goes_within_s=20)
+
+
+@pytest.mark.parametrize("does", ["pass", "subprocess.Popen(['sleep', '60'])"])
+def test_no_child_and_one_that_stays_are_told(does: str, tmp_path: Path) -> None:
+    with parent(does, tmp_path / "log") as server:
+        assert not server.child_came_and_went(comes_within_s=1, goes_within_s=1)
 
 
 def test_pinning_is_undone_on_every_way_out() -> None:

@@ -13,6 +13,10 @@ from loadtests.bench.workload import MODEL, Kind
 SLOTS = 4096
 """More than the load takes: no call waits for a slot, and none spills."""
 KEY_FIELD = "x-api-key"
+ONE_ADVICE = "{every: 1d}"
+"""One child process that works out how many replicas were needed, and not another every ten minutes."""
+CHILD_AFTER = 200
+"""Requests of which it is worked out at the soonest; they are looked for every ten seconds."""
 _KEY_FILE = "keys.yaml"
 _KEY_WITHIN_S = 60.0
 
@@ -21,6 +25,7 @@ version: 1
 listen: {{http: "127.0.0.1:{http_port}", admin: "127.0.0.1:{admin_port}"{grpc_listen}}}
 auth: {{keys: {{file: {directory}/{key_file}}}}}
 access_log: {{path: {directory}/access.log}}
+advice: {advice}
 backends:
   fleet:
     type: triton
@@ -54,6 +59,7 @@ def overspill_config(
     policy: str = "cheapest_in_budget",
     kind: Kind = Kind.HTTP,
     spare_port: int = 0,
+    advice: str = ONE_ADVICE,
 ) -> str:
     """A fleet with more slots than the load takes, and a second tier that the policy must weigh.
 
@@ -63,7 +69,7 @@ def overspill_config(
     grpc = kind is Kind.GRPC
     return _CONFIG.format(
         directory=directory, key_file=_KEY_FILE, admin_port=admin_port, model=MODEL, policy=policy,
-        slots=SLOTS,
+        slots=SLOTS, advice=advice,
         http_port=spare_port if grpc else port,
         grpc_listen=f', grpc: "127.0.0.1:{port}"' if grpc else "",
         health_port=upstream_port if health_port is None else health_port,
@@ -118,7 +124,7 @@ def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
     argv = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(file)]
     return Plan(
         name=name, version=f"{version}, {policy}", argv=argv, port=site.port, admin_port=site.admin_port,
-        headers=key_headers(site.directory),
+        headers=key_headers(site.directory), child_after=CHILD_AFTER,
     )  # fmt: skip
 
 

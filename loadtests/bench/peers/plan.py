@@ -17,6 +17,7 @@ from loadtests.bench.workload import Kind, Workload
 
 ROOT = Path(__file__).resolve().parents[3]
 HOME_VARIABLE = "OVERSPILL_PEERS"
+CHILD_COMES_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Plan:
 
     headers:   further fields that every request to it needs
     rewrites:  it makes answers of its own from the upstream's: they are not compared byte for byte
+    child_after:  requests after which it starts, once and within `CHILD_COMES_S`, a child process that works
+                  on something else than requests; 0 where it has none such
     """
 
     name: str
@@ -35,6 +38,7 @@ class Plan:
     env: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     rewrites: bool = False
+    child_after: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
