@@ -9,6 +9,7 @@ all of them. A timer per request would cost more than the request.
 import asyncio
 import contextlib
 import logging
+import os
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,12 @@ _NOT_ZERO = 1 << 64 | 1
 
 
 _BACKLOG = 2048
+_HANDLES = 4
+"""Handles of the event loop on each socket that listens. libuv accepts one connection for each in a turn of
+the loop, so that with one handle a thousand connections that come at once wait for a thousand turns, each as
+long as the requests of those before them take. Every handle more costs about 3 us for a connection that
+comes alone, because all of them are woken for it.
+"""
 _ACCEPTED_ROUNDS = 3
 _HANDSHAKES_S = 0.02
 
@@ -96,7 +103,7 @@ class Listener:
         self._chance = chance
         self._names_traces = names_traces
         self._connections: set[Connection] = set()
-        self._servers: dict[int, Any] = {}  # by descriptor of the door
+        self._servers: dict[int, list[Any]] = {}  # by descriptor of the door
         self._doors: Doors | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = f"{chance.getrandbits(64):016x}-"
@@ -116,18 +123,22 @@ class Listener:
         elif self._tls is not None:
             server = self._encrypted(self._tls)
             await server.open(host, port)
-            self._servers[-1] = server
+            self._servers[-1] = [server]
         else:
-            self._servers[-1] = await self.loop.create_server(
+            first = await self.loop.create_server(
                 lambda: Connection(self), host, port, backlog=_BACKLOG, reuse_address=True
             )
+            self._servers[-1] = [first]
+            for bound in first.sockets:
+                copies = [socket(fileno=os.dup(bound.fileno())) for _ in range(_HANDLES - 1)]
+                self._servers[-1] += await self._accepting(copies)
         limits = self.limits
         shortest = min(limits.head_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
         period = min(0.5, shortest / 4)
         if self.doorkeeper is not None:
             self.doorkeeper.pressure.watch()
         self._sweeper = self.loop.create_task(self._sweep(period))
-        name = next(iter(self._servers.values())).sockets[0].getsockname()
+        name = next(iter(self._servers.values()))[0].sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
     async def _attend(self, doors: Doors) -> None:
@@ -141,23 +152,30 @@ class Listener:
             if self._tls is not None:
                 encrypted = self._encrypted(self._tls)
                 encrypted.serve(copy)
-                self._servers[number] = encrypted
+                self._servers[number] = [encrypted]
             else:
-                self._servers[number] = server = await self.loop.create_server(
-                    lambda: Connection(self), sock=copy, backlog=_BACKLOG
-                )
+                copies = [copy, *(copy.dup() for _ in range(_HANDLES - 1))]
+                self._servers[number] = servers = await self._accepting(copies)
                 if self.draining:  # meanwhile
-                    self._leave(server)
+                    self._leave(servers)
         for number in [number for number in self._servers if number not in wanted]:
             self._leave(self._servers.pop(number))
 
+    async def _accepting(self, sockets: Sequence[socket]) -> list[Any]:
+        """One server for each of these, which closes it."""
+        return [
+            await self.loop.create_server(lambda: Connection(self), sock=each, backlog=_BACKLOG)
+            for each in sockets
+        ]
+
     @staticmethod
-    def _leave(server: Any) -> None:
+    def _leave(servers: Sequence[Any]) -> None:
         """Take no new connection there; those that were accepted go on."""
-        if isinstance(server, TlsServer):
-            server.leave()
-        else:
-            server.close()
+        for server in servers:
+            if isinstance(server, TlsServer):
+                server.leave()
+            else:
+                server.close()
 
     def _encrypted(self, tls: PortTls) -> TlsServer:
         return TlsServer(
@@ -202,10 +220,9 @@ class Listener:
         what is on its way is answered, with `connection: close` (RFC 9112 section 9.6).
         """
         self.draining = True
-        servers = list(self._servers.values())
+        servers = [server for each in self._servers.values() for server in each]
         self._servers.clear()
-        for server in servers:
-            self._leave(server)
+        self._leave(servers)
         if self._doors is not None:
             self._doors.close()
         for _ in range(_ACCEPTED_ROUNDS):
