@@ -52,6 +52,8 @@ class MergedViews:
     tls: Tls | None = None
     door: AdminDoor | None = None
     scaler: ScalingService | None = None
+    begun = False
+    """Has every worker once served? What is forked later knows it from the beginning."""
 
     def __init__(self, directory: Path, replicas: Replicas, config: ConfigStatus) -> None:
         self.reloads = {"ok": 0, "rejected": 0}
@@ -76,8 +78,15 @@ class MergedViews:
         return told if self.tls is None else joined([*told, *self.tls.collect()])
 
     async def health(self) -> Health:
-        """Ready as long as one worker is."""
-        return Health(*merge_health((await self._reports())[0]))
+        """Not ready before every worker has begun to serve; from then on, as long as one worker is ready."""
+        return Health(*self._health((await self._reports())[0]))
+
+    def _health(self, alive: Sequence[Report]) -> tuple[str, dict[str, dict[str, str]]]:
+        if not self.begun:
+            self.begun = all(map(self._replicas.serving, self._replicas.posted()))
+        status, reasons = merge_health(alive)
+        # One that is up would be sent what all of them together are to serve.
+        return ("not_ready" if status == "ready" and not self.begun else status), reasons
 
     async def reload(self) -> Outcome:
         """In all workers, or in none."""
@@ -109,7 +118,7 @@ class MergedViews:
     async def glance(self, decisions: int) -> Glance:
         """All workers', of one look."""
         alive, gone = await self._reports(decisions)
-        status, reasons = merge_health(alive)
+        status, reasons = self._health(alive)
         return Glance(
             self._metrics(alive, gone),
             merge_routes(alive, gone),

@@ -131,7 +131,8 @@ def run(plan: Plan, clock: Clock) -> int:
         replace = [(job, _successor(plan, job)) for job in jobs if job.pid is not None]
         if crew.admin is not None:
             jobs.append(_former_admin(crew.admin))
-        jobs.append(_admin(plan, clock))
+        views = _views(plan, clock)
+        jobs.append(_admin(plan, views))
         supervisor = Supervisor(
             jobs,
             _Watch(crew, plan.door, clock),
@@ -142,7 +143,7 @@ def run(plan: Plan, clock: Clock) -> int:
             replace=replace,
             renewal=succession,
         )
-        return supervisor.run(partial(_tell, plan))
+        return supervisor.run(partial(_tell, plan, views))
     finally:
         succession.end()
         crew.close()
@@ -174,11 +175,17 @@ def _successor(plan: Plan, job: Job) -> Job:
     return _worker(plan, crew.placed[job.number], crew.successor(job.number))
 
 
-def _admin(plan: Plan, clock: Clock) -> Job:
+def _views(plan: Plan, clock: Clock) -> office.MergedViews:
     crew = plan.crew
     views = office.MergedViews(crew.common.directory, crew.common.replicas, plan.config)
     views.door = plan.admin_door
     views.scaler = ScalingService(plan.scaling, views.loads, clock)
+    views.begun = bool(crew.before)
+    return views
+
+
+def _admin(plan: Plan, views: office.MergedViews) -> Job:
+    crew = plan.crew
     reloader = partial(_reloader, plan, crew.common)
     attend = partial(office.attend, views, plan.admin, crew.leash[0], reloader, plan.tls)
     return Job("the admin process", partial(_outside, plan.door, attend), number=_NO_PLACE, last=True)
@@ -206,7 +213,8 @@ def _reloader(plan: Plan, common: Common, views: office.MergedViews) -> Reloader
     return plan.reloader(views, common)
 
 
-def _tell(plan: Plan) -> None:
+def _tell(plan: Plan, views: office.MergedViews) -> None:
+    views.begun = True  # for an admin process that is started from now on
     host, port = plan.admin.getsockname()[:2]
     log.info(
         "serving on %s://%s, admin on %s://%s, with %d workers",
