@@ -10,6 +10,7 @@ import logging
 import signal
 
 from gateway.clock import Clock
+from gateway.signals import LATER
 from gateway.workers.handover import LAYOUT, TRYING_S, Handover, Try, become
 from gateway.workers.ports import Held
 
@@ -74,8 +75,7 @@ class Restarting:
 
     def become(self) -> None:
         """Go on as the new version. Returns only when there is none."""
-        for each in (signal.SIGHUP, signal.SIGUSR2):  # until it has handlers of its own
-            signal.signal(each, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, LATER)  # until it has handlers of its own
         become(self._handover())
 
     def _handover(self) -> Handover:

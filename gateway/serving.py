@@ -30,7 +30,7 @@ from gateway.config.status import ConfigStatus
 from gateway.errors import ConfigError
 from gateway.reload import Reloader
 from gateway.restarting import Ending, Restarting
-from gateway.signals import Signals
+from gateway.signals import Signals, held_back
 from gateway.succession import Draft
 from gateway.tls import Tls
 from gateway.workers.assignment import Assignment
@@ -57,10 +57,11 @@ def serve(source: Source, settings: Settings, *, record: Path | None = None, wor
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     descriptors.raise_limit(settings.limits.connections)
-    before = received(_addresses(settings))
-    if workers > 1:
-        return _serve_with(source, settings, workers, before)
-    return _serve_alone(source, settings, record, before)
+    with held_back():
+        before = received(_addresses(settings))
+        if workers > 1:
+            return _serve_with(source, settings, workers, before)
+        return _serve_alone(source, settings, record, before)
 
 
 def _serve_with(source: Source, settings: Settings, workers: int, before: Received | None) -> int:

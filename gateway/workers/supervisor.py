@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.clock import Clock
+from gateway.signals import LATER
 
 log = logging.getLogger("overspill.workers")
 
@@ -294,10 +295,9 @@ class Supervisor:
         status = 1
         try:
             os.close(self._leash[1])
-            for each in (signal.SIGHUP, signal.SIGUSR2):  # until it has a handler of its own
-                signal.signal(each, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            # Those wait until it has handlers of its own: a log may have been renamed since it was opened.
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask | LATER)
             status = job.run()
         except BaseException:
             log.exception("%s failed", job.name)

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.upstream import Upstream, upstream
 from tests.top.live import free_port
 from tests.workers_serving.live import Served
@@ -86,3 +88,28 @@ async def test_it_is_not_ready_before_every_worker_serves(tmp_path: Path) -> Non
 def admin_process(served: Served) -> int:
     line = next(line for line in served.log.splitlines() if "the admin process is process" in line)
     return int(line.rsplit(" ", 1)[1])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_log_that_is_renamed_before_anybody_listens_to_signals_is_opened_again(
+    tmp_path: Path, workers: int
+) -> None:
+    log = tmp_path / "access.log"
+    more = f"access_log: {{path: {log}}}\nreload: {{watch: false}}"
+    async with (
+        upstream() as replica,
+        starting(tmp_path, replica, "rotated", log, workers=workers, more=more) as served,
+    ):
+        await served.until("serving on")
+        process = served.process.pid if workers == 1 else served.worker(1)
+        async with asyncio.timeout(10.0):
+            while str(log) not in open_files(process):
+                await asyncio.sleep(0.02)
+        assert log.with_suffix(".1").exists()
+        assert served.log.count("serving on") == 1
+        assert "started again" not in served.log
+        assert await served.stop() == 0
+
+
+def open_files(process: int) -> set[str]:
+    return {str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir() if each.is_symlink()}
