@@ -33,6 +33,7 @@ from gateway.restarting import Ending, Restarting
 from gateway.signals import Signals, held_back
 from gateway.succession import Draft
 from gateway.tls import Tls
+from gateway.workers import activation
 from gateway.workers.assignment import Assignment
 from gateway.workers.crew import Crew
 from gateway.workers.handover import Received, received
@@ -128,10 +129,11 @@ def _addresses(settings: Settings) -> list[str]:
 
 
 def _held(settings: Settings, count: int, before: Received | None, undo: ExitStack, *, admin: bool) -> Held:
-    """The ports, opened or taken over. Raises OSError. `admin`: that one too."""
+    """The ports, opened or taken over. Raises OSError, ConfigError. `admin`: that one too."""
     listen = settings.listen
     there = None if before is None else before.handover
-    kept = () if there is None else [taken(queue) for queue in there.doors]
+    passed = activation.passed(listen.http, listen.admin)
+    kept = passed.queues(count) if there is None else [taken(queue) for queue in there.doors]
     door = undo.enter_context(Door(*listen.http, count, kept=kept))
     grpc = None
     if listen.grpc is not None:
@@ -140,6 +142,8 @@ def _held(settings: Settings, count: int, before: Received | None, undo: ExitSta
     window = None
     if there is not None and there.admin is not None:
         window = taken([there.admin])[0]
+    elif passed.admin is not None:
+        window = passed.admin
     elif admin:
         window = listening(*listen.admin)
     if window is not None:

@@ -131,19 +131,20 @@ def taken(numbers: Sequence[int]) -> list[socket.socket]:
 
 def one_address(host: str, port: int) -> bool:
     """Does the name of that host lead to a single address?"""
-    return len(_resolved(host, port)) == 1
+    return len(resolved(host, port)) == 1
 
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens already, for a process yet to be started. Raises OSError."""
-    family, kind, number, _, address = _resolved(host, port)[0]
+    family, kind, number, _, address = resolved(host, port)[0]
     return bound_sockets.listening(family, kind, number, address, backlog=128, shared=False)
 
 
 _Resolved = list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]]
 
 
-def _resolved(host: str, port: int) -> _Resolved:
+def resolved(host: str, port: int) -> _Resolved:
+    """Every address that a host leads to, with what a socket for it is made of. Raises OSError."""
     found: _Resolved = []
     for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
         if each not in found:
@@ -155,7 +156,7 @@ def _claimed(host: str, port: int, count: int) -> list[list[socket.socket]]:
     """So many sets of a socket for each address, all on one port: of the system's choice for 0."""
     sets: list[list[socket.socket]] = [[] for _ in range(count)]
     try:
-        for family, kind, number, _, address in _resolved(host, port):
+        for family, kind, number, _, address in resolved(host, port):
             place = (address[0], port, *address[2:])
             with bound(family, kind, number, place, shared=False) as probe:
                 port = int(probe.getsockname()[1])
