@@ -90,11 +90,14 @@ def test_probes_ask_the_admin_port_and_a_fleet_that_is_down_restarts_nothing() -
 
 
 @pytest.mark.parametrize(
-    ("drain", "wait", "seconds"),
-    [("30s", 5, 45), ("1m30s", 5, 105), ("500ms", 0, 11), ("1.5s", 0, 12), ("1h", 20, 3630)],
-)
-def test_a_pod_may_end_later_than_its_calls(drain: str, wait: int, seconds: int) -> None:
-    manifests = rendered(config=policy_file(drain_timeout=drain), preStopSeconds=wait)
+    ("delay", "drain", "wait", "seconds"),
+    [
+        ("0s", "30s", 5, 45), ("0s", "1m30s", 5, 105), ("0s", "500ms", 0, 11), ("0s", "1.5s", 0, 12),
+        ("0s", "1h", 20, 3630), ("15s", "30s", 5, 60), ("1m30s", "1h", 0, 3700), ("200ms", "1s", 0, 12),
+    ],
+)  # fmt: skip
+def test_a_pod_may_end_later_than_its_calls(delay: str, drain: str, wait: int, seconds: int) -> None:
+    manifests = rendered(config=policy_file(drain_delay=delay, drain_timeout=drain), preStopSeconds=wait)
     assert pod(manifests)["terminationGracePeriodSeconds"] == seconds
     hook = container(manifests).get("lifecycle")
     assert hook == ({"preStop": {"sleep": {"seconds": wait}}} if wait else None)
