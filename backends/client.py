@@ -23,12 +23,14 @@ from yarl import URL
 from backends.egress import Guarded
 from backends.upstream_tls import ClientTls, tls_failed
 from gateway.errors import (
+    NO_DESCRIPTOR,
     AnswerTruncated,
     BackendBroke,
     BackendDenied,
     BackendDown,
     BackendError,
     ConfigError,
+    NoDescriptor,
 )
 from gateway.vocab import Headers
 
@@ -350,6 +352,9 @@ class HttpClient:
             case aiohttp.ClientConnectorError():
                 # The one for certificates has no `os_error`, whatever its base class says.
                 why = getattr(error, "certificate_error", None) or error.os_error
+                if getattr(why, "errno", None) in NO_DESCRIPTOR:
+                    text = f"no connection to {error.host}:{error.port} can be tried: {why.strerror}"
+                    return NoDescriptor(f"{self._name}: {text}")
                 text = tls_failed(why) or why.strerror or type(why).__name__
                 return BackendDown(f"{self._name}: cannot connect to {error.host}:{error.port}: {text}")
             case aiohttp.ConnectionTimeoutError():

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from backends.client import HttpClient, join_url
-from gateway.errors import BackendError
+from gateway.errors import BackendError, NoDescriptor
 from gateway.options import Duration, Options
 from gateway.vocab import Headers
 
@@ -26,12 +26,14 @@ class Health(Options):
     """Longest wait for the answer."""
 
 
-async def healthy(client: HttpClient, url: str, health: Health, headers: Headers) -> bool:
-    """Whether it says now that it can serve. Raises nothing."""
+async def healthy(client: HttpClient, url: str, health: Health, headers: Headers) -> bool | None:
+    """Whether it says now that it can serve; None where it could not be asked. Raises nothing."""
     try:
         async with asyncio.timeout(health.timeout):
             address = join_url(url, health.path.encode("ascii"))
             answer = await client.exchange("GET", address, headers=headers, limit=2**20)
+    except NoDescriptor:
+        return None
     except (BackendError, TimeoutError):
         return False
     return answer.status == 200

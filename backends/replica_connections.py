@@ -13,7 +13,7 @@ from backends.egress import Lookup, allowed, ask_system, literal
 from backends.http1 import KnownHead, UpstreamConnection
 from backends.upstream_tls import ClientTls, tls_failed
 from gateway.clock import Clock
-from gateway.errors import BackendBroke, BackendDown, ConfigError
+from gateway.errors import NO_DESCRIPTOR, BackendBroke, BackendDown, ConfigError, NoDescriptor
 from gateway.vocab import Body, Reply, Start
 
 
@@ -71,7 +71,7 @@ class ReplicaConnections:
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """A new connection. Raises BackendDown."""
+        """A new connection. Raises BackendDown, NoDescriptor among them."""
         try:
             async with asyncio.timeout(self._connect_timeout):
                 return await self._reach()
@@ -80,6 +80,10 @@ class ReplicaConnections:
                 f"no connection to {self.host}:{self.port} in {self._connect_timeout:g} s"
             ) from None
         except OSError as error:
+            if error.errno in NO_DESCRIPTOR:
+                raise NoDescriptor(
+                    f"no connection to {self.host}:{self.port} can be tried: {error.strerror}"
+                ) from None
             reason = tls_failed(error) or error.strerror or error
             raise BackendDown(f"cannot connect to {self.host}:{self.port}: {reason}") from None
         except ConfigError as error:

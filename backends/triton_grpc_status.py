@@ -14,7 +14,7 @@ from typing import Any
 
 from backends.protobuf_wire import Malformed, fields, text
 from backends.triton_refusals import refusal
-from gateway.errors import BackendBroke, BackendDown, BackendError
+from gateway.errors import BackendBroke, BackendDown, BackendError, NoDescriptor
 from gateway.vocab import Call, Reply, Start, Work
 
 ERROR_TEXT_LIMIT = 300
@@ -25,6 +25,7 @@ _HTTP_STATUS = {
 }  # fmt: skip
 """gRPC codes as the HTTP statuses that Triton gives to the same errors."""
 _RESOURCE_EXHAUSTED, _UNAVAILABLE = 8, 14
+_NO_DESCRIPTOR = re.compile(r"too many open files", re.IGNORECASE)
 _NO_CONNECTION = re.compile(r"failed to connect|connection refused|name resolution|dns ", re.IGNORECASE)
 _LOST_CONNECTION = re.compile(
     r"socket closed|connection (reset|closed|aborted)|broken pipe|goaway|stream removed|end of (file|tcp)"
@@ -42,6 +43,8 @@ def judge(error: Any, call: Call, address: str) -> Reply:
     if code == _RESOURCE_EXHAUSTED and "larger than max" in details:
         answer.status = 413  # the request was too large, or its answer
         return answer
+    if code == _UNAVAILABLE and _NO_DESCRIPTOR.search(details):
+        raise NoDescriptor(f"no connection to {address} can be tried: {details[:ERROR_TEXT_LIMIT]}")
     if code == _UNAVAILABLE and _NO_CONNECTION.search(details):
         raise BackendDown(f"cannot connect to {address}: {details[:ERROR_TEXT_LIMIT]}")
     if code == _UNAVAILABLE and _LOST_CONNECTION.search(details):

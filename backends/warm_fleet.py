@@ -10,7 +10,7 @@ from backends.base import Backend, BackendOptions, Kit
 from backends.replica_connections import Attempt, ReplicaConnections
 from backends.replica_requests import RequestHeads
 from backends.upstream_tls import ClientTls, UpstreamTls
-from gateway.errors import BackendBroke, BackendError
+from gateway.errors import BackendBroke, BackendError, NoDescriptor
 from gateway.options import Duration, Options, SlotCount, Usd
 from gateway.vocab import Reply, WholeBody
 
@@ -90,10 +90,15 @@ class WarmFleet(Backend):
         async with asyncio.timeout(self.options.connect_timeout + 1.0), asking as reply:
             return reply.status, await whole(reply, limit)
 
-    async def ready(self, connections: ReplicaConnections, path: str) -> bool:
-        """Whether `path` answers 200 there; any other answer, or none in time, is not ready."""
+    async def ready(self, connections: ReplicaConnections, path: str) -> bool | None:
+        """Whether `path` answers 200 there; any other answer, or none in time, is not ready.
+
+        None where it could not be asked for want of a descriptor: that says nothing of the replica.
+        """
         try:
             return (await self.ask(connections, path))[0] == 200
+        except NoDescriptor:
+            return None
         except (BackendError, TimeoutError):
             return False
 

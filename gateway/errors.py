@@ -30,12 +30,18 @@ for it in logs and metrics, and whether the work may have started: no other tabl
         ├── BackendFull         503    it pushed back (429, queue full): neutral, safe to try elsewhere
         ├── BackendUnready      503    it is up but cannot serve this model now: safe to try elsewhere
         ├── BackendDown         502    it could not be reached: not started
+        │   └── NoDescriptor    502    the gateway may open no more files: neutral, nothing was tried
         ├── BackendBroke        502    it failed while it may have been working
         ├── BackendDenied       502    it will not take this call from us (credentials, config): never retried
         └── AnswerTruncated     502    it broke off after its first byte
 """
 
+from errno import EMFILE, ENFILE
+
 from gateway.vocab import Outcome, Reason, Reply, Usage, Verdict, Work
+
+NO_DESCRIPTOR = frozenset((EMFILE, ENFILE))
+"""Of an OSError: the process, or the whole machine, may open no more files."""
 
 
 class OverspillError(Exception):
@@ -301,6 +307,16 @@ class BackendDown(BackendError):
     word = "backend_down"
     work = Work.NOT_STARTED
     verdict = Verdict.FAILURE
+
+
+class NoDescriptor(BackendDown):
+    """No connection could be tried, because this process or this machine may open no more files.
+
+    That is the gateway's own lack: it says nothing of the backend.
+    """
+
+    word = "no_descriptor"
+    verdict = Verdict.NEUTRAL
 
 
 class BackendBroke(BackendError):
