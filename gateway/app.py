@@ -81,9 +81,9 @@ def registries() -> tuple[Registry[Backend], Registry[Policy]]:
     return backend_plugins.backends, policy_plugins.policies
 
 
-def load_file(path: Path) -> Loaded:
-    """A configuration file, checked, with its secrets there. Raises ConfigProblems."""
-    return load(path, *registries(), wall=SystemClock().wall())
+def load_file(path: Path, *, running: bool = False) -> Loaded:
+    """A configuration file, checked, with its secrets there. Raises ConfigProblems. `running`: of `load`."""
+    return load(path, *registries(), wall=SystemClock().wall(), running=running)
 
 
 class Gateway:

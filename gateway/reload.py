@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from gateway.clock import Clock
 from gateway.config.effective import effective
+from gateway.config.load import Loaded
 from gateway.config.problems import FILE, ConfigProblems, Problem
 from gateway.config.schema import Settings
 from gateway.config.source import Source
@@ -76,14 +77,16 @@ class Reloader:
             if self.renew is not None:
                 await self.renew()
             try:
-                loaded = await asyncio.to_thread(self._source.read)
+                loaded = await asyncio.to_thread(self._source.read, running=True)
                 for doubt in loaded.warnings:
                     log.warning("%s", doubt)
                 text = effective(loaded.settings)
                 if text == self.status.text:
                     self._counted(ok=True)
                     self.status.confirm(self._clock.wall())
-                    return Outcome(OK, {"result": "unchanged", "revision": self.status.revision})
+                    return Outcome(
+                        OK, {"result": "unchanged", "revision": self.status.revision, **_doubts(loaded)}
+                    )
                 problems = list(fixed(self._running, loaded.settings, str(self._source.path)))
                 if problems:
                     return self._rejected(CONFLICT, problems)
@@ -93,7 +96,7 @@ class Reloader:
             except ConfigError as error:
                 status = CONFLICT if isinstance(error, CannotNow) else UNPROCESSABLE
                 return self._rejected(status, [Problem(str(self._source.path), 1, 1, FILE, str(error))])
-            return self._accepted(loaded.settings, text)
+            return self._accepted(loaded, text)
 
     async def watch(self) -> None:
         """Take it over whenever it changes, unless the running file says `reload: {watch: false}`."""
@@ -102,13 +105,16 @@ class Reloader:
             if self._running.reload.watch:
                 await self.reload()
 
-    def _accepted(self, settings: Settings, text: str) -> Outcome:
+    def _accepted(self, loaded: Loaded, text: str) -> Outcome:
+        settings = loaded.settings
         changes = told(self._running, settings)
         self._running = settings
         self._counted(ok=True)
         self.status.accept(text, self._clock.wall())
         log.info("configuration %s taken over: %s", self.status.revision, _in_words(changes))
-        return Outcome(OK, {"result": "ok", "revision": self.status.revision, "changed": changes})
+        return Outcome(
+            OK, {"result": "ok", "revision": self.status.revision, "changed": changes, **_doubts(loaded)}
+        )
 
     def _rejected(self, status: int, problems: list[Problem]) -> Outcome:
         self._counted(ok=False)
@@ -120,6 +126,11 @@ class Reloader:
             status,
             {"result": "rejected", "revision": self.status.revision, "problems": plain(problems)},
         )
+
+
+def _doubts(loaded: Loaded) -> Mapping[str, Any]:
+    """What whoever asked for a reload should know of a file that was taken over all the same."""
+    return {"warnings": plain(loaded.warnings)} if loaded.warnings else {}
 
 
 def fixed(running: Settings, wanted: Settings, file: str) -> Iterator[Problem]:

@@ -83,13 +83,18 @@ class PortTls:
                     return
 
     async def renew(self) -> None:
-        """Read the files again if they have changed. Where they cannot be used, nothing changes."""
+        """Read the files again if they have changed. Where they cannot be used, nothing changes.
+
+        Nor does it where a certificate has expired, while that which is shown has not.
+        """
         marks = self._look()
         if marks == self._marks:
             return
         self._marks = marks
         try:
             shown = await asyncio.to_thread(load, self.files)
+            if shown.expires <= self._clock.wall() < self.shown.expires:
+                raise BadFile("certificate", f"{self.files.certificate} has expired")
         except BadFile as error:
             self.renewals["rejected"] += 1
             self.rejected = str(error)

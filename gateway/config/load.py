@@ -64,11 +64,14 @@ def load(
     resolve_secrets: bool = True,
     name: str = "<config>",
     wall: float | None = None,
+    running: bool = False,
 ) -> Loaded:
     """Read and check a file (a Path) or a text (a str, called `name` in problems).
 
     With `resolve_secrets` every secret reference must lead to a secret now. With `wall`, Unix time, prices
-    that are old by then are doubted. Raises ConfigProblems, never anything else, whatever the file holds.
+    that are old by then are doubted, and a certificate that has expired is a problem; where the gateway is
+    `running` already it is a doubt, for it must not stand in the way of other changes. Raises ConfigProblems,
+    never anything else, whatever the file holds.
     """
     file = printable(str(source) if isinstance(source, FilePath) else name)
     try:
@@ -76,7 +79,9 @@ def load(
         tree = read_tree(text, file)
     except NotYaml as error:
         raise ConfigProblems([Problem(file, *error.place, FILE, str(error))]) from None
-    return _Reader(tree, backends, policies, resolve_secrets=resolve_secrets, wall=wall).read()
+    return _Reader(
+        tree, backends, policies, resolve_secrets=resolve_secrets, wall=wall, running=running
+    ).read()
 
 
 class _Reader:
@@ -90,6 +95,7 @@ class _Reader:
         *,
         resolve_secrets: bool,
         wall: float | None,
+        running: bool,
     ) -> None:
         self._tree = tree
         self._backends = backends
@@ -97,6 +103,7 @@ class _Reader:
         self._resolve_secrets = resolve_secrets
         self._prices = PriceTerms(tree, _own_prices(tree), wall)
         self._wall = wall
+        self._expiry = None if running else wall
 
     def read(self) -> Loaded:
         """Check everything, then build."""
@@ -109,7 +116,7 @@ class _Reader:
         if document is not None and document.tracing is not None and self._resolve_secrets:
             check_secrets(document.tracing, tree, ("tracing",))
         if document is not None and self._resolve_secrets:
-            check_server_files(document, tree, self._wall)
+            check_server_files(document, tree, self._expiry)
         if document is not None:
             check_auth(document, tree, resolve_secrets=self._resolve_secrets)
         options = {name: self._backend(name) for name in self._section("backends")}
@@ -171,7 +178,7 @@ class _Reader:
         options = validate(kind.Options, section, self._tree, path)
         if options is not None and self._resolve_secrets:
             check_secrets(options, self._tree, path)
-            check_client_files(options, self._tree, path, self._wall)
+            check_client_files(options, self._tree, path, self._expiry)
         return options if priced else None
 
     def _policy(self, route: str) -> PolicyUse | None:

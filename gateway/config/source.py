@@ -5,9 +5,9 @@ elsewhere (a mounted ConfigMap) and a write in place are seen alike. Knows no ga
 """
 
 import asyncio
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from gateway.config.load import Loaded
 
@@ -18,23 +18,32 @@ _LONGEST = 16 * 2**20
 _Marks = tuple[int, ...]
 
 
+class Load(Protocol):
+    """How it is read."""
+
+    def __call__(self, path: Path, /, *, running: bool) -> Loaded: ...
+
+
 class Source:
     """One file, and how it is read.
 
-    load:  of a path; raises ConfigProblems
+    load:  of a path, and whether a gateway runs by it already; raises ConfigProblems
     """
 
-    def __init__(self, path: Path, load: Callable[[Path], Loaded]) -> None:
+    def __init__(self, path: Path, load: Load) -> None:
         self.path = path
         self._load = load
         self._digest: bytes | None = None
         self._marks: _Marks | None = None
 
-    def read(self) -> Loaded:
-        """Read and check it, as `overspill check` does. Raises ConfigProblems, and nothing else."""
+    def read(self, *, running: bool = False) -> Loaded:
+        """Read and check it, as `overspill check` does. Raises ConfigProblems, and nothing else.
+
+        running:  a gateway runs by it already: a certificate that has expired meanwhile is only a doubt
+        """
         self._marks = self._look()
         self._digest = self._hash()
-        return self._load(self.path)
+        return self._load(self.path, running=running)
 
     async def changed(self) -> None:
         """Return when something else stands in it than when it was read last. A missing file is no change."""

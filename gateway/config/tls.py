@@ -146,6 +146,9 @@ def _file_doubts(
             continue
         left = min(expiries(read_file(name, path), name, path)) - wall
         if left <= 0:
-            yield (*base, name), f"a certificate in {path} has expired"
+            yield (
+                (*base, name),
+                f"a certificate in {path} has expired; a port goes on with its last good one",
+            )
         elif left < SOON_S:
             yield (*base, name), f"{path} expires in {left / 86400:.0f} days; renew it"

@@ -142,3 +142,37 @@ async def test_a_reload_by_hand_reads_them_at_once(tmp_path: Path, monkeypatch: 
             assert (await asked(run.http, authority.client()))[0] == 200
             status, told = await run.reload(file.replace("tls: {", "admin_tls: {"))
             assert status == 422
+
+
+async def test_an_expired_certificate_is_not_shown_and_keeps_nothing_else_from_changing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_module, "LOOK_EVERY_S", 1e6)
+    authority = Authority(tmp_path)
+    pair, expired = authority.issue("first"), authority.issue("late", days=-1)
+    listen = "listen: {http: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
+    async with upstream() as replica:
+        file = f"version: 1\n{listen}{text(replica, section('tls', pair))}"
+        async with running_from_file(tmp_path, file) as run:
+            pair.written(expired)
+            status, told = await run.ask("POST", "/admin/reload")
+            assert (status, told["result"]) == (200, "unchanged")
+            assert f"{pair.certificate} has expired" in str(told["warnings"])
+            status, told = await run.reload(file.replace("queue: 5s", "queue: 6s"))
+            assert (status, told["result"]) == (200, "ok")
+            assert told["changed"]["routes"]["changed"] == ["everything"]
+            (warning,) = (each for each in told["warnings"] if each["path"] == "tls.certificate")
+            assert "goes on with its last good one" in warning["message"]
+            client = await Client.connect(run.http, authority.client())
+            assert client.shown == "first"
+            await client.close()
+            assert metric(run.gateway, 'overspill_certificate_last_renewal_successful{port="data"}') == 0
+
+            pair.written(authority.issue("second"))
+            status, told = await run.ask("POST", "/admin/reload")
+            assert (status, told["result"]) == (200, "unchanged")
+            assert "has expired" not in str(told)
+            client = await Client.connect(run.http, authority.client())
+            assert client.shown == "second"
+            await client.close()
+            assert metric(run.gateway, 'overspill_certificate_last_renewal_successful{port="data"}') == 1
