@@ -5,15 +5,15 @@ kept-alive connection that the server had already closed, and knows nothing of m
 """
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
-from backends.egress import Lookup, allowed, ask_system, literal
+from backends.egress import Lookup, ask_system
 from backends.http1 import KnownHead, UpstreamConnection
-from backends.upstream_tls import ClientTls, tls_failed
+from backends.reaching import Reach
+from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
-from gateway.errors import NO_DESCRIPTOR, BackendBroke, BackendDown, ConfigError, NoDescriptor
+from gateway.errors import BackendBroke
 from gateway.vocab import Body, Reply, Start
 
 
@@ -40,10 +40,8 @@ class ReplicaConnections:
         self.port = parts.port or (80 if self._tls is None else 443)
         self.authority = parts.netloc.encode("ascii")
         self.base = parts.path.rstrip("/").encode("ascii")
-        self._is_name = literal(self.host) is None
-        self._lookup = lookup
+        self._reach = Reach(self.host, self.port, tls=self._tls, timeout=connect_timeout, lookup=lookup)
         self._clock = clock
-        self._connect_timeout = connect_timeout
         self._keep_idle = keep_idle
         self._idle: list[UpstreamConnection] = []
         self._known: dict[bytes, KnownHead] = {}
@@ -72,43 +70,8 @@ class ReplicaConnections:
 
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises BackendDown, NoDescriptor among them."""
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                return await self._reach()
-        except TimeoutError:
-            raise BackendDown(
-                f"no connection to {self.host}:{self.port} in {self._connect_timeout:g} s"
-            ) from None
-        except OSError as error:
-            if error.errno in NO_DESCRIPTOR:
-                raise NoDescriptor(
-                    f"no connection to {self.host}:{self.port} can be tried: {error.strerror}"
-                ) from None
-            reason = tls_failed(error) or error.strerror or error
-            raise BackendDown(f"cannot connect to {self.host}:{self.port}: {reason}") from None
-        except ConfigError as error:
-            raise BackendDown(f"cannot connect to {self.host}:{self.port}: {error}") from None
-
-    async def _reach(self) -> UpstreamConnection:
-        """Connected to the first of the host's addresses that answers. Raises OSError, ConfigError."""
         loop = asyncio.get_running_loop()
-        make, tls = partial(UpstreamConnection, loop, self._known), self._tls
-        trust = None if tls is None else tls.context()
-        named = None if tls is None else tls.server_name or self.host
-        addresses: Sequence[str] = (self.host,)
-        if self._is_name:
-            addresses = allowed(self.host, await self._lookup(self.host, self.port))
-        last = OSError(0, "the name has no address")
-        for address in addresses:
-            try:
-                _, connection = await loop.create_connection(
-                    make, address, self.port, ssl=trust, server_hostname=named
-                )
-            except OSError as error:
-                last = error
-            else:
-                return connection
-        raise last
+        return await self._reach.connect(partial(UpstreamConnection, loop, self._known))
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back: kept if its exchange ended cleanly, closed if not."""

@@ -67,13 +67,6 @@ class TritonOptions(FleetOptions):
         return self
 
     @model_validator(mode="after")
-    def _grpc_verifies(self) -> Self:
-        skips = self.tls is not None and self.tls.insecure_skip_verify
-        if skips and self.grpc is not None and self.grpc.tls:
-            raise ValueError("grpc.tls always verifies; give tls.ca_file in place of insecure_skip_verify")
-        return self
-
-    @model_validator(mode="after")
     def _grpc_for_each(self) -> Self:
         if self.grpc is not None and self.grpc.replicas and len(self.grpc.replicas) != len(self.replicas):
             raise ValueError(

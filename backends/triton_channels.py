@@ -1,35 +1,29 @@
-"""The gRPC channels to one replica: made when they are needed, shared by calls, closed when it has gone.
+"""The gRPC connections to one replica: made when they are needed, shared by calls, closed when it has gone.
 
-Knows the gRPC library, which is imported when a fleet has gRPC addresses; it must never know what a call asks
-or what its status means.
+It must never know what a call asks or what its status means.
 """
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from urllib.parse import urlsplit
 
 from backends.base import Spawn
+from backends.grpc_client import GrpcClient
+from backends.reaching import Reach
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
-from gateway.errors import BackendDown, ConfigError
+from gateway.http2.fields import field, named
 from gateway.options import Duration
 from gateway.vocab import Call, Headers
 
-_OURS = frozenset((b"user-agent", b"content-type", b"te"))
-
-
-def library() -> Any:
-    """The gRPC library. Raises ConfigError where it is not installed."""
-    try:
-        import grpc.aio  # noqa: PLC0415 - optional
-    except ImportError:
-        raise ConfigError(
-            "gRPC replicas need the grpcio package, which is not installed: pip install 'overspill[grpc]'"
-        ) from None
-    return grpc
+_OURS = frozenset((b"user-agent", b"content-type", b"te", b"host"))
+_POST, _HTTP, _HTTPS = b"\x83", b"\x86", b"\x87"
+"""`:method: POST` and `:scheme` as entries of HPACK's static table (RFC 7541, appendix A)."""
+_AUTHORITY, _PATH, _CONTENT_TYPE, _USER_AGENT = 1, 4, 31, 58
+_MOST_DIGITS = 10**8
 
 
 class GrpcReplica:
-    """The channels to one replica.
+    """The connections to one replica.
 
     fields:  metadata added to every call, in place of the call's own of that name
     """
@@ -46,14 +40,17 @@ class GrpcReplica:
         tls: ClientTls | None = None,
     ) -> None:
         self.address = address
-        self._tls = tls
-        self._spawn = spawn
         self.clock = clock
-        self.library = library()
+        self._spawn = spawn
+        parts = urlsplit(f"//{address}")
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._reach = Reach(parts.hostname, parts.port, tls=tls, timeout=connect_timeout)
         self._count = channels
-        self._connect_timeout = connect_timeout
         self._replaced = _OURS | {name for name, _ in fields}
-        self._fields = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in fields)
+        self._added = b"".join(field(name, value, secret=True) for name, value in fields)
+        self._before = _POST + (_HTTP if tls is None else _HTTPS) + named(_AUTHORITY, address.encode("ascii"))
+        self._heads: dict[bytes, bytes] = {}
         self._channels: list[Channel] = []
         self._calls = 0
         self._retired = False
@@ -79,75 +76,99 @@ class GrpcReplica:
     def channel(self) -> "Channel":
         """The channel with the fewest calls. They are made with the first use, and connect when called."""
         if not self._channels:
-            wait = int(self._connect_timeout * 1000)
-            options = (
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),  # else all channels would share one connection
-                # A replica that is back is found again at once; meanwhile calls fail fast and go elsewhere.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", wait),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.enable_retries", 0),  # what may be tried again is decided by the gateway
-                ("grpc.enable_http_proxy", 0),
-            )
-            self._channels = [Channel(self._open(options)) for _ in range(self._count)]
+            self._channels = [Channel(self._reach, self.address) for _ in range(self._count)]
         return min(self._channels, key=_busy)
 
-    def _open(self, options: tuple[tuple[str, Any], ...]) -> Any:
-        aio, tls = self.library.aio, self._tls
-        if tls is None:
-            return aio.insecure_channel(self.address, options=options)
-        if tls.server_name is not None:
-            options = (*options, ("grpc.ssl_target_name_override", tls.server_name))
-        try:
-            credentials = tls.grpc_credentials(self.library)
-        except ConfigError as error:
-            raise BackendDown(str(error)) from None
-        return aio.secure_channel(self.address, credentials, options=options)
-
-    def metadata(self, call: Call) -> tuple[tuple[str, str | bytes], ...]:
-        """What is sent beside the message."""
-        fields: list[tuple[str, str | bytes]] = []
-        for key, value in call.headers:
-            if key not in self._replaced and not key.startswith(b"grpc-"):
-                name = key.decode("ascii")
-                fields.append((name, value if name.endswith("-bin") else value.decode("latin-1")))
-        return (
-            *fields,
-            ("x-request-id", call.request_id),
-            ("traceparent", call.traceparent),
-            *self._fields,
-        )
+    def head(self, call: Call, timeout: float | None) -> bytes:
+        """What is sent before the message. `timeout`: seconds that the replica may take."""
+        head = self._heads.get(call.target)
+        if head is None:  # the methods are a closed list
+            head = self._heads[call.target] = b"".join(
+                (
+                    self._before, named(_PATH, call.target), field(b"te", b"trailers"),
+                    named(_CONTENT_TYPE, b"application/grpc"), named(_USER_AGENT, b"overspill"),
+                )
+            )  # fmt: skip
+        parts = [head]
+        if timeout is not None:
+            parts.append(field(b"grpc-timeout", _timeout(timeout)))
+        replaced = self._replaced
+        for name, value in call.headers:
+            if name not in replaced and not name.startswith(b"grpc-"):
+                parts.append(field(name, value))
+        parts.append(field(b"x-request-id", call.request_id.encode("ascii")))
+        if call.traceparent:
+            parts.append(field(b"traceparent", call.traceparent.encode("ascii")))
+        parts.append(self._added)
+        return b"".join(parts)
 
     async def close(self) -> None:
         """Close every connection."""
         channels, self._channels = self._channels, []
         for channel in channels:
-            await channel.close()
+            channel.close()
 
 
 class Channel:
-    """One connection, and how many calls are on it."""
+    """One connection, made anew when it has ended, and how many calls are on it."""
 
-    __slots__ = ("_channel", "_methods", "busy")
+    __slots__ = ("_address", "_client", "_connecting", "_reach", "busy")
 
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        self._methods: dict[bytes, Callable[..., Any]] = {}
+    def __init__(self, reach: Reach, address: str) -> None:
+        self._reach = reach
+        self._address = address
+        self._client: GrpcClient | None = None
+        self._connecting: asyncio.Task[GrpcClient] | None = None
         self.busy = 0
 
-    def method(self, target: bytes, *, stream: bool) -> Callable[..., Any]:
-        """What makes a call of a method; the methods are a closed list."""
-        method = self._methods.get(target)
-        if method is None:
-            make = self._channel.stream_stream if stream else self._channel.unary_unary
-            method = self._methods[target] = make(target.decode("ascii"))
-        return method
+    @property
+    def ready(self) -> GrpcClient | None:
+        """The connection, if there is one that takes calls."""
+        client = self._client
+        return client if client is not None and client.usable else None
 
-    async def close(self) -> None:
-        await self._channel.close()
+    async def connect(self) -> GrpcClient:
+        """The connection, made if need be: once for all who wait. Raises BackendDown."""
+        if (client := self.ready) is not None:
+            return client
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            self._connecting.add_done_callback(_look_at)
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> GrpcClient:
+        try:
+            made = await self._reach.connect(
+                lambda: GrpcClient(self._address), lambda client: client.settling
+            )
+            self._client = made
+            return made
+        finally:
+            self._connecting = None
+
+    def close(self) -> None:
+        """Call nobody over it any more."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
 
 def _busy(channel: Channel) -> int:
     return channel.busy
+
+
+def _timeout(seconds: float) -> bytes:
+    """At most eight digits and a unit ("gRPC over HTTP2", Timeout); never 0."""
+    for unit, size in ((b"u", 1e-6), (b"m", 1e-3), (b"S", 1.0)):
+        count = max(1, int(seconds / size))
+        if count < _MOST_DIGITS:
+            return b"%d%b" % (count, unit)
+    return b"%dS" % (_MOST_DIGITS - 1)
+
+
+def _look_at(task: "asyncio.Task[GrpcClient]") -> None:
+    """Whoever waited was told of its error; asyncio only wants to know that it was seen."""
+    if not task.cancelled():
+        task.exception()

@@ -1,7 +1,7 @@
 """Triton over its gRPC port: messages as bytes, several connections to each replica, one attempt per call.
 
-Knows nothing of slots, queues or other tiers; what a status means is in `triton_grpc_status.py`. The library
-is imported when a fleet has gRPC addresses.
+Knows nothing of slots, queues or other tiers; what a status means is in `triton_grpc_status.py`, what goes
+over the wire in `grpc_client.py`.
 
 Wire facts, read in Triton's gRPC server source and in the gRPC core documentation:
 - cancelling an RPC cancels the inference, also while it queues;
@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from backends.base import Spawn
-from backends.triton_channels import GrpcReplica, library
+from backends.grpc_client import OutgoingRpc
+from backends.triton_channels import GrpcReplica
 from backends.triton_grpc_status import ERROR_TEXT_LIMIT, judge, raise_if_not_started
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
@@ -82,8 +83,7 @@ class GrpcFleet:
         spawn: Spawn,
         tls: ClientTls | None = None,
     ) -> None:
-        self._tls = (tls or ClientTls("gRPC replicas", None)) if options.tls else None
-        library()  # so that a missing one is told when the gateway starts
+        self._tls = (tls or ClientTls("gRPC replicas", None)).for_http2() if options.tls else None
         self._spawn = spawn
         self._options = options
         self._connect_timeout = connect_timeout
@@ -132,34 +132,38 @@ class GrpcFleet:
 class UnaryAttempt:
     """One unary RPC on one replica, its failures turned into errors."""
 
-    __slots__ = ("_call", "_channel", "_replica", "_rpc")
+    __slots__ = ("_call", "_channel", "_replica")
 
     def __init__(self, replica: GrpcReplica, call: Call) -> None:
         self._replica = replica
         self._call = call
         self._channel = replica.channel()
-        self._rpc: Any = None
 
     async def __aenter__(self) -> Reply:
-        call, channel = self._call, self._channel
+        call, channel, replica = self._call, self._channel, self._replica
         message = call.body.whole()
         assert message is not None, "a unary request is one message"
         timeout = None
         if call.deadline_is_clients:
-            timeout = max(0.0, call.deadline - self._replica.clock.now()) + _DEADLINE_SLACK_S
-        method = channel.method(call.target, stream=False)
+            timeout = max(0.0, call.deadline - replica.clock.now()) + _DEADLINE_SLACK_S
         channel.busy += 1
-        self._replica.begin()
+        replica.begin()
         try:
-            rpc = self._rpc = method(message, timeout=timeout, metadata=self._replica.metadata(call))
-            body = await rpc
-            headers = _headers(await rpc.initial_metadata(), await rpc.trailing_metadata())
-        except self._replica.library.RpcError as error:
-            return judge(error, call, self._replica.address)
+            client = channel.ready or await channel.connect()
+            rpc = await client.begin(replica.head(call, timeout), message)
+            try:
+                body = await rpc.end()
+            except BaseException:
+                rpc.cancel()
+                raise
         finally:
             channel.busy -= 1
-            self._replica.end()
-        return Reply(200, headers, body, start=Start.WARM)
+            replica.end()
+        if rpc.code:
+            return judge(rpc.code, rpc.details, call)
+        if body is None:
+            raise BackendBroke(f"{replica.address} answered without a message")
+        return Reply(200, rpc.headers, body, start=Start.WARM)
 
     async def __aexit__(self, *_: object) -> None:
         """The answer is complete; a cancelled wait for it has cancelled the RPC."""
@@ -169,23 +173,14 @@ class StreamAttempt:
     """One bidirectional RPC on one replica. The reply's head is its first message."""
 
     __slots__ = (
-        "_call",
-        "_channel",
-        "_entered",
-        "_heard",
-        "_pump",
-        "_reading",
-        "_replica",
-        "_rpc",
-        "_said",
-        "_sent",
-    )
+        "_call", "_channel", "_entered", "_pump", "_reading", "_replica", "_rpc", "_said", "_sent",
+    )  # fmt: skip
 
     def __init__(self, replica: GrpcReplica, call: Call) -> None:
         self._replica = replica
         self._call = call
         self._channel = replica.channel()
-        self._rpc: Any = None
+        self._rpc: OutgoingRpc | None = None
         self._entered = False
         self._pump: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[bytes | None] | None = None
@@ -198,18 +193,18 @@ class StreamAttempt:
         self._replica.begin()
         self._entered = True
         try:
-            method = channel.method(call.target, stream=True)
-            rpc = self._rpc = method(metadata=self._replica.metadata(call))
+            client = await channel.connect()
+            rpc = self._rpc = await client.begin(self._replica.head(call, None), None)
             self._pump = asyncio.get_running_loop().create_task(self._send_messages(rpc))
-            messages = rpc.__aiter__()
-            first = await self._next(messages)
+            coming = self._begin_next(rpc)
+            await self._wait(coming, None)
+            first = coming.result()
+            if first is None and rpc.code:
+                self._leave()
+                return judge(rpc.code, rpc.details, call)
             if first is not None and self._sent == 1:
                 raise_if_not_started(first, call)
-            headers = _headers(await rpc.initial_metadata(), ())
-            return Reply(200, headers, stream=self._stream(first, messages), start=Start.WARM)
-        except self._replica.library.RpcError as error:
-            self._leave()
-            return judge(error, call, self._replica.address)
+            return Reply(200, rpc.headers, stream=self._stream(first, rpc), start=Start.WARM)
         except BaseException:
             self._leave()
             raise
@@ -217,27 +212,21 @@ class StreamAttempt:
     async def __aexit__(self, *_: object) -> None:
         self._leave()
 
-    async def _stream(self, first: bytes | None, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _stream(self, first: bytes | None, rpc: OutgoingRpc) -> AsyncIterator[bytes]:
         message = first
-        try:
-            while message is not None:
-                self._said = False
-                yield message
-                coming = self._begin_next(messages)
-                while not (await self._wait(coming, _QUIET_S)):
-                    if not self._said:
-                        yield b""  # it is the client's turn: this silence is no stall
-                message = coming.result()
-        except self._replica.library.RpcError as error:
-            raise BackendBroke(f"the stream broke off: {error.details()[:ERROR_TEXT_LIMIT]}") from None
+        while message is not None:
+            self._said = False
+            yield message
+            coming = self._begin_next(rpc)
+            while not (await self._wait(coming, _QUIET_S)):
+                if not self._said:
+                    yield b""  # it is the client's turn: this silence is no stall
+            message = coming.result()
+        if rpc.code:
+            raise BackendBroke(f"the stream broke off: {rpc.details[:ERROR_TEXT_LIMIT]}")
 
-    async def _next(self, messages: AsyncIterator[bytes]) -> bytes | None:
-        coming = self._begin_next(messages)
-        await self._wait(coming, None)
-        return coming.result()
-
-    def _begin_next(self, messages: AsyncIterator[bytes]) -> "asyncio.Task[bytes | None]":
-        self._reading = asyncio.get_running_loop().create_task(_next(messages))
+    def _begin_next(self, rpc: OutgoingRpc) -> "asyncio.Task[bytes | None]":
+        self._reading = asyncio.get_running_loop().create_task(rpc.next())
         return self._reading
 
     async def _wait(self, coming: "asyncio.Task[bytes | None]", timeout: float | None) -> bool:
@@ -254,15 +243,13 @@ class StreamAttempt:
             if not done:
                 return False
 
-    async def _send_messages(self, rpc: Any) -> None:
-        try:
-            async for message in self._call.body.chunks():
-                self._sent += 1
-                self._said = True
-                await rpc.write(message)
-            await rpc.done_writing()
-        except (self._replica.library.RpcError, asyncio.InvalidStateError):
-            return  # the RPC is over: its status is told where its messages are read
+    async def _send_messages(self, rpc: OutgoingRpc) -> None:
+        async for message in self._call.body.chunks():
+            self._sent += 1
+            self._said = True
+            if not await rpc.write(message):
+                return  # the RPC is over: its status is told where its messages are read
+        rpc.done_writing()
 
     def _leave(self) -> None:
         if not self._entered:
@@ -278,21 +265,7 @@ class StreamAttempt:
         self._replica.end()
 
 
-async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
-    async for message in messages:
-        return message
-    return None
-
-
 def _look_at(task: "asyncio.Task[Any]") -> None:
     """The task's error was told already; asyncio only wants to know that it was seen."""
     if not task.cancelled():
         task.exception()
-
-
-def _headers(initial: Any, trailing: Any) -> Headers:
-    """The replica's metadata, as fields."""
-    return [
-        (name.encode("ascii"), value if isinstance(value, bytes) else value.encode("latin-1"))
-        for name, value in (*(initial or ()), *(trailing or ()))
-    ]

@@ -2,19 +2,16 @@
 
 Must never know channels, slots or what is done about it.
 
-Wire facts, read in Triton's gRPC server source and seen of the library:
-- its error texts are those of its HTTP side, and mean the same (`triton_refusals.py`);
-- the library itself says UNAVAILABLE for a connection that could not be made and for one that broke under
-  a call: only its words tell them apart, and what is not known to be the first may have run.
+A wire fact, read in Triton's gRPC server source: its error texts are those of its HTTP side, and mean the
+same (`triton_refusals.py`).
 """
 
 import re
 from contextlib import suppress
-from typing import Any
 
 from backends.protobuf_wire import Malformed, fields, text
 from backends.triton_refusals import refusal
-from gateway.errors import BackendBroke, BackendDown, BackendError, NoDescriptor
+from gateway.errors import BackendError
 from gateway.vocab import Call, Reply, Start, Work
 
 ERROR_TEXT_LIMIT = 300
@@ -25,30 +22,15 @@ _HTTP_STATUS = {
 }  # fmt: skip
 """gRPC codes as the HTTP statuses that Triton gives to the same errors."""
 _RESOURCE_EXHAUSTED, _UNAVAILABLE = 8, 14
-_NO_DESCRIPTOR = re.compile(r"too many open files", re.IGNORECASE)
-_NO_CONNECTION = re.compile(r"failed to connect|connection refused|name resolution|dns ", re.IGNORECASE)
-_LOST_CONNECTION = re.compile(
-    r"socket closed|connection (reset|closed|aborted)|broken pipe|goaway|stream removed|end of (file|tcp)"
-    r"|recvmsg|keepalive",
-    re.IGNORECASE,
-)
-"""Words of the library itself for UNAVAILABLE: the server said nothing."""
 _QUEUE_FULL = re.compile(r"maximum queue size|request timeout expired", re.IGNORECASE)
 
 
-def judge(error: Any, call: Call, address: str) -> Reply:
+def judge(code: int, details: str, call: Call) -> Reply:
     """The client's own answer, or a BackendError with the status as its answer, which it raises."""
-    code, details = int(error.code().value[0]), error.details() or ""
     answer = _answer(code, details)
     if code == _RESOURCE_EXHAUSTED and "larger than max" in details:
         answer.status = 413  # the request was too large, or its answer
         return answer
-    if code == _UNAVAILABLE and _NO_DESCRIPTOR.search(details):
-        raise NoDescriptor(f"no connection to {address} can be tried: {details[:ERROR_TEXT_LIMIT]}")
-    if code == _UNAVAILABLE and _NO_CONNECTION.search(details):
-        raise BackendDown(f"cannot connect to {address}: {details[:ERROR_TEXT_LIMIT]}")
-    if code == _UNAVAILABLE and _LOST_CONNECTION.search(details):
-        raise BackendBroke(f"the connection to {address} broke: {details[:ERROR_TEXT_LIMIT]}")
     failure = _failure(answer.status, details, call)
     if failure is None:
         return answer

@@ -7,7 +7,7 @@ last ones stay. Knows files and OpenSSL; it must never know a provider, nor what
 import logging
 import ssl
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -50,10 +50,12 @@ class ClientTls:
 
     name:     the backend, for messages
     options:  None: whom the system trusts, and nothing to show
+    http2:    HTTP/2 is spoken, else HTTP/1.1
     """
 
-    def __init__(self, name: str, options: UpstreamTls | None) -> None:
+    def __init__(self, name: str, options: UpstreamTls | None, *, http2: bool = False) -> None:
         self._name = name
+        self._http2 = http2
         self._options = options or UpstreamTls()
         self._marks: _Marks | None = None
         self._context: ssl.SSLContext | None = None
@@ -62,6 +64,10 @@ class ClientTls:
     def server_name(self) -> str | None:
         """Instead of the name in the address."""
         return self._options.server_name
+
+    def for_http2(self) -> "ClientTls":
+        """The same for connections on which HTTP/2 is spoken."""
+        return ClientTls(self._name, self._options, http2=True)
 
     def open(self) -> None:
         """Read the files. Raises ConfigError, naming the file."""
@@ -79,19 +85,6 @@ class ClientTls:
         elif self._files:
             self._renew()
         return self._context
-
-    def grpc_credentials(self, grpc: Any) -> Any:
-        """Channel credentials of the gRPC library, of the files as they are now. Raises ConfigError."""
-        options = self._options
-        try:
-            return grpc.ssl_channel_credentials(
-                root_certificates=None if options.ca_file is None else options.ca_file.read_bytes(),
-                private_key=None if options.key is None or options.key.file is None
-                else options.key.file.read_bytes(),
-                certificate_chain=None if options.certificate is None else options.certificate.read_bytes(),
-            )  # fmt: skip
-        except OSError as error:
-            raise ConfigError(f"{self._name}: TLS cannot be used: {_words(error)}") from None
 
     def _renew(self) -> None:
         try:
@@ -119,7 +112,7 @@ class ClientTls:
         context = ssl.create_default_context(cafile=options.ca_file)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["h2" if self._http2 else "http/1.1"])
         if options.certificate is not None and options.key is not None and options.key.file is not None:
             context.load_cert_chain(options.certificate, options.key.file, password="")  # nobody is asked
         if options.insecure_skip_verify:

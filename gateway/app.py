@@ -34,7 +34,8 @@ from gateway.explain.live import Explaining
 from gateway.explain.ring import Ring
 from gateway.explain.suppose import Supposing
 from gateway.fittings import access_log, advice, idempotency, makers, tracing
-from gateway.grpc_server import GrpcLimits, GrpcServer
+from gateway.grpc_connection import GrpcLimits
+from gateway.grpc_server import GrpcServer
 from gateway.hedging import Hedging
 from gateway.ledger import Ledger
 from gateway.listener import Listener
@@ -233,13 +234,13 @@ class Gateway:
         """The gRPC port, with a protocol of its own."""
         if self.settings.listen.grpc is None:
             return None
-        protocol, limits = Grpc(self, version=__version__), self.settings.limits
+        protocol = Grpc(self, version=__version__)
         pipeline = new_pipeline(protocols=Protocols([protocol], fallback=protocol))
         self._pipelines.append(pipeline)
         return GrpcServer(
             pipeline,
             protocol,
-            limits=GrpcLimits(limits.body, limits.body_buffer, calls=limits.calls, head=limits.head),
+            limits=_grpc_limits(self.settings),
             clock=self.clock,
             name=self.listener.name,
             tls=self.tls.data,
@@ -459,6 +460,12 @@ class Gateway:
             size = size_of(capacity.backend, capacity.replicas)
             if size is not None:
                 self.ledger.resized(name, *size, now=self.clock.now())
+
+
+def _grpc_limits(settings: Settings) -> GrpcLimits:
+    limits = GrpcLimits(**{name: getattr(settings.limits, name) for name in GrpcLimits._fields})
+    most = descriptors.most_clients(limits.connections, files=descriptors.limit())
+    return limits._replace(connections=most)
 
 
 def _listener_limits(settings: Settings) -> ListenerLimits:

@@ -62,9 +62,15 @@ class Pems(NamedTuple):
 
 
 class ServerCertificate(NamedTuple):
-    """What a TLS server shows, ready for use. `expires`: Unix time, of the first in its chain that does."""
+    """What a TLS server shows, ready for use.
+
+    context:  for HTTP/1.1
+    http2:    the same for HTTP/2
+    expires:  Unix time, of the first in its chain that does
+    """
 
     context: ssl.SSLContext
+    http2: ssl.SSLContext
     pems: Pems
     expires: float
 
@@ -79,22 +85,28 @@ def load(files: Files) -> ServerCertificate:
     """All of it, from one state of the files. Raises BadFile."""
     before = read(files)
     expires = min(expiries(before.certificate, "certificate", files.certificate))
+    if files.client_ca is not None and before.client_ca is not None:
+        expiries(before.client_ca, "client_ca", files.client_ca)
+    shown = ServerCertificate(_context(files, "http/1.1"), _context(files, "h2"), before, expires)
+    if read(files) != before:
+        raise BadFile("certificate", f"{files.certificate} or its key changed while they were read")
+    return shown
+
+
+def _context(files: Files, protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[files.min_version]
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     load_pair(context, files.certificate, key_file(files.key))
-    if files.client_ca is not None and before.client_ca is not None:
-        expiries(before.client_ca, "client_ca", files.client_ca)
+    if files.client_ca is not None:
         try:
             context.load_verify_locations(cafile=files.client_ca)
         except (ssl.SSLError, OSError) as error:
             raise BadFile("client_ca", f"{files.client_ca} cannot be used: {_reason(error)}") from None
     context.verify_mode = _MODES[files.client_certificates]
-    if read(files) != before:
-        raise BadFile("certificate", f"{files.certificate} or its key changed while they were read")
-    return ServerCertificate(context, before, expires)
+    return context
 
 
 def read(files: Files) -> Pems:

@@ -1,7 +1,7 @@
-"""Step 1 for gRPC: own the port, hand every RPC to the pipeline as one exchange, drain.
+"""Step 1 for gRPC: own the port, hand every RPC to the pipeline as one exchange, sweep, drain.
 
-`grpc.aio` with generic handlers: messages come and go as bytes, no stub is generated or used. Knows nothing
-of routes or backends. The library is imported when a port is to be opened, for most gateways have none.
+What happens on one connection is in `grpc_connection.py`, on the wire in `gateway/http2`. Messages come and
+go as bytes. Knows nothing of routes or backends.
 
 A stream is one call, from its first message to its end: it takes its slot with the first message, on one
 replica, and holds it for as long as it lives. One that was opened and never used holds nothing.
@@ -10,39 +10,28 @@ replica, and holds it for as long as it lives. One that was opened and never use
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
+from gateway.accepting import Accepting, Doors, Encrypted
 from gateway.clock import Clock
-from gateway.errors import ClientGone, ConfigError, OverspillError
+from gateway.errors import ClientGone, NoCapacity, OverspillError
 from gateway.exchange import Conversation
-from gateway.grpc_exchange import Context, GrpcExchange, GrpcStream
+from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
+from gateway.grpc_exchange import GrpcExchange, GrpcStream
+from gateway.http2.frames import ErrorCode
 from gateway.message_stream import MessageStream
-from gateway.protocols.grpc import METHODS, STREAM, UNAVAILABLE, Grpc
+from gateway.protocols.grpc import METHODS, STREAM, Grpc
 from gateway.tls import PortTls
 from gateway.vocab import WholeBody
 
 log = logging.getLogger("overspill.grpc")
 
-_LARGEST_OPTION = 2**31 - 1
+_SWEEP_EVERY_S = 0.5
+_LAST_STREAMS_S = 1.0
+"""How long a client may take to hear that it is to open no stream any more."""
+_LOOK_S = 0.02
 _AFTER_CANCEL_S = 5.0
-MOST_STREAMS = 4096
-"""RPCs of one connection at once. Clients hold the next ones back."""
-
-
-class GrpcLimits(NamedTuple):
-    """Bytes of one message, and of the messages of a stream that are held so that it can be tried again.
-
-    head:   bytes of a call's metadata, each entry with 32 bytes more (RFC 9113, 6.5.2)
-    calls:  most that are inside the gateway; twice as many RPCs may be open, for a stream that nobody has
-            used yet is no call, and who is refused by the gateway learns why and is counted
-    """
-
-    body: int = 64 * 2**20
-    body_buffer: int = 256 * 1024
-    calls: int = 10_000
-    head: int = 32 * 1024
 
 
 class Handler(Protocol):
@@ -52,16 +41,9 @@ class Handler(Protocol):
         """Answer one request. Must answer or abort the exchange before it returns."""
         ...
 
-
-def library() -> Any:
-    """The gRPC library. Raises ConfigError where it is not installed."""
-    try:
-        import grpc.aio  # noqa: PLC0415 - optional
-    except ImportError:
-        raise ConfigError(
-            "listen.grpc needs the grpcio package, which is not installed: pip install 'overspill[grpc]'"
-        ) from None
-    return grpc
+    def refuse(self, exchange: Conversation, error: OverspillError) -> None:
+        """Answer and record a request that could not even be read."""
+        ...
 
 
 class GrpcServer:
@@ -81,125 +63,170 @@ class GrpcServer:
         name: Callable[[Any], None],
         tls: PortTls | None = None,
     ) -> None:
-        self._grpc = library()
-        self._tls = tls
+        self.limits = limits
+        self.clock = clock
+        self.methods = frozenset(method.encode("ascii") for method in METHODS)
+        self.streamed = frozenset((STREAM.encode("ascii"),))
+        self.scheme = b"http" if tls is None else b"https"
+        self.draining = False
         self._handler = handler
         self._protocol = protocol
-        self._limits = limits
-        self._clock = clock
         self._name = name
-        self._server: Any = None
+        self._connections: set[GrpcConnection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._methods = {method: self._method(method) for method in METHODS}
+        encrypted = None if tls is None else Encrypted(
+            tls,
+            self._connection,
+            http2=True,
+            handshake_timeout=lambda: self.limits.head_timeout,
+            room=lambda coming: len(self._connections) + coming < self.limits.connections,
+        )  # fmt: skip
+        self._accepting = Accepting(self._connection, encrypted)
 
     @property
     def calls(self) -> int:
         """RPCs that are being answered."""
-        return self._inside
+        return len(self._tasks)
 
-    async def open(self, host: str, port: int, *, shared: bool = False) -> tuple[str, int]:
+    @property
+    def connections(self) -> int:
+        """Open client connections."""
+        return len(self._connections)
+
+    async def open(
+        self, host: str, port: int, *, doors: Doors | None = None, shared: bool = False
+    ) -> tuple[str, int]:
         """Listen; returns the address really bound (port 0 asks the system for one). Raises OSError.
 
-        shared:  with other processes: the system deals out the connections (SO_REUSEPORT)
+        doors:   sockets that are bound already and outlive this server, in place of the address
+        shared:  the address is, with other processes (SO_REUSEPORT)
         """
-        self._stopping = asyncio.get_running_loop().create_future()
-        self._server = self._grpc.aio.server(
-            maximum_concurrent_rpcs=2 * self._limits.calls,
-            options=(
-                ("grpc.max_concurrent_streams", min(MOST_STREAMS, 2 * self._limits.calls)),
-                ("grpc.max_receive_message_length", min(self._limits.body, _LARGEST_OPTION)),
-                ("grpc.max_send_message_length", -1),
-                # Both, for between the two of them calls are refused by chance.
-                ("grpc.max_metadata_size", min(self._limits.head, _LARGEST_OPTION)),
-                ("grpc.absolute_max_metadata_size", min(self._limits.head, _LARGEST_OPTION)),
-                # Otherwise a second gateway on the same port would silently take half of the connections.
-                ("grpc.so_reuseport", int(shared)),
-                # Clients that keep their connections alive are not sent away for asking too often.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ),
-        )
-        self._server.add_generic_rpc_handlers((self,))
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound = (
-                self._server.add_insecure_port(address)
-                if self._tls is None
-                else self._server.add_secure_port(address, grpc_credentials(self._grpc, self._tls))
-            )
-        except RuntimeError:
-            raise OSError(f"the gRPC port {address} cannot be opened; is it in use?") from None
-        await self._server.start()
-        return host, int(bound)
+        loop = asyncio.get_running_loop()
+        self._stopping = loop.create_future()
+        address = await self._accepting.open(host, port, doors=doors, shared=shared)
+        self._sweeper = loop.create_task(self._sweep())
+        return address
 
     async def drain(self, timeout: float) -> None:
         """Take no new RPC, finish what is in flight for at most `timeout` seconds, then cancel it."""
-        if self._server is None:
+        if self._stopping is None:
             return
-        if self._stopping is not None and not self._stopping.done():
+        self.draining = True
+        if not self._stopping.done():
             self._stopping.set_result(None)
-        await self._server.stop(timeout)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), _AFTER_CANCEL_S)
+        await self._accepting.leave()
+        began = self.clock.now()
+        for connection in list(self._connections):
+            connection.retire()
+        by = began + min(_LAST_STREAMS_S, timeout / 2)
+        await self._accepting.shaken(lambda: self.clock.now() >= by)
+        await self._emptied(by)
+        for connection in list(self._connections):
+            connection.leave()
+        await self._emptied(began + timeout)
+        for task in list(self._tasks):
+            log.warning("cancelling a call that did not finish within the drain timeout")
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_AFTER_CANCEL_S)
+        for connection in list(self._connections):
+            connection.give_up(ErrorCode.NO_ERROR, "the gateway has stopped")
+        if self._sweeper is not None:
+            self._sweeper.cancel()
 
-    def service(self, details: Any) -> Any:
-        """The handler of a method, None for one that is not known: what `grpc` asks a generic handler."""
-        return self._methods.get(details.method)
+    async def _emptied(self, by: float) -> None:
+        while self._connections and self.clock.now() < by:  # noqa: ASYNC110 - with a limit
+            await asyncio.sleep(_LOOK_S)
 
-    def _method(self, method: str) -> Any:
-        if method == STREAM:
-            return self._grpc.stream_stream_rpc_method_handler(partial(self._stream, method.encode()))
-        return self._grpc.unary_unary_rpc_method_handler(partial(self._unary, method.encode()))
+    # -- for connections
 
-    async def _unary(self, target: bytes, message: bytes, context: Context) -> bytes:
+    @property
+    def full(self) -> bool:
+        """Are there more RPCs than calls and waiting streams could be?"""
+        return len(self._tasks) >= 2 * self.limits.calls
+
+    def admit(self, connection: GrpcConnection) -> bool:
+        """Count a new connection in, unless there are too many."""
+        if len(self._connections) >= self.limits.connections:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: GrpcConnection) -> None:
+        """Count a connection out."""
+        self._connections.discard(connection)
+
+    def start(self, rpc: Rpc) -> asyncio.Task[None]:
+        """Have an RPC answered."""
+        work: Coroutine[Any, Any, None] = self._stream(rpc) if rpc.streamed else self._unary(rpc)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def refuse(self, rpc: Rpc, error: OverspillError) -> None:
+        """Answer an RPC that cannot be handed on."""
+        exchange = self._exchange(rpc, b"", None)
+        self._handler.refuse(exchange, error)
+
+    # -- answering
+
+    def _connection(self) -> GrpcConnection:
+        return GrpcConnection(self)
+
+    def _exchange(self, rpc: Rpc, message: bytes, task: asyncio.Task[None] | None) -> GrpcExchange:
         exchange = GrpcExchange(
-            context,
-            target=target,
+            rpc,
+            rpc.head,
             body=WholeBody(message),
-            arrived=self._clock.now(),
-            max_body=self._limits.body,
-            task=asyncio.current_task(),
+            arrived=rpc.arrived,
+            max_body=self.limits.body,
+            task=task,
         )
-        self._introduce(exchange)
-        with self._counted():
+        self._name(exchange)
+        return exchange
+
+    async def _unary(self, rpc: Rpc) -> None:
+        await self._handler.handle(self._exchange(rpc, rpc.message, rpc.task))
+
+    async def _stream(self, rpc: Rpc) -> None:
+        try:
+            first = await self._first(rpc)
+        except OverspillError as error:
+            self.refuse(rpc, error)
+            return
+        if first is None:
+            assert self._stopping is not None
+            exchange = self._exchange(rpc, b"", rpc.task)
+            if self._stopping.done():
+                exchange.abort(NoCapacity("the gateway is stopping"))
+            else:
+                exchange.end_empty()
+            return
+        body = MessageStream(first, buffer=self.limits.body_buffer)
+        exchange = GrpcStream(
+            rpc,
+            rpc.head,
+            body=body,
+            arrived=self.clock.now(),
+            max_body=self.limits.body,
+            task=rpc.task,
+        )
+        self._name(exchange)
+        reading = asyncio.get_running_loop().create_task(self._read(rpc, body, first))
+        try:
             await self._handler.handle(exchange)
-        return exchange.message
+            with contextlib.suppress(ClientGone):  # the pipeline has booked the call by now
+                await exchange.drain()
+        finally:
+            reading.cancel()
 
-    async def _stream(self, target: bytes, messages: AsyncIterator[bytes], context: Context) -> None:
-        with self._counted():
-            first = await self._first(messages)
-            if first is None:
-                assert self._stopping is not None
-                if self._stopping.done():
-                    context.set_code(UNAVAILABLE)
-                    context.set_details("the gateway is stopping")
-                return
-            body = MessageStream(first, buffer=self._limits.body_buffer)
-            exchange = GrpcStream(
-                context,
-                target=target,
-                body=body,
-                arrived=self._clock.now(),
-                max_body=self._limits.body,
-                task=asyncio.current_task(),
-                departed=self._grpc.aio.BaseError,
-            )
-            self._introduce(exchange)
-            reading = asyncio.get_running_loop().create_task(self._read(messages, body, first))
-            try:
-                await self._handler.handle(exchange)
-                with contextlib.suppress(ClientGone):  # the pipeline has booked the call by now
-                    await exchange.drain()
-            finally:
-                reading.cancel()
-
-    async def _first(self, messages: AsyncIterator[bytes]) -> bytes | None:
+    async def _first(self, rpc: Rpc) -> bytes | None:
         """The first message of a stream; None if it ends without one, or the gateway stops meanwhile."""
         assert self._stopping is not None
-        coming = asyncio.get_running_loop().create_task(_next(messages))
+        coming = asyncio.get_running_loop().create_task(rpc.next())
         either: set[asyncio.Future[Any]] = {coming, self._stopping}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -207,11 +234,11 @@ class GrpcServer:
         finally:
             coming.cancel()
 
-    async def _read(self, messages: AsyncIterator[bytes], body: MessageStream, first: bytes) -> None:
+    async def _read(self, rpc: Rpc, body: MessageStream, first: bytes) -> None:
         """Feed the messages after the first, each checked."""
         try:
             check = self._protocol.follows(first)
-            while (message := await _next(messages)) is not None:
+            while (message := await rpc.next()) is not None:
                 check(message)
                 await body.feed(message)
         except OverspillError as error:
@@ -219,48 +246,10 @@ class GrpcServer:
         else:
             body.finish()
 
-    def _introduce(self, exchange: GrpcExchange) -> None:
-        if self._tls is not None:
-            exchange.scheme = b"https"
-        self._name(exchange)
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._inside += 1
-        self._empty.clear()
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-
-
-async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
-    async for message in messages:
-        return message
-    return None
-
-
-def grpc_credentials(grpc: Any, tls: PortTls) -> Any:
-    """Server credentials of the gRPC library that show the port's certificate as it is at each handshake."""
-
-    def configuration() -> Any:
-        pems = tls.shown.pems
-        pair = [(pems.key, pems.certificate)]
-        return grpc.ssl_server_certificate_configuration(pair, root_certificates=pems.client_ca)
-
-    shown = tls.shown
-
-    def renewed() -> Any:
-        nonlocal shown
-        if tls.shown is shown:
-            return None  # nothing has changed
-        shown = tls.shown
-        return configuration()
-
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(),
-        renewed,
-        require_client_authentication=tls.files.client_certificates == "required",
-    )
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            await self._accepting.attend()
+            now = self.clock.now()
+            for connection in list(self._connections):
+                connection.sweep(now)

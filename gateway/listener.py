@@ -9,19 +9,16 @@ all of them. A timer per request would cost more than the request.
 import asyncio
 import contextlib
 import logging
-import os
 import random
-from collections.abc import Sequence
 from functools import partial
-from socket import socket
-from typing import Any, Protocol
 
+from gateway.accepting import Accepting, Doors, Encrypted
 from gateway.clock import Clock
 from gateway.connection import LAST_REQUEST_S, Connection, Handler, ListenerLimits
 from gateway.doorkeeper import Doorkeeper
 from gateway.exchange import Certificate, Exchange
 from gateway.heads import KnownHeads
-from gateway.tls import PortTls, TlsServer
+from gateway.tls import PortTls
 
 log = logging.getLogger("overspill.listener")
 
@@ -29,27 +26,8 @@ _NOT_ZERO = 1 << 64 | 1
 """W3C Trace Context forbids a trace id or a span id of zeros only."""
 
 
-_BACKLOG = 2048
 _HANDLES = 4
-"""Handles of the event loop on each socket that listens. libuv accepts one connection for each in a turn of
-the loop, so that with one handle a thousand connections that come at once wait for a thousand turns, each as
-long as the requests of those before them take. Every handle more costs about 3 us for a connection that
-comes alone, because all of them are woken for it.
-"""
-_ACCEPTED_ROUNDS = 3
-_HANDSHAKES_S = 0.02
-
-
-class Doors(Protocol):
-    """Listening sockets that belong to somebody who outlives this listener, so that no queue dies with it."""
-
-    def wanted(self) -> Sequence[socket]:
-        """Those at which this process is to take connections now."""
-        ...
-
-    def close(self) -> None:
-        """Hold none of them any longer here."""
-        ...
+"""Handles of the event loop on each socket that listens (`gateway.accepting`)."""
 
 
 class TlsConnection(Connection):
@@ -93,7 +71,6 @@ class Listener:
         tls: PortTls | None = None,
         doorkeeper: Doorkeeper | None = None,
     ) -> None:
-        self._tls = tls
         self.doorkeeper = doorkeeper
         self.handler = handler
         self.limits = limits
@@ -103,13 +80,18 @@ class Listener:
         self._chance = chance
         self._names_traces = names_traces
         self._connections: set[Connection] = set()
-        self._servers: dict[int, list[Any]] = {}  # by descriptor of the door
-        self._doors: Doors | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._id_prefix = f"{chance.getrandbits(64):016x}-"
         self._id_count = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        encrypted = None if tls is None else Encrypted(
+            tls,
+            partial(TlsConnection, self),
+            handshake_timeout=lambda: self.limits.head_timeout,
+            room=lambda coming: len(self._connections) + coming < self.limits.connections,
+        )  # fmt: skip
+        self._accepting = Accepting(lambda: Connection(self), encrypted, handles=_HANDLES)
 
     async def open(self, host: str, port: int, *, doors: Doors | None = None) -> tuple[str, int]:
         """Listen; returns the address really bound (port 0 asks the system for one).
@@ -117,73 +99,14 @@ class Listener:
         doors:  sockets that are bound already and outlive this listener, in place of the address
         """
         self.loop = asyncio.get_running_loop()
-        self._doors = doors
-        if doors is not None:
-            await self._attend(doors)
-        elif self._tls is not None:
-            server = self._encrypted(self._tls)
-            await server.open(host, port)
-            self._servers[-1] = [server]
-        else:
-            first = await self.loop.create_server(
-                lambda: Connection(self), host, port, backlog=_BACKLOG, reuse_address=True
-            )
-            self._servers[-1] = [first]
-            for bound in first.sockets:
-                copies = [socket(fileno=os.dup(bound.fileno())) for _ in range(_HANDLES - 1)]
-                self._servers[-1] += await self._accepting(copies)
+        address = await self._accepting.open(host, port, doors=doors)
         limits = self.limits
         shortest = min(limits.head_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
         period = min(0.5, shortest / 4)
         if self.doorkeeper is not None:
             self.doorkeeper.pressure.watch()
         self._sweeper = self.loop.create_task(self._sweep(period))
-        name = next(iter(self._servers.values()))[0].sockets[0].getsockname()
-        return str(name[0]), int(name[1])
-
-    async def _attend(self, doors: Doors) -> None:
-        """Take connections at the doors at which this process is wanted now, and at no others."""
-        wanted = {door.fileno(): door for door in doors.wanted()}
-        for number, door in wanted.items():
-            if number in self._servers:
-                continue
-            copy = door.dup()  # a server closes its socket; the door's own queue stays
-            copy.listen(_BACKLOG)
-            if self._tls is not None:
-                encrypted = self._encrypted(self._tls)
-                encrypted.serve(copy)
-                self._servers[number] = [encrypted]
-            else:
-                copies = [copy, *(copy.dup() for _ in range(_HANDLES - 1))]
-                self._servers[number] = servers = await self._accepting(copies)
-                if self.draining:  # meanwhile
-                    self._leave(servers)
-        for number in [number for number in self._servers if number not in wanted]:
-            self._leave(self._servers.pop(number))
-
-    async def _accepting(self, sockets: Sequence[socket]) -> list[Any]:
-        """One server for each of these, which closes it."""
-        return [
-            await self.loop.create_server(lambda: Connection(self), sock=each, backlog=_BACKLOG)
-            for each in sockets
-        ]
-
-    @staticmethod
-    def _leave(servers: Sequence[Any]) -> None:
-        """Take no new connection there; those that were accepted go on."""
-        for server in servers:
-            if isinstance(server, TlsServer):
-                server.leave()
-            else:
-                server.close()
-
-    def _encrypted(self, tls: PortTls) -> TlsServer:
-        return TlsServer(
-            tls,
-            partial(TlsConnection, self),
-            handshake_timeout=lambda: self.limits.head_timeout,
-            room=lambda coming: len(self._connections) + coming < self.limits.connections,
-        )
+        return address
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in, unless there are too many."""
@@ -220,23 +143,12 @@ class Listener:
         what is on its way is answered, with `connection: close` (RFC 9112 section 9.6).
         """
         self.draining = True
-        servers = [server for each in self._servers.values() for server in each]
-        self._servers.clear()
-        self._leave(servers)
-        if self._doors is not None:
-            self._doors.close()
-        for _ in range(_ACCEPTED_ROUNDS):
-            await asyncio.sleep(0)  # what was accepted in this moment becomes a connection
+        await self._accepting.leave()
         grace = min(LAST_REQUEST_S, timeout / 2)
         by = self.clock.now() + grace
         for connection in list(self._connections):
             connection.retire(by)
-        while any(isinstance(server, TlsServer) and server.handshakes for server in servers):
-            if self.clock.now() >= by:
-                break
-            await asyncio.sleep(_HANDSHAKES_S)
-        for server in servers:
-            server.close()
+        await self._accepting.shaken(lambda: self.clock.now() >= by)
         await self._emptied(by - self.clock.now())
         for connection in list(self._connections):
             connection.sweep(self.clock.now())
@@ -258,8 +170,7 @@ class Listener:
     async def _sweep(self, period: float) -> None:
         while True:
             await asyncio.sleep(period)
-            if self._doors is not None and not self.draining:
-                await self._attend(self._doors)
+            await self._accepting.attend()
             now = self.clock.now()
             for connection in list(self._connections):
                 connection.sweep(now)

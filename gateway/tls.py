@@ -195,7 +195,7 @@ class Tls(Collector):
         )
         yield counted(
             "tls_handshake_failures",
-            "Connections whose TLS handshake failed, by why. Those of the gRPC port are not known.",
+            "Connections whose TLS handshake failed, by why.",
             ["port", "reason"],
             {(label, reason): port.failures[reason] for label, port in ports for reason in FAILURES},
         )
@@ -229,6 +229,7 @@ class TlsServer:
     """Accepts the connections of a port; it looks like what `loop.create_server` returns.
 
     made:               the protocol of a connection whose handshake has succeeded
+    http2:              whether it is HTTP/2 that is spoken there
     handshake_timeout:  seconds that a handshake may take
     room:               whether there is room for a connection beside so many that shake hands
     """
@@ -238,12 +239,14 @@ class TlsServer:
         tls: PortTls,
         made: Callable[[], asyncio.Protocol],
         *,
+        http2: bool = False,
         handshake_timeout: Callable[[], float],
         room: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.sockets: list[socket.socket] = []
         self._tls = tls
         self._made = made
+        self._http2 = http2
         self._timeout = handshake_timeout
         self._room = room
         self._loop = asyncio.get_running_loop()
@@ -314,7 +317,7 @@ class TlsServer:
             await self._loop.connect_accepted_socket(
                 self._made,
                 client,
-                ssl=self._tls.context,
+                ssl=self._tls.shown.http2 if self._http2 else self._tls.context,
                 ssl_handshake_timeout=self._timeout(),
                 ssl_shutdown_timeout=GOODBYE_S,
             )

@@ -75,12 +75,6 @@ def _doubt(doubts: Tree, path: Path, message: str) -> None:
 
 
 def _doubt_ports(settings: Settings, doubts: Tree) -> None:
-    if settings.listen.grpc is not None and importlib.util.find_spec("grpc") is None:
-        _doubt(
-            doubts,
-            ("listen", "grpc"),
-            "grpcio is not installed, so the gateway will not start; pip install 'overspill[grpc]'",
-        )
     if settings.tracing is not None and not _exports(settings.tracing.protocol):
         _doubt(
             doubts,

@@ -32,12 +32,12 @@ class TlsOptions(Options):
     """File with the certificates that must stand behind those of clients."""
     client_certificates: Literal["none", "optional", "required"] = "none"
     """Whether clients are asked for a certificate: not at all; those that have one show it, and it must be
-    good; or nobody is let in without. Over gRPC, `optional` asks for none."""
+    good; or nobody is let in without."""
     min_version: Annotated[
         Literal["1.2", "1.3"],
         BeforeValidator(lambda value: str(value) if isinstance(value, float) else value),
     ] = "1.2"
-    """Oldest version of TLS that is spoken. Over gRPC it is 1.2 in any case."""
+    """Oldest version of TLS that is spoken."""
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "TlsOptions":
@@ -57,14 +57,7 @@ class _Document(Protocol):
     def admin_tls(self) -> TlsOptions | None: ...
 
 
-class _Ports(Protocol):
-    @property
-    def grpc(self) -> object | None: ...
-
-
 class _Settings(_Document, Protocol):
-    @property
-    def listen(self) -> _Ports: ...
     @property
     def backends(self) -> Mapping[str, BaseModel]: ...
 
@@ -108,18 +101,6 @@ def doubts(settings: _Settings, wall: float | None) -> Iterator[tuple[Path, str]
     for name, options in (("tls", settings.tls), ("admin_tls", settings.admin_tls)):
         if options is not None:
             yield from _file_doubts((name,), options, wall, options.client_ca, "client_ca")
-    tls = settings.tls
-    if settings.listen.grpc is not None and tls is not None:
-        if tls.client_certificates == "optional":
-            yield (
-                ("tls", "client_certificates"),
-                "the gRPC port cannot ask for a certificate without requiring one: it asks for none",
-            )
-        if tls.min_version != "1.2":
-            yield (
-                ("tls", "min_version"),
-                "the gRPC port speaks TLS 1.2 too: its library cannot be told not to",
-            )
     for name, each in settings.backends.items():
         client: Any = getattr(each, "tls", None)
         if client is None:

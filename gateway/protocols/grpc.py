@@ -33,6 +33,7 @@ _CODES = {
     409: 10,  # ABORTED
     413: 8,  # what gRPC itself answers to a message over the limit
     429: 8,  # RESOURCE_EXHAUSTED
+    431: 8,
     499: 1,  # CANCELLED
     501: 12,  # UNIMPLEMENTED
     502: UNAVAILABLE,

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from gateway.errors import ClientGone
 from gateway.grpc_exchange import GrpcStream
+from gateway.grpc_head import RpcHead
 from gateway.message_stream import MessageStream
 from tests.grpc_ingress.support import (
     SHED,
@@ -276,27 +277,23 @@ async def test_a_client_that_leaves_while_its_stream_is_written_is_no_fault_of_t
 
 
 class Departed:
-    """The context of a stream whose client has gone: what is written to it fails."""
+    """A stream whose client has gone: what is written to it goes nowhere."""
 
-    async def write(self, message: bytes) -> None:
-        raise grpc.aio.InternalError("the call is over")
+    waiting, peer, scheme, certificate, remaining = 0, b"127.0.0.1", b"http", None, None
 
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
+    def send_fields(self, section: bytes, *, last: bool = False) -> None: ...
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
+    def send(self, data: bytes, *, last: bool = False) -> None: ...
+
+    def answer(self, section: bytes, data: bytes, trailers: bytes) -> None: ...
+
+    async def drained(self) -> bool:
+        return False
 
 
 async def test_writing_to_a_client_that_has_gone_says_so() -> None:
     stream = GrpcStream(
-        Departed(),
-        target=b"/",
-        body=MessageStream(b"", buffer=1),
-        arrived=0.0,
-        max_body=1,
-        task=None,
-        departed=grpc.aio.BaseError,
+        Departed(), RpcHead(), body=MessageStream(b"", buffer=1), arrived=0.0, max_body=1, task=None
     )
     stream.write(b"a part")
     with pytest.raises(ClientGone):

@@ -8,7 +8,6 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.errors import ConfigError
 from tests.grpc_ingress.support import (
     SERVICE,
     SHED,
@@ -328,16 +327,3 @@ async def test_the_http_port_knows_nothing_of_it() -> None:
         peer.send(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n\x0a\x01m" % path)
         status, _, _ = await peer.answer()
         assert status == 404
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    from backends import triton_grpc
-    from gateway import grpc_server
-
-    monkeypatch.setitem(sys.modules, "grpc", None)
-    monkeypatch.setitem(sys.modules, "grpc.aio", None)
-    for module in (grpc_server, triton_grpc):
-        with pytest.raises(ConfigError, match=r"overspill\[grpc\]"):
-            module.library()

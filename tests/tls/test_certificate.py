@@ -18,7 +18,6 @@ from gateway.clock import SystemClock
 from gateway.connection import ListenerLimits
 from gateway.errors import OverspillError
 from gateway.exchange import Exchange
-from gateway.grpc_exchange import certificate_of
 from gateway.listener import Listener
 from gateway.options import SecretRef
 from gateway.tls import FAILURES, PortTls, why
@@ -63,20 +62,6 @@ async def test_an_exchange_knows_its_clients_certificate(tmp_path: Path) -> None
         await client.close()
     assert ("DNS", "alice.example") in handler.seen["subjectAltName"]
     await listener.drain(1.0)
-
-
-def test_what_grpc_tells_is_told_as_ssl_tells_it() -> None:
-    said = {
-        "x509_pem_cert": [b"-----"], "x509_common_name": [b"alice"],
-        "peer_dns": [b"a.example", b"b.example"], "peer_ip": [b"10.0.0.1"], "peer_uri": [b"spiffe://x/y"],
-    }  # fmt: skip
-    certificate = certificate_of(said)
-    assert certificate is not None
-    assert certificate["subject"] == ((("commonName", "alice"),),)
-    assert set(certificate["subjectAltName"]) == {
-        ("DNS", "a.example"), ("DNS", "b.example"), ("IP Address", "10.0.0.1"), ("URI", "spiffe://x/y"),
-    }  # fmt: skip
-    assert certificate_of({"transport_security_type": [b"ssl"]}) is None
 
 
 def test_dates_are_those_that_another_reader_finds(tmp_path: Path) -> None:
