@@ -355,6 +355,8 @@ class Gateway:
             )  # fmt: skip
         self.explaining.follow(table.routes, table.pools, table.spending)
         self.listener.limits = _listener_limits(table.settings)
+        if self.grpc is not None:
+            self.grpc.limits = _grpc_limits(table.settings)
         self._rebook()
 
     def _rebook(self) -> None:

@@ -140,7 +140,7 @@ class GrpcConnection(Http2Connection):
     # -- Http2Connection
 
     def made(self, fields: Fields, size: int) -> RpcHead:
-        return read_head(fields, size, most=self.port.limits.head, methods=self.port.methods)
+        return read_head(fields, size, most=self.limits.fields, methods=self.port.methods)
 
     def opened(self, number: int, made: RpcHead, *, last: bool) -> None:
         if not self.settled:

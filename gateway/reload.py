@@ -24,7 +24,6 @@ _FIXED = (
     "listen", "tls", "admin_tls", "access_log", "tracing", "state", "advice", "scaling", "idempotency",
 )  # fmt: skip
 """Sections of which something is built once, when the gateway starts."""
-_GRPC_LIMITS = ("body", "body_buffer")
 
 OK, CONFLICT, UNPROCESSABLE = 200, 409, 422
 
@@ -138,10 +137,6 @@ def fixed(running: Settings, wanted: Settings, file: str) -> Iterator[Problem]:
     for name in _FIXED:
         if getattr(running, name) != getattr(wanted, name):
             yield _needs_restart(file, name)
-    if running.listen.grpc is not None:
-        for name in _GRPC_LIMITS:
-            if getattr(running.limits, name) != getattr(wanted.limits, name):
-                yield _needs_restart(file, f"limits.{name}")
 
 
 def _needs_restart(file: str, path: str) -> Problem:
