@@ -106,9 +106,10 @@ class GrpcClient(Http2Connection):
         rpc = OutgoingRpc(self, self._next, unary=message is not None)
         self._next += 2
         self.add(rpc)
-        rpc.send_fields(section)
-        if message is not None:
-            rpc.send(prefixed(message), last=True)
+        if message is None:
+            rpc.send_fields(section)
+        else:
+            rpc.ask(section, prefixed(message))
         return rpc
 
     # -- asyncio.Protocol

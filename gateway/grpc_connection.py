@@ -73,6 +73,7 @@ class Port(Protocol):
     @property
     def draining(self) -> bool: ...
     def start(self, rpc: "Rpc") -> "asyncio.Task[None]": ...
+    def cancel(self, task: "asyncio.Task[None]") -> None: ...
     def refuse(self, rpc: "Rpc", error: OverspillError) -> None: ...
 
 
@@ -375,4 +376,4 @@ class Rpc(Stream):
     def _leave(self) -> None:
         """The client has gone."""
         if self.task is not None:
-            self.task.cancel()
+            self.port.cancel(self.task)

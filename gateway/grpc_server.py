@@ -128,7 +128,7 @@ class GrpcServer:
         await self._emptied(began + timeout)
         for task in list(self._tasks):
             log.warning("cancelling a call that did not finish within the drain timeout")
-            task.cancel()
+            self.cancel(task)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_AFTER_CANCEL_S)
         for connection in list(self._connections):
@@ -163,8 +163,12 @@ class GrpcServer:
         work: Coroutine[Any, Any, None] = self._stream(rpc) if rpc.streamed else self._unary(rpc)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         return task
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for the answer of an RPC any more."""
+        task.add_done_callback(self._tasks.discard)  # it may end before it has begun
+        task.cancel()
 
     def refuse(self, rpc: Rpc, error: OverspillError) -> None:
         """Answer an RPC that cannot be handed on."""
@@ -189,9 +193,23 @@ class GrpcServer:
         return exchange
 
     async def _unary(self, rpc: Rpc) -> None:
-        await self._handler.handle(self._exchange(rpc, rpc.message, rpc.task))
+        try:
+            await self._handler.handle(self._exchange(rpc, rpc.message, rpc.task))
+        finally:
+            self._over(rpc)
 
     async def _stream(self, rpc: Rpc) -> None:
+        try:
+            await self._converse(rpc)
+        finally:
+            self._over(rpc)
+
+    def _over(self, rpc: Rpc) -> None:
+        # Here and not as a callback of the task, which would cost a turn of the loop.
+        assert rpc.task is not None
+        self._tasks.discard(rpc.task)
+
+    async def _converse(self, rpc: Rpc) -> None:
         try:
             first = await self._first(rpc)
         except OverspillError as error:

@@ -127,13 +127,7 @@ class Stream:
         if self.ended:
             return
         link, size = self.link, len(data)
-        if (
-            not self.waiting
-            and size <= link.largest_frame
-            and size <= self.send_window
-            and size <= link.send_window
-            and not link.paused
-        ):
+        if not self.waiting and self._fits(size):
             self.send_window -= size
             link.send_window -= size
             if last:
@@ -148,20 +142,27 @@ class Stream:
             self.waiting += size
         link.wait_for_room(self)
 
+    def ask(self, section: bytes, data: bytes) -> None:
+        """A whole request: head and content, in one write where there is room for it."""
+        link, size, number = self.link, len(data), self.number
+        if not self._fits(size) or len(section) > link.largest_frame:
+            self.send_fields(section)
+            self.send(data, last=True)
+            return
+        self.send_window -= size
+        link.send_window -= size
+        self._end(
+            head(len(section), HEADERS, END_HEADERS, number) + section
+            + head(size, DATA, END_STREAM, number) + data
+        )  # fmt: skip
+
     def answer(self, section: bytes, data: bytes, trailers: bytes) -> None:
         """A whole answer: head, content and trailers, in one write where there is room for it."""
         if self.ended:
             return
         link, size, number = self.link, len(data), self.number
         limit = link.largest_frame
-        if (
-            size <= limit
-            and size <= self.send_window
-            and size <= link.send_window
-            and not link.paused
-            and len(section) <= limit
-            and len(trailers) <= limit
-        ):
+        if self._fits(size) and len(section) <= limit and len(trailers) <= limit:
             self.send_window -= size
             link.send_window -= size
             self._end(
@@ -223,6 +224,16 @@ class Stream:
         self._queue.clear()
         self.waiting = 0
         self._release()
+
+    def _fits(self, size: int) -> bool:
+        """Can so many bytes go out now, as one frame?"""
+        link = self.link
+        return (
+            size <= link.largest_frame
+            and size <= self.send_window
+            and size <= link.send_window
+            and not link.paused
+        )
 
     def _end(self, data: bytes) -> None:
         self.ended = True

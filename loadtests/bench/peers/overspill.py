@@ -102,10 +102,10 @@ def _importable(module: str) -> bool:
 
 
 def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
-    needed = ["gateway.cli", *(["grpc"] if site.workload.kind is Kind.GRPC else [])]
-    if missing := [module for module in needed if not _importable(module)]:
-        why = f"{', '.join(missing)} not importable by {sys.executable}"
-        return Skipped(name=name, why=why, install="pip install -e '.[grpc]'")
+    if not _importable("gateway.cli"):
+        return Skipped(
+            name=name, why=f"gateway.cli not importable by {sys.executable}", install="pip install -e ."
+        )
     text = overspill_config(
         site.directory,
         port=site.port,
