@@ -78,8 +78,8 @@ export function showRequest(id) {
   if (!dialog.open) dialog.showModal();
   ask({ request_id: id }).then((answer) => {
     const last = answer.decisions[answer.decisions.length - 1];
-    const place = answer.ended?.backend || last.action.backend;
-    put(title, place ? `Why did request ${id} go to ${place}?` : `Why was request ${id} not served at once?`);
+    const place = answer.ended ? answer.ended.backend : last.action.backend;
+    put(title, place ? `Why did request ${id} go to ${place}?` : `Why was request ${id} not served${answer.ended ? "" : " at once"}?`);
     const several = answer.decisions.length > 1;
     swap(body, story(answer), answer.decisions.map((each, place) =>
       decided(each, several ? `Decision ${place + 1} of ${answer.decisions.length}, ${seconds(each.ago_s)} ago` : "")));

@@ -14,7 +14,9 @@ from msgspec import json
 from gateway.background import Background
 from gateway.clock import Clock
 from gateway.config.status import ConfigStatus
+from gateway.console.attention import counters
 from gateway.console.history import History
+from gateway.console.lately import Lately
 from gateway.console.snapshot import snapshot
 from gateway.glance import Glance
 
@@ -57,6 +59,7 @@ class Feed:
         self._now: dict[str, Any] | None = None
         self._event = b""
         self._history = History()
+        self._lately = Lately()
         self._background = Background()
 
     @property
@@ -107,8 +110,9 @@ class Feed:
         glance = await self._views.glance(DECISIONS if self._views.explains else 0)
         wall = self._clock.wall()
         self._history.note(wall, glance.sums)
-        self._now = {**snapshot(glance, self._views.config, self._history, wall),
-                     "explains": self._views.explains}  # fmt: skip
+        self._lately.note(wall, counters(glance.metrics))
+        seen = snapshot(glance, self._views.config, self._history, self._lately, wall)
+        self._now = {**seen, "explains": self._views.explains}
         if self._watchers:
             self._event = _event("now", self._now)
         looked, self._looked = self._looked, asyncio.Event()

@@ -98,12 +98,20 @@ def _over(usd: float | None, calls: float) -> float | None:
     return 1000.0 * usd / calls if usd is not None and calls else None
 
 
-def spill_budget(figures: Figures, label: str, name: str) -> dict[str, float] | None:
-    """Limit, what is left and how often it was used up; None without a limit in dollars."""
-    prefix = "" if label == "route" else "backend_"
-    limit = figures.one(f"{prefix}spill_budget_limit_usd", **{label: name})
-    left = figures.one(f"{prefix}spill_budget_remaining_usd", **{label: name})
-    if limit is None or left is None:
+def spill_budget(figures: Figures, label: str, name: str) -> dict[str, float | None] | None:
+    """Dollars of its limit, left and spent; how often it was used up, and the attempts that it did not
+    grant, and those that it granted all the same. None without a budget; dollars are None without a limit.
+    """
+    prefix, of = "" if label == "route" else "backend_", {label: name}
+    if not figures.of(f"{prefix}spill_budget_exhaustions_total", **of):
         return None
-    ended = figures.total(f"{prefix}spill_budget_exhaustions_total", **{label: name})
-    return {"limit_usd": limit, "left_usd": left, "spent_usd": limit - left, "exhaustions": ended}
+    limit = figures.one(f"{prefix}spill_budget_limit_usd", **of)
+    left = figures.one(f"{prefix}spill_budget_remaining_usd", **of)
+    return {
+        "limit_usd": limit,
+        "left_usd": left,
+        "spent_usd": None if limit is None or left is None else limit - left,
+        "exhaustions": figures.total(f"{prefix}spill_budget_exhaustions_total", **of),
+        "refused": figures.total(f"{prefix}spill_budget_refused_total", **of),
+        "overrun": figures.total(f"{prefix}spill_budget_overrun_total", **of),
+    }

@@ -123,11 +123,28 @@ function showTiles() {
     `${count(all.start.cold)} cold · ${count(all.start.unknown)} unknown`);
   set("blended", "$ per 1,000", usd(all.usd_per_1k.blended, "–"), all.usd_per_1k.blended,
     `warm ${usd(all.usd_per_1k.warm, "–")} · spill ${usd(all.usd_per_1k.spill, "–")}`);
-  const budgets = now.routes.map((each) => each.spill_budget).filter((each) => each);
+  const budgets = now.routes.map((each) => each.spill_budget).filter((each) => each && each.limit_usd !== null);
   const limit = budgets.reduce((sum, each) => sum + each.limit_usd, 0), spent = budgets.reduce((sum, each) => sum + each.spent_usd, 0);
   set("budget", "Spill budget", budgets.length ? usd(spent) : "no limit", budgets.length ? spent : null,
     budgets.length ? `of ${usd(limit)} used (${share(limit ? spent / limit : 0, 0)})` : `${usd(all.usd.spill)} spilled`,
-    budgets.some((each) => each.left_usd <= 0) ? "bad" : "");
+    budgets.some(usedUp) ? "bad" : "");
+}
+
+// ---- spill budgets
+
+const usedUp = (purse) => Boolean(purse && purse.left_usd !== null && purse.left_usd <= 0);
+
+function spentOf(purse) {
+  if (!purse) return "no limit";
+  if (purse.limit_usd === null) return "a share of the calls";
+  return `${usedUp(purse) ? "✕ used up: " : ""}${usd(purse.spent_usd)} of ${usd(purse.limit_usd)}`;
+}
+
+function budgetHeld(purse) {
+  const parts = [];
+  if (purse && purse.refused) parts.push(`${count(purse.refused)} not granted`);
+  if (purse && purse.overrun) parts.push(`${count(purse.overrun)} beyond it`);
+  return parts.join(", ");
 }
 
 function showMoney() {
@@ -177,7 +194,8 @@ function routeCard(first) {
   const key = h("p", { class: "key soft" }, h("i", { class: "k95" }), "p95 ", h("i", { class: "k50" }), "p50 ", h("i", { class: "kb" }), h("span"));
   const stats = Object.fromEntries([["latency", "p50 / p95, last 10 s"], ["all", "since the start"], ["spilled", "spilled"],
     ["starts", "starts"], ["money", "$ per 1,000 warm / spill / blended"], ["queue", "waiting"]].map(([id, label]) => [id, stat(label)]));
-  const kept = meter("in time"), budget = meter("spill budget");
+  const kept = meter("in time"), budget = meter("spill budget"), beside = h("dd", { class: "beside" });
+  budget.root.append(beside);
   const why = h("ul", { class: "chips", "aria-label": "Calls by reason" });
   const root = h("article", { class: "card route", "data-route": first.name },
     h("div", { class: "title" }, h("h3", {}, first.name), state), h("p", { class: "soft path" }),
@@ -203,8 +221,9 @@ function routeCard(first) {
     const per = route.usd_per_1k;
     put(stats.money.value, `${usd(per.warm, "–")} / ${usd(per.spill, "–")} / ${usd(per.blended, "–")}`, per.blended);
     const purse = route.spill_budget;
-    put(budget.value, purse ? `${purse.left_usd <= 0 ? "✕ used up: " : ""}${usd(purse.spent_usd)} of ${usd(purse.limit_usd)}` : "no limit", purse ? purse.spent_usd : null);
-    budget.level(purse && purse.limit_usd ? purse.spent_usd / purse.limit_usd : 0, purse && purse.left_usd <= 0);
+    put(budget.value, spentOf(purse), purse ? purse.spent_usd : null);
+    put(beside, budgetHeld(purse));
+    budget.level(purse && purse.limit_usd ? purse.spent_usd / purse.limit_usd : 0, usedUp(purse));
     put(stats.queue.value, count(route.queue_depth), route.queue_depth);
     const found = Object.entries(route.reasons).filter(([, calls]) => calls).sort((a, b) => b[1] - a[1]);
     const text = JSON.stringify(found);
@@ -239,7 +258,7 @@ function tierCard(first) {
     if (tier.pushbacks) parts.push(`${count(tier.pushbacks)} refused as too many`);
     parts.push(tier.price_known ? `calls cost ${usd(tier.usd)}` : "price not known");
     if (tier.idle_usd) parts.push(`idle ${usd(tier.idle_usd)}`);
-    if (tier.spill_budget) parts.push(`${usd(tier.spill_budget.spent_usd)} of ${usd(tier.spill_budget.limit_usd)} budget`);
+    if (tier.spill_budget) parts.push(["budget " + spentOf(tier.spill_budget), budgetHeld(tier.spill_budget)].filter((each) => each).join(", "));
     put(facts, parts.join(" · "));
     several.hidden = tier.replicas.length < 2;
     put(several.firstElementChild, `${count(tier.replicas.length)} replicas`);
@@ -263,7 +282,8 @@ function decisionRow(first) {
     put(cells.when, ago(each.at, now.at));
     put(cells.id, each.request_id);
     put(cells.route, each.route);
-    const shed = each.do === "shed", held = each.do === "hold";
+    // What was decided may come to nothing: a spill budget has the last word, and who waits may give up.
+    const shed = ended ? !ended.backend : each.do === "shed", held = !ended && each.do === "hold";
     put(place, shed ? "✕ not served" : held ? `◔ waits${each.backend ? ", opening " + each.backend : ""}` : `→ ${ended?.backend || each.backend}`);
     put(why, held ? "" : (ended?.reason || each.reason || "").replaceAll("_", " "));
     why.title = reason(ended?.reason || each.reason);

@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.config.status import ConfigStatus
+from gateway.console.attention import CLOSED, attention
 from gateway.console.figures import Figures, Money, spill_budget
 from gateway.console.history import History
+from gateway.console.lately import Lately
 from gateway.console.one_more import Spilled, one_more
 from gateway.glance import Glance
 
-_CLOSED = {
-    "spill_unhealthy": "no replica passes its probes",
-    "spill_breaker": "breaker open: its last calls failed",
-}
 _OF_REPLICA = ("name", "ready", "breaker", "in_flight", "capacity")
 MOST_PROBLEMS = 20
 """Of a rejected file."""
@@ -23,7 +21,9 @@ MOST_REPLICAS = 64
 """Of one backend."""
 
 
-def snapshot(glance: Glance, config: ConfigStatus, history: History, wall: float) -> dict[str, Any]:
+def snapshot(
+    glance: Glance, config: ConfigStatus, history: History, lately: Lately, wall: float
+) -> dict[str, Any]:
     """All that the page shows but the points of the past. `wall`: Unix time of the look."""
     figures = Figures(glance.metrics)
     money = Money(figures)
@@ -39,7 +39,7 @@ def snapshot(glance: Glance, config: ConfigStatus, history: History, wall: float
         "version": build[0][0]["version"] if build else "",
         "status": glance.status,
         "workers": figures.one("workers"),
-        "attention": _attention(glance, backends, rejected),
+        "attention": attention(glance, figures, lately, backends, rejected),
         "config": {"revision": running["revision"], "since": running["since"], "rejected": rejected},
         "total": _total(glance, figures, money),
         "routes": [_route(each, glance, figures, money, history) for each in glance.routes],
@@ -85,7 +85,7 @@ def _route(
     return {
         **{word: each[word] for word in words},
         "blocked": {
-            backend: _CLOSED.get(why, why) for backend, why in glance.reasons.get(name, {}).items()
+            backend: CLOSED.get(why, why) for backend, why in glance.reasons.get(name, {}).items()
         },
         "now": None if point is None else point._asdict(),
         "usd_per_1k": money.per_thousand_of(name),
@@ -106,7 +106,7 @@ def _backends(glance: Glance, figures: Figures, money: Money, wall: float) -> li
                 **{word: each[word] for word in ("name", "owned", "ready", "in_flight", "capacity", "free",
                                                  "price_known", "idle_usd", "recommended_replicas")},
                 "type": kinds.get(name, ""),
-                "closed": None if each["blocked"] is None else _CLOSED.get(each["blocked"], each["blocked"]),
+                "closed": None if each["blocked"] is None else CLOSED.get(each["blocked"], each["blocked"]),
                 "slots": {
                     said["state"]: value for said, value in figures.of("slots", backend=name)
                 },
@@ -123,38 +123,3 @@ def _backends(glance: Glance, figures: Figures, money: Money, wall: float) -> li
             }
         )  # fmt: skip
     return entries
-
-
-def _attention(
-    glance: Glance, backends: list[dict[str, Any]], rejected: Mapping[str, Any] | None
-) -> list[dict[str, str]]:
-    """What somebody should look at, the worst first."""
-    found = []
-    for each in backends:
-        if each["closed"] is not None:
-            found.append({"level": "bad", "says": f"{each['name']} is down: {each['closed']}"})
-        elif (out := sum(replica["ready"] is False or replica["breaker"] == "open"
-                         for replica in each["replicas"])):  # fmt: skip
-            count = len(each["replicas"])
-            found.append({"level": "warn", "says": f"{each['name']}: {out} of {count} replicas are out"})
-    found += [
-        {"level": "bad", "says": f"route {name} cannot be served: {_why(reasons)}"}
-        for name, reasons in glance.reasons.items()
-    ]
-    found.sort(key=lambda each: each["level"] != "bad")
-    if rejected is not None:
-        found.append(
-            {"level": "warn", "says": "the last configuration file was rejected and changed nothing"}
-        )
-    if glance.status == "draining":
-        found.append({"level": "warn", "says": "the gateway is draining: it takes no more calls"})
-    found += [
-        {"level": "note", "says": f"what {each['name']} costs is not known; it is in no sum"}
-        for each in backends
-        if not each["price_known"]
-    ]
-    return found
-
-
-def _why(reasons: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {_CLOSED.get(why, why)}" for name, why in reasons.items())

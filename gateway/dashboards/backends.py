@@ -9,6 +9,7 @@ from gateway.dashboards.pages import (
     Step,
     increase,
     of_backend,
+    or_none,
     rate,
     total,
 )
@@ -114,10 +115,45 @@ _STARTS = Row(
     ),
 )
 
+_LOADS = Row(
+    "Load that replicas tell of themselves",
+    (
+        Panel(
+            "Calls on a replica",
+            "The gateway's own, and those that other clients have there, where replicas tell.",
+            "lines",
+            (
+                Query(
+                    or_none(total(of_backend("replica_load"), "backend", "replica"), "replica", "none tells"),
+                    "{{backend}} {{replica}}",
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
+            "How old that is",
+            "Old figures count for less when the next call is placed.",
+            "lines",
+            (
+                Query(
+                    or_none(
+                        f"max by (backend, replica) ({of_backend('replica_load_age_seconds')})",
+                        "replica",
+                        "none tells",
+                    ),
+                    "{{backend}} {{replica}}",
+                ),
+            ),
+            "s",
+            width=12,
+        ),
+    ),
+)
+
 BACKENDS = Page(
     "overspill-backends",
     "Overspill / Backends",
     "Who has room, who is down, who starts cold and how long that takes.",
     ("backend",),
-    (_SLOTS, _STARTS),
+    (_SLOTS, _STARTS, _LOADS),
 )

@@ -3,6 +3,8 @@
 What no price is known of is in no sum here, and the last row says so.
 """
 
+from collections.abc import Callable
+
 from gateway.dashboards.pages import (
     RANGE,
     Page,
@@ -13,6 +15,7 @@ from gateway.dashboards.pages import (
     increase,
     of,
     of_route,
+    or_none,
     owned,
     rate,
     rented,
@@ -143,12 +146,23 @@ _OTHERWISE = Row(
     ),
 )
 
-_LIMITS = Row(
-    "What may still be spent, and what is not known",
+
+def _of_budgets(event: str, add: Callable[[str], str]) -> tuple[Query, Query]:
+    """What was counted of the budgets of the routes, and of those of the backends."""
+    of_routes = total(add(of_route(f"spill_budget_{event}_total")), "route")
+    of_backends = total(add(of(f"backend_spill_budget_{event}_total")), "backend")
+    return (
+        Query(or_none(of_routes, "route", "no budget of a"), "{{route}} route"),
+        Query(or_none(of_backends, "backend", "no budget of a"), "{{backend}} backend"),
+    )
+
+
+_BUDGETS = Row(
+    "Spill budgets",
     (
         Panel(
-            "Spill budget left",
-            "Dollars that may still be spent on rented backends; dashed: all of it.",
+            "Left, by route",
+            "Dollars that the calls of a route may still spend on rented backends; dashed: all of it.",
             "lines",
             (
                 Query(f"min by (route) ({of_route('spill_budget_remaining_usd')})", "{{route}}"),
@@ -158,6 +172,52 @@ _LIMITS = Row(
             ),
             "currencyUSD",
         ),
+        Panel(
+            "Left, by backend",
+            "Dollars that may still be spent on a rented backend by whatever route; dashed: all of it.",
+            "lines",
+            (
+                Query(f"min by (backend) ({of('backend_spill_budget_remaining_usd')})", "{{backend}}"),
+                Query(
+                    f"max by (backend) ({of('backend_spill_budget_limit_usd')})",
+                    "{{backend}} limit",
+                    limit=True,
+                ),
+            ),
+            "currencyUSD",
+        ),
+        Panel(
+            "Used up",
+            "How often, in the time that is shown. One time lasts until a minute has passed in which every "
+            "attempt was granted.",
+            "number",
+            _of_budgets("exhaustions", increase),
+            decimals=0,
+        ),
+        Panel(
+            "Not granted",
+            "Attempts a second on rented backends that a budget in dollars or in shares did not grant: their "
+            "calls waited for the fleet, went elsewhere or were refused.",
+            "lines",
+            _of_budgets("refused", rate),
+            "reqps",
+            width=12,
+        ),
+        Panel(
+            "Granted beyond the budget",
+            "Attempts a second that were paid for although the budget was used up, as the policy file says "
+            "`warn`.",
+            "lines",
+            _of_budgets("overrun", rate),
+            "reqps",
+            width=12,
+        ),
+    ),
+)
+
+_KNOWN = Row(
+    "Since the start, and what is not known",
+    (
         Panel(
             "Since the gateway started",
             "Every dollar that was booked: what the access log says, and what is outside of any call.",
@@ -187,6 +247,38 @@ _LIMITS = Row(
             steps=(Step(None, "red"), Step(1.0, "green")),
             words=(("0", "unknown", "red"), ("1", "known", "green")),
         ),
+        Panel(
+            "Not told",
+            "Attempts that broke off without telling what they cost, and instances that were booked and "
+            "never heard of; in the time that is shown.",
+            "number",
+            (
+                Query(
+                    or_none(total(increase(of_route("unpriced_attempts_total"))), "backend", "none"),
+                    "attempts",
+                ),
+                Query(
+                    or_none(total(increase(of("instances_presumed_total"))), "backend", "none"), "instances"
+                ),
+            ),
+            width=4,
+            decimals=0,
+        ),
+        Panel(
+            "Presumed",
+            "Dollars booked for instances that were never heard of, in the time that is shown. They are in "
+            "every sum.",
+            "number",
+            (
+                Query(
+                    or_none(total(increase(of("presumed_usd_total")), "backend"), "backend", "none"),
+                    "{{backend}}",
+                ),
+            ),
+            "currencyUSD",
+            width=4,
+            decimals=4,
+        ),
     ),
 )
 
@@ -195,5 +287,5 @@ MONEY = Page(
     "Overspill / Money",
     "What is spent, on what, what it would be otherwise, and what is left.",
     ("route",),
-    (_BURN, _OTHERWISE, _LIMITS),
+    (_BURN, _OTHERWISE, _BUDGETS, _KNOWN),
 )

@@ -117,3 +117,8 @@ def total(expr: str, *labels: str) -> str:
 def total_or_none(expr: str) -> str:
     """The sum; 0 where there is no such series, as with a gateway that has no fleet."""
     return f"(sum({expr}) or vector(0))"
+
+
+def or_none(expr: str, label: str, word: str) -> str:
+    """The series; where there are none, as with a gateway that does not use this, a 0 that is called so."""
+    return f'({expr} or on () label_replace(vector(0), "{label}", "{word}", "", ""))'

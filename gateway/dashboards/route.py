@@ -9,6 +9,7 @@ from gateway.dashboards.pages import (
     Row,
     Step,
     of_route,
+    or_none,
     rate,
     total,
 )
@@ -148,7 +149,6 @@ _DECISIONS = Row(
             "area",
             (Query(total(rate(of_route("requests_total")), "backend"), "{{backend}}"),),
             "reqps",
-            width=12,
         ),
         Panel(
             "Retry budget",
@@ -160,7 +160,17 @@ _DECISIONS = Row(
                     total(rate(of_route("retry_budget_refused_total")), "route"), "{{route}} refused a second"
                 ),
             ),
-            width=12,
+        ),
+        Panel(
+            "Hedges",
+            "Second attempts beside a slow first one, a second, by whether their answer was used.",
+            "area",
+            (
+                Query(
+                    or_none(total(rate(of_route("hedges_total")), "result"), "result", "none"), "{{result}}"
+                ),
+            ),
+            "reqps",
         ),
     ),
 )

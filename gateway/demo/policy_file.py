@@ -78,6 +78,7 @@ def _rented(each: Rented, url: str) -> str:
             f"base_url: {url}/v2",
             "api_key: {env: RUNPOD_API_KEY}",
             f"price: {{usd_per_second: {each.usd_per_second:g}}}   # flex worker of the 24 GB class",
+            "spill_budget: {usd_per_hour: 2}    # whoever asks; the route has a budget of its own",
         ],
         "modal": [
             f"url: {url}",

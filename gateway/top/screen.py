@@ -131,7 +131,7 @@ def _route_cells(row: RouteRow) -> list[Cell]:
         Cell(attained, BAD if missed else ""),
         Cell(_share(row.cold)),
         Cell(_usd(state.usd_per_1k)),
-        Cell(money, BAD if spent else ""),
+        Cell(money, BAD if spent or row.overrun else WARN if row.refused else ""),
         Cell(str(state.queue), WARN if state.queue else ""),
         Cell("yes", GOOD) if state.ready else Cell("no", BAD),
     ]

@@ -12,6 +12,8 @@ _WANTED = (
     "overspill_cost_usd_total",
     "overspill_spill_budget_remaining_usd",
     "overspill_spill_budget_limit_usd",
+    "overspill_spill_budget_refused_total",
+    "overspill_spill_budget_overrun_total",
 )
 
 
@@ -34,6 +36,10 @@ class RouteState(NamedTuple):
     usd_per_1k: float | None
     limit_usd: float | None
     left_usd: float | None
+    refused: int
+    """Attempts that the spill budget did not grant."""
+    overrun: int
+    """Attempts that were granted beyond it."""
 
 
 class BackendState(NamedTuple):
@@ -120,6 +126,12 @@ class _Money:
     def limit(self, route: str) -> float | None:
         return self._of(_WANTED[2], route)
 
+    def refused(self, route: str) -> int:
+        return int(self._of(_WANTED[3], route) or 0)
+
+    def overrun(self, route: str) -> int:
+        return int(self._of(_WANTED[4], route) or 0)
+
     def _of(self, name: str, route: str) -> float | None:
         return next((usd for labels, usd in self._samples[name] if labels.get("route") == route), None)
 
@@ -145,6 +157,8 @@ def _route(entry: Mapping[str, Any], money: _Money) -> RouteState:
         usd_per_1k=entry.get("cost_per_1k_requests_usd"),
         limit_usd=money.limit(name),
         left_usd=money.left(name),
+        refused=money.refused(name),
+        overrun=money.overrun(name),
     )
 
 

@@ -16,7 +16,8 @@ _NO_ERRORS = frozenset(("ok", "client_gone"))
 
 class RouteRow(NamedTuple):
     """One route. Between the last two snapshots: requests per second, and shares spilled and cold of those
-    placed and started; None without any. `spent_usd` of `limit_usd`: the spill budget.
+    placed and started; None without any. `spent_usd` of `limit_usd`: the spill budget; `refused`,
+    `overrun`: attempts between the two that it did not grant, and that were granted beyond it.
     """
 
     state: RouteState
@@ -24,6 +25,8 @@ class RouteRow(NamedTuple):
     spill: float | None
     cold: float | None
     spent_usd: float | None
+    refused: int = 0
+    overrun: int = 0
 
 
 class Event(NamedTuple):
@@ -74,9 +77,11 @@ class Watch:
         if found.rejected_at is not None and (self._last is None or self._last.rejected_at is None):
             self._events.append(Event(found.wall, "a configuration was rejected; the one before goes on"))
         self._last = found
+        routes = tuple(_row(state, before, found) for state in found.routes)
+        self._events.extend(self._ran_short(found.wall, routes))
         self._view = View(
             wall=found.wall,
-            routes=tuple(_row(state, before, found) for state in found.routes),
+            routes=routes,
             backends=found.backends,
             revision=found.revision,
             rejected_at=found.rejected_at,
@@ -85,6 +90,17 @@ class Watch:
             seen=True,
         )
         return self._view
+
+    def _ran_short(self, wall: float, rows: tuple[RouteRow, ...]) -> Iterator[Event]:
+        """Told once, when it begins: a budget that is used up holds calls back for as long as it is."""
+        short = {row.state.name for row in self._view.routes if row.refused or row.overrun}
+        for row in rows:
+            if row.state.name in short:
+                continue
+            if row.overrun:
+                yield Event(wall, f"{row.state.name}: spends beyond its spill budget")
+            elif row.refused:
+                yield Event(wall, f"{row.state.name}: its spill budget holds calls back")
 
     def _without(self, missing: Missing) -> View:
         since = self._view.missing_since
@@ -119,6 +135,8 @@ def _row(state: RouteState, before: Snapshot | None, now: Snapshot) -> RouteRow:
         _share(spilled, sum(placed.values())),
         _share(cold, warm + cold),
         spent,
+        max(0, state.refused - old.refused),
+        max(0, state.overrun - old.overrun),
     )
 
 

@@ -96,6 +96,30 @@ async def test_a_decision_is_explained_on_a_click() -> None:
         assert shown == pytest.approx(record.usd)
 
 
+async def test_a_budget_that_is_used_up_is_shown_with_what_it_refused() -> None:
+    used_up = CONFIG.replace(
+        "spill_budget: {usd_per_hour: 1}", "spill_budget: {usd_per_hour: 1.0e-9, on_exhausted: shed}"
+    )
+    async with looking(used_up, calls=1) as (clients, page):
+        await burst(clients, 4)
+        refused = await clients.metric("overspill_spill_budget_refused_total", route="embed")
+        assert refused > 0
+        said = f"{int(refused)} not granted"
+        await page.until(
+            "return document.querySelector('[data-route=embed] .beside').innerText === arguments[0]", said
+        )
+        await page.until(
+            "return document.querySelector('#attention-first').innerText.includes('holds calls back')"
+        )
+        # The policy chose the rented backend, and the budget had the last word.
+        await page.until("return document.querySelector('button.row.shed')")
+        assert "not served shed budget" in await page.text("button.row.shed .to")
+        await page.run("document.querySelector('button.row.shed').click()")
+        await page.until("return document.querySelector('#why[open] .verdict')")
+        assert "not served?" in await page.text("#why-title")
+        assert "It was not served: the spill budget was used up." in await page.text("#why-body")
+
+
 async def test_what_if_answers_about_now_and_about_a_supposed_state() -> None:
     async with looking(calls=2) as (_, page):
         await page.click("#whatif button.main")

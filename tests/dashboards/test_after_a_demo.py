@@ -111,6 +111,20 @@ def test_no_panel_is_without_data(seen: Seen, panel: Panel, query: Query) -> Non
         assert seen.prometheus.over(expr, seen.began, seen.ended + 1.0, 1.0)
 
 
+@pytest.mark.parametrize(("label", "owner"), [("route", "digits"), ("backend", "runpod")])
+def test_every_count_of_spill_budgets_is_one_of_a_budget(seen: Seen, label: str, owner: str) -> None:
+    """And not the 0 that stands where there is no budget at all."""
+    panels = {panel.title: panel for panel in PAGES["money"].panels}
+    for title in ("Left, by " + label, "Used up", "Not granted", "Granted beyond the budget"):
+        found = [
+            labels[label]
+            for query in panels[title].queries
+            for labels, _ in seen.prometheus.now(filled(query.expr, seen))
+            if label in labels
+        ]
+        assert set(found) == {owner}, title
+
+
 def test_requests_agree_with_the_access_log_to_the_request(seen: Seen) -> None:
     assert seen.prometheus.number("sum(overspill_requests_total)") == len(seen.lines)
     for label in ("backend", "outcome"):

@@ -162,6 +162,27 @@ STORIES: dict[str, tuple[dict[str, str], dict[str, set[str]]]] = {
         },
         {"10m": set(), "12m": {"BackendSpillBudgetNearlySpent"}},
     ),
+    "a spill budget that only warns": (
+        {
+            'spill_budget_overrun_total{route="embed"}': counter((0, 30), (2, 10), (0, 140)),
+            'spill_budget_refused_total{route="embed"}': f"0x{MINUTES}",
+        },
+        {"30m": set(), "35m": {"SpillBudgetOverrun"}, "60m": set()},
+    ),
+    "a backend's spill budget that only warns": (
+        {
+            'backend_spill_budget_overrun_total{backend="burst"}': counter((0, 30), (2, 10), (0, 140)),
+            'spill_budget_overrun_total{route="embed"}': f"0x{MINUTES}",
+        },
+        {"30m": set(), "35m": {"SpillBudgetOverrun"}, "60m": set()},
+    ),
+    "a spill budget that holds calls back": (
+        {
+            'spill_budget_overrun_total{route="embed"}': f"0x{MINUTES}",
+            'spill_budget_refused_total{route="embed"}': counter((0, 30), (20, 10), (0, 140)),
+        },
+        {"30m": set(), "33m": set(), "40m": {"SpillBudgetRefuses"}, "60m": set()},
+    ),
     "cold starts": (
         {
             'starts_total{route="embed",backend="burst",start="cold"}': counter((0, 60), (30, 120)),
@@ -187,6 +208,45 @@ STORIES: dict[str, tuple[dict[str, str], dict[str, set[str]]]] = {
     "config rejected": (
         {'config_reloads_total{result="rejected"}': gauge((0, 10), (1, 170))},
         {"9m": set(), "11m": {"ConfigRejected"}, "30m": set()},
+    ),
+    "config rejected and not mended": (
+        {"config_last_reload_successful": gauge((1, 10), (0, 100), (1, 70))},
+        {"60m": set(), "75m": {"ConfigNotTakenOver"}, "115m": set()},
+    ),
+    "more calls than the CPU can do": (
+        {'turned_away_total{priority="default"}': counter((0, 30), (60, 10), (0, 140))},
+        {"30m": set(), "36m": {"TurnsCallsAway"}, "60m": set()},
+    ),
+    "a few calls turned away": (
+        {'turned_away_total{priority="default"}': counter((0, 30), (20, 1), (0, 149))},
+        {"33m": set(), "60m": set()},
+    ),
+    "workers that die": (
+        {"worker_restarts_total": counter((0, 30), (1, 5), (0, 145))},
+        {"31m": set(), "40m": {"WorkersRestart"}, "60m": set()},
+    ),
+    "a full disk": (
+        {"access_log_lost_total": counter((0, 30), (100, 5), (0, 145))},
+        {"30m": set(), "33m": {"AccessLogLost"}, "60m": set()},
+    ),
+    "a collector that is down": (
+        {
+            'traced_calls_total{result="exported"}': f"0+9x{MINUTES}",
+            'traced_calls_total{result="failed"}': counter((0, 30), (9, 30), (0, 120)),
+        },
+        {"30m": set(), "50m": {"TracesLost"}, "100m": set()},
+    ),
+    "a certificate that grows old": (
+        {'certificate_expires_seconds{port="data"}': f"{14 * 86400 + 600}-60x{MINUTES}"},
+        {"5m": set(), "30m": {"CertificateExpires"}},
+    ),
+    "a certificate that nobody renewed": (
+        {'certificate_expires_seconds{port="data"}': f"{86400 + 1800}-60x{MINUTES}"},
+        {"25m": {"CertificateExpires"}, "40m": {"CertificateExpires", "CertificateExpired"}},
+    ),
+    "a certificate that cannot be used": (
+        {'certificate_last_renewal_successful{port="admin"}': gauge((1, 10), (0, 170))},
+        {"10m": set(), "20m": {"CertificateRejected"}},
     ),
     "cost above the limit, idle included": (
         {

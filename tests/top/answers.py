@@ -45,12 +45,13 @@ def look(
     routes: list[dict[str, Any]] | None = None,
     backends: list[dict[str, Any]] | None = None,
     config: dict[str, Any] | None = None,
+    metrics: str = METRICS,
 ) -> Snapshot:
     return snapshot(
         {"routes": [route()] if routes is None else routes},
         {"backends": [backend(), backend("rented")] if backends is None else backends},
         RUNNING if config is None else config,
-        METRICS,
+        metrics,
         at=at,
         wall=1_800_000_000.0 + at,
     )

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.top.snapshot import Missing, Snapshot, snapshot
 from gateway.top.watch import View, Watch
-from tests.top.answers import RUNNING, backend, look, route
+from tests.top.answers import METRICS, RUNNING, backend, look, route
 
 
 def seen(*looks: Snapshot | Missing) -> View:
@@ -51,6 +51,28 @@ def test_rates_are_of_the_time_between_two_looks() -> None:
     assert row.per_s == pytest.approx(15.0)
     assert row.spill == pytest.approx(20 / 30)
     assert row.cold == pytest.approx(0.5)
+
+
+def test_a_spill_budget_that_is_used_up_is_told_when_it_begins() -> None:
+    def refused(count: int, beyond: int = 0) -> str:
+        return (
+            f'overspill_spill_budget_refused_total{{route="chat"}} {count}.0\n'
+            f'overspill_spill_budget_overrun_total{{route="chat"}} {beyond}.0\n'
+        )
+
+    watch = Watch()
+    told = []
+    for at, more in enumerate(
+        (refused(7), refused(9), refused(12), refused(12), refused(13), refused(13, 4))
+    ):
+        view = watch.take(look(float(at), metrics=METRICS + more))
+        (row,) = view.routes
+        told.append((row.refused, row.overrun, len(view.events)))
+    assert told == [(0, 0, 0), (2, 0, 1), (3, 0, 1), (0, 0, 1), (1, 0, 2), (0, 4, 2)]
+    assert [event.text for event in view.events] == ["chat: its spill budget holds calls back"] * 2
+    assert (row.state.refused, row.state.overrun) == (13, 4)
+    (overspent,) = seen(look(0.0), look(1.0, metrics=METRICS + refused(0, 1))).events
+    assert overspent.text == "chat: spends beyond its spill budget"
 
 
 def test_without_calls_between_there_is_a_rate_and_no_share() -> None:
