@@ -9,13 +9,15 @@ statuses of "HTTP to gRPC Status Code Mapping".
 """
 
 import asyncio
+import re
 from collections import deque
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import BackendBroke, BackendDown, BackendError, BackendFull, BadCall
-from gateway.http2.connection import Http2Connection, Limits
+from gateway.http2.connection import Http2Connection
 from gateway.http2.fields import Fields
 from gateway.http2.frames import PREFACE, ErrorCode, named
+from gateway.http2.limits import Limits
 from gateway.http2.messages import MessageReader, prefixed
 from gateway.http2.stream import Stream
 from gateway.vocab import Headers
@@ -30,6 +32,9 @@ _CODES_OF_RESET: dict[int, int] = {
     ErrorCode.INADEQUATE_SECURITY: 7,  # PERMISSION_DENIED
 }
 _CODES_OF_HTTP = {400: INTERNAL, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
+_STATUS = re.compile(rb"[1-9][0-9]{2}")
+_NAME = re.compile(rb":status|[!#$%&'*+\-.^_`|~0-9a-z]+")
+_VALUE = re.compile(rb"[^\x00\r\n]*")
 _OF_THE_WIRE = frozenset(
     (b"grpc-status", b"grpc-message", b"grpc-encoding", b"grpc-accept-encoding", b"content-type")
 )
@@ -42,9 +47,10 @@ class Said:
     code:     of gRPC, None where it says none
     details:  its message
     headers:  the rest
+    malformed:  no field section at all (RFC 9113, 8.1 to 8.3): others would read its values as something else
     """
 
-    __slots__ = ("code", "coding", "details", "headers", "is_grpc", "status")
+    __slots__ = ("code", "coding", "details", "headers", "is_grpc", "malformed", "status")
 
     def __init__(self, fields: Fields) -> None:
         self.status = 0
@@ -53,9 +59,12 @@ class Said:
         self.coding = b"identity"
         self.is_grpc = False
         self.headers: Headers = []
+        malformed = False
         for name, value in fields:
+            malformed = malformed or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value)
             if name == b":status":
-                self.status = int(value) if value.isdigit() else 500
+                self.status = int(value) if _STATUS.fullmatch(value) else 0
+                malformed = malformed or not self.status
             elif name == b"grpc-status":
                 self.code = int(value) if value.isdigit() and len(value) < 4 else UNKNOWN
             elif name == b"grpc-message":
@@ -66,6 +75,7 @@ class Said:
                 self.is_grpc = value.startswith(b"application/grpc")
             if name not in _OF_THE_WIRE and not name.startswith(b":"):
                 self.headers.append((name, value))
+        self.malformed = malformed
 
 
 class GrpcClient(Http2Connection):
@@ -100,7 +110,11 @@ class GrpcClient(Http2Connection):
         while len(self.streams) >= self.most_streams and self.usable:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self.room()  # it may be this one's turn that another can have now
+                raise
         if not self.usable:
             raise BackendDown(f"the connection to {self.address} has ended")
         rpc = OutgoingRpc(self, self._next, unary=message is not None)
@@ -134,11 +148,12 @@ class GrpcClient(Http2Connection):
             self.settling.set_result(None)
 
     def room(self) -> None:
-        while self._waiting:
+        free = self.most_streams - len(self.streams)
+        while self._waiting and free > 0:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-                break
+                free -= 1
         self._close_if_left()
 
     def left(self, last: int, code: int, text: str) -> None:
@@ -252,7 +267,12 @@ class OutgoingRpc(Stream):
     # -- Stream
 
     def fields(self, made: Said, *, last: bool) -> None:
+        if made.malformed or (not self.begun and not made.status):
+            self._refuse("a malformed field section")
+            return
         if 100 <= made.status < 200:
+            if last:
+                self._refuse("an answer that ends before it begins")
             return
         if not self.begun:
             self.begun = True
@@ -280,9 +300,13 @@ class OutgoingRpc(Stream):
             self._refuse("messages before the head of the answer")
             return
         try:
-            self._messages.extend(self._reader.feed(data) if data else ())
+            reader = self._reader
+            self._messages.extend(reader.unpacked(message) for message in (reader.feed(data) if data else ()))
         except BadCall as error:  # what is wrong with a client's message is wrong with a server's
             self._refuse(str(error))
+            return
+        if self._unary and len(self._messages) > 1:
+            self._refuse("two messages as the answer to a unary call")
             return
         self._held += len(data)
         if self._unary or not self._messages:  # the rest of a message must find room
@@ -310,6 +334,8 @@ class OutgoingRpc(Stream):
     # -- inside
 
     def _close(self, code: int, details: str, *, last: bool) -> None:
+        if not code and self._reader is not None and not self._reader.between:
+            code, details = INTERNAL, "the server's last message is cut short"
         self.code, self.details = code, details
         if not (last and self.ended):
             self.link.reset(self, ErrorCode.CANCEL)  # what was not sent yet is of no use

@@ -41,9 +41,13 @@ class Reach:
         """
         try:
             async with asyncio.timeout(self._timeout):
-                connection = await self._reach(make)
+                transport, connection = await self._reach(make)
                 if ready is not None:
-                    await ready(connection)
+                    try:
+                        await ready(connection)
+                    except BaseException:
+                        transport.abort()  # nobody else knows of it
+                        raise
                 return connection
         except TimeoutError:
             raise BackendDown(f"no connection to {self.host}:{self.port} in {self._timeout:g} s") from None
@@ -57,7 +61,7 @@ class Reach:
         except ConfigError as error:
             raise BackendDown(f"cannot connect to {self.host}:{self.port}: {error}") from None
 
-    async def _reach(self, make: Callable[[], P]) -> P:
+    async def _reach(self, make: Callable[[], P]) -> tuple[asyncio.Transport, P]:
         """Connected to the first of the host's addresses that answers. Raises OSError, ConfigError."""
         loop, tls = asyncio.get_running_loop(), self._tls
         trust = None if tls is None else tls.context()
@@ -68,11 +72,9 @@ class Reach:
         last = OSError(0, "the name has no address")
         for address in addresses:
             try:
-                _, connection = await loop.create_connection(
+                return await loop.create_connection(
                     make, address, self.port, ssl=trust, server_hostname=named
                 )
             except OSError as error:
                 last = error
-            else:
-                return connection
         raise last

@@ -13,9 +13,10 @@ from gateway.clock import Clock
 from gateway.errors import BadCall, Contended, NotOffered, OverspillError, SlowRequest
 from gateway.exchange import Certificate
 from gateway.grpc_head import RpcHead, read_head
-from gateway.http2.connection import Http2Connection, Limits
+from gateway.http2.connection import Http2Connection
 from gateway.http2.fields import Fields
 from gateway.http2.frames import LARGEST_WINDOW, PREFACE, Broken, ErrorCode, goaway, reset
+from gateway.http2.limits import Limits
 from gateway.http2.messages import MessageReader
 from gateway.http2.stream import Stream
 
@@ -85,7 +86,7 @@ class GrpcConnection(Http2Connection):
         super().__init__(limits, client=False)
         self.port = port
         self.peer = b""
-        self._heard_at = port.clock.now()
+        self._began_at = self._heard_at = port.clock.now()
         self._preface = b""
         self._greeted = False
         self._asked_at: float | None = None
@@ -144,8 +145,6 @@ class GrpcConnection(Http2Connection):
         return read_head(fields, size, most=self.limits.fields, methods=self.port.methods)
 
     def opened(self, number: int, made: RpcHead, *, last: bool) -> None:
-        if not self.settled:
-            raise Broken(ErrorCode.PROTOCOL_ERROR, "a client says its settings first")
         if self._last is not None and number > self._last:
             self.write(reset(number, ErrorCode.REFUSED_STREAM))
         elif made.malformed or not made.target:
@@ -159,8 +158,12 @@ class GrpcConnection(Http2Connection):
             self.add(rpc)
             rpc.begin(last=last)
 
+    def late(self, made: RpcHead) -> None:
+        if made.target:  # trailers may come late; a number is used once, and none below the last (5.1.1)
+            raise Broken(ErrorCode.PROTOCOL_ERROR, "a stream is opened again, or below one that was opened")
+
     def answered(self, payload: bytes) -> None:
-        if payload == _ALL_SEEN and self._last is None:
+        if payload == _ALL_SEEN and self._retiring and self._last is None:
             self._refuse_new()
         self._asked_at = None
 
@@ -199,7 +202,7 @@ class GrpcConnection(Http2Connection):
         limits = self.port.limits
         silent = now - self._heard_at
         if not self.settled:
-            if silent > limits.head_timeout:
+            if now - self._began_at > limits.head_timeout:  # however little it says at a time
                 self.abort()
             return
         for stream in list(self.streams.values()):
@@ -256,8 +259,7 @@ class Rpc(Stream):
 
     def fields(self, made: RpcHead, *, last: bool) -> None:
         if made.target or made.malformed or not last:
-            self.link.reset(self, ErrorCode.PROTOCOL_ERROR)
-            self.cut(ErrorCode.PROTOCOL_ERROR)
+            self.connection.fail(self, ErrorCode.PROTOCOL_ERROR)
         else:
             self.content(b"", last=True)
 
@@ -334,7 +336,7 @@ class Rpc(Stream):
         if not self._messages:
             self.taken(self._held)
             self._held = 0
-        return message
+        return self._reader.unpacked(message)
 
     def sweep(self, now: float) -> None:
         """Has its client been silent inside a message, or read nothing, for too long?"""
@@ -355,6 +357,11 @@ class Rpc(Stream):
     def _all_here(self) -> None:
         if not self._messages:
             self._wrong(NotOffered("a unary call has exactly one message"))
+            return
+        try:
+            self._messages[0] = self._reader.unpacked(self._messages[0])
+        except OverspillError as error:
+            self._wrong(error)
         else:
             self._start()
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PRODUCT = ("gateway", "backends", "policies")
 
 HTTP2 = {"gateway.http2"} | {
-    f"gateway.http2.{name}" for name in ("frames", "fields", "messages", "stream", "connection")
+    f"gateway.http2.{name}" for name in ("frames", "fields", "limits", "messages", "stream", "connection")
 }
 """The wire that the gRPC port and the gRPC replicas have in common."""
 LEAVES = {"gateway." + name for name in ("vocab", "errors", "clock", "registry", "options")} | HTTP2

@@ -8,7 +8,7 @@ the streams at once, and answers to its pings (frames that ask for nothing are c
 
 import asyncio
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 from gateway.http2.fields import FAR_OVER, FieldReader, Fields
 from gateway.http2.frames import (
@@ -37,15 +37,19 @@ from gateway.http2.frames import (
     Broken,
     ErrorCode,
     Setting,
+    check_priority,
     code_in,
     frame,
     goaway,
     number_in,
     reset,
+    section_in,
     settings,
     settings_in,
+    unpadded,
     window_update,
-)
+)  # fmt: skip
+from gateway.http2.limits import Limits
 from gateway.http2.stream import Stream
 
 MOST_IDLE_FRAMES = 2000
@@ -53,23 +57,7 @@ MOST_IDLE_FRAMES = 2000
 _MOST_UNREAD = 4 * 2**20
 """Bytes that may wait for a side that does not read, beyond what its windows ask for."""
 _PAUSE_ABOVE = 256 * 1024
-
-
-class Limits(NamedTuple):
-    """What one side lets the other do.
-
-    fields:   bytes of a section's fields (RFC 9113, 6.5.2); `made` gets no more of them
-    window:   bytes of one stream that may arrive before they are taken
-    shared:   the same of all streams together; they are taken as they come
-    frame:    bytes of one frame
-    streams:  at once, those of the other side's making
-    """
-
-    fields: int = 32 * 1024
-    window: int = 2**20
-    shared: int = 16 * 2**20
-    frame: int = 64 * 1024
-    streams: int = 4096
+_STREAMS_A_GRAIN = 64  # whose windows settings may move for the price of one frame that asks for nothing
 
 
 class Http2Connection(asyncio.Protocol):
@@ -98,7 +86,9 @@ class Http2Connection(asyncio.Protocol):
         self._section: bytearray | None = None
         self._section_of = (0, 0)  # stream and flags of a section that goes on
         self._blocked: deque[Stream] = deque()
+        self._turn = SMALLEST_FRAME  # bytes that the first of them may send before it is the next one's turn
         self._idle_frames = 0
+        self._calm_at = 0  # the highest number of a stream of the other side's making at the last `calm`
 
     # -- for the class that is made of this one
 
@@ -109,6 +99,9 @@ class Http2Connection(asyncio.Protocol):
     def opened(self, number: int, made: Any, *, last: bool) -> None:
         """The other side has opened a stream."""
         raise Broken(ErrorCode.PROTOCOL_ERROR, "a server cannot open streams")
+
+    def late(self, made: Any) -> None:
+        """Fields have come for a stream that is over."""
 
     def ready(self) -> None:
         """The other side's settings have come for the first time."""
@@ -172,7 +165,8 @@ class Http2Connection(asyncio.Protocol):
 
     def wait_for_room(self, stream: Stream) -> None:
         """Call its `send_some` when there is room again, until nothing waits."""
-        if stream not in self._blocked:
+        if not stream.queued:
+            stream.queued = True
             self._blocked.append(stream)
         self._send_waiting()
 
@@ -208,6 +202,7 @@ class Http2Connection(asyncio.Protocol):
     def calm(self) -> None:
         """Some time has passed: forgive frames that asked for nothing."""
         self._idle_frames = 0
+        self._calm_at = self.last_heard
 
     def give_up(self, code: ErrorCode, text: str) -> None:
         """End the connection, and say why."""
@@ -252,6 +247,8 @@ class Http2Connection(asyncio.Protocol):
             number &= STREAM_BITS
             if self._section is not None and (kind != CONTINUATION or number != self._section_of[0]):
                 raise Broken(ErrorCode.PROTOCOL_ERROR, "a field section is interrupted")
+            if not self.settled and (kind != SETTINGS or flags & ACK):
+                raise Broken(ErrorCode.PROTOCOL_ERROR, "what is said first are settings")
             if kind == DATA:
                 self._content(number, flags, payload)
             elif kind == HEADERS:
@@ -269,7 +266,7 @@ class Http2Connection(asyncio.Protocol):
             self.write(window_update(0, self.limits.shared - self._credit))
             self._credit = self.limits.shared
         if flags & PADDED:
-            payload = _unpadded(payload, 1)
+            payload = unpadded(payload)
         last = bool(flags & END_STREAM)
         if not payload and not last:
             self._idle()
@@ -277,10 +274,10 @@ class Http2Connection(asyncio.Protocol):
         if stream is None or stream.heard_all:
             self._unknown(number)
             if stream is not None:
-                self._fail(stream, ErrorCode.STREAM_CLOSED)
+                self.fail(stream, ErrorCode.STREAM_CLOSED)
             return
         if not stream.use(size):
-            self._fail(stream, ErrorCode.FLOW_CONTROL_ERROR)
+            self.fail(stream, ErrorCode.FLOW_CONTROL_ERROR)
             return
         if last:
             stream.heard_all = True
@@ -292,12 +289,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _headers(self, number: int, flags: int, payload: bytes) -> None:
         if flags & (PADDED | PRIORITISED):
-            if flags & PADDED:
-                payload = _unpadded(payload, 6 if flags & PRIORITISED else 1)
-            if flags & PRIORITISED:
-                if number_in(payload) == number:
-                    raise Broken(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
-                payload = payload[5:]
+            payload = section_in(number, flags, payload)
         if not flags & END_HEADERS:
             self._section = bytearray(payload)
             self._section_of = (number, flags)
@@ -325,12 +317,14 @@ class Http2Connection(asyncio.Protocol):
                 if not number & 1:
                     raise Broken(ErrorCode.PROTOCOL_ERROR, "a client opens streams of odd numbers")
                 self.last_heard = number
+                self._check_unread()  # it may be refused, and a refusal waits for no window
                 self.opened(number, made, last=last)
             else:
                 self._unknown(number)
+                self.late(made)
             return
         if stream.heard_all:
-            self._fail(stream, ErrorCode.STREAM_CLOSED)
+            self.fail(stream, ErrorCode.STREAM_CLOSED)
             return
         if last:
             stream.heard_all = True
@@ -356,13 +350,15 @@ class Http2Connection(asyncio.Protocol):
         elif kind == GOAWAY:
             if number:
                 raise Broken(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+            self._idle()
             text = payload[8:].decode("utf-8", "replace")
             self.left(number_in(payload), code_in(payload, 4), text)
         elif kind == PUSH_PROMISE:
             raise Broken(ErrorCode.PROTOCOL_ERROR, "nothing may be pushed")
-        else:  # PRIORITY, and what is not known: passed over (5.5)
-            if kind == PRIORITY and (not number or len(payload) != 5 or number_in(payload) == number):
-                raise Broken(ErrorCode.PROTOCOL_ERROR, "PRIORITY is malformed")
+        elif kind == PRIORITY:
+            check_priority(number, payload)
+            self._idle()
+        else:  # not known: passed over (5.5)
             self._idle()
 
     def _grown(self, number: int, payload: bytes) -> None:
@@ -380,19 +376,22 @@ class Http2Connection(asyncio.Protocol):
                 self._unknown(number)
                 return
             if not size or stream.send_window + size > LARGEST_WINDOW:
-                self._fail(stream, ErrorCode.FLOW_CONTROL_ERROR if size else ErrorCode.PROTOCOL_ERROR)
+                self.fail(stream, ErrorCode.FLOW_CONTROL_ERROR if size else ErrorCode.PROTOCOL_ERROR)
                 return
             stream.grow(size)
+            if stream.waiting:
+                self.wait_for_room(stream)
+            return
         self._send_waiting()
 
     def _pinged(self, number: int, flags: int, payload: bytes) -> None:
         if number or len(payload) != 8:
             code = ErrorCode.PROTOCOL_ERROR if number else ErrorCode.FRAME_SIZE_ERROR
             raise Broken(code, "PING is malformed")
+        self._idle()
         if flags & ACK:
             self.answered(payload)
             return
-        self._idle()
         self.write(frame(PING, ACK, 0, payload))
 
     def _was_reset(self, number: int, payload: bytes) -> None:
@@ -403,7 +402,8 @@ class Http2Connection(asyncio.Protocol):
         if stream is None:
             self._unknown(number)
             return
-        self._idle()
+        if number > self._calm_at:  # opened and given up in one go; who waited may all give up at once
+            self._idle()
         stream.stop()
         stream.cut(code_in(payload))
         self.room()
@@ -412,23 +412,34 @@ class Http2Connection(asyncio.Protocol):
         if number or (flags & ACK and payload):
             code = ErrorCode.PROTOCOL_ERROR if number else ErrorCode.FRAME_SIZE_ERROR
             raise Broken(code, "SETTINGS are malformed")
+        self._idle()
         if flags & ACK:
             return
+        before = self._peer_window
         for name, value in settings_in(payload):
             self._set(name, value)
-        self._idle()
+        if self._peer_window != before:
+            self._move_windows(self._peer_window - before)
         self.write(frame(SETTINGS, ACK, 0))
         if not self.settled:
             self.settled = True
             self.ready()
         self._send_waiting()
+        self.room()  # it may take more streams than before
+
+    def _move_windows(self, size: int) -> None:
+        """Once for a frame, however often it names the window: each time costs a look at every stream."""
+        self._idle(len(self.streams) // _STREAMS_A_GRAIN)
+        for stream in self.streams.values():
+            stream.grow(size)
+            if stream.waiting and not stream.queued:
+                stream.queued = True
+                self._blocked.append(stream)
 
     def _set(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:
             if value > LARGEST_WINDOW:
                 raise Broken(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
-            for stream in self.streams.values():
-                stream.grow(value - self._peer_window)
             self._peer_window = value
         elif name == Setting.MAX_FRAME_SIZE:
             if not SMALLEST_FRAME <= value <= LARGEST_FRAME:
@@ -453,36 +464,37 @@ class Http2Connection(asyncio.Protocol):
         """The highest number of a stream of this side's making."""
         return 0
 
-    def _fail(self, stream: Stream, code: ErrorCode) -> None:
-        """The other side has broken the rules on one stream."""
+    def fail(self, stream: Stream, code: ErrorCode) -> None:
+        """The other side has broken the rules on one stream. Raises Broken where it does so all the time."""
         self.reset(stream, code)
         stream.cut(code)
+        self._idle()
 
-    def _idle(self) -> None:
-        self._idle_frames += 1
+    def _idle(self, count: int = 1) -> None:
+        self._idle_frames += count
         if self._idle_frames > MOST_IDLE_FRAMES and not self.client:
             raise Broken(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
-        if self._transport.get_write_buffer_size() > _MOST_UNREAD:
+        self._check_unread()
+
+    def _check_unread(self) -> None:
+        if self.paused and self._transport.get_write_buffer_size() > _MOST_UNREAD:
             raise Broken(ErrorCode.ENHANCE_YOUR_CALM, "answers are asked for and not read")
 
     def _send_waiting(self) -> None:
-        """One frame of each stream in turn, as long as there is room for any."""
+        """A frame's bytes of each stream in turn, as long as there is room for any.
+
+        A stream whose own window is used up leaves the queue and comes back when it grows: whoever lets many
+        streams wait must not have them all looked at for each frame that moves none.
+        """
         blocked = self._blocked
-        stuck = 0
-        while blocked and stuck < len(blocked):
-            stream = blocked[0]
-            if stream.send_some():
-                blocked.rotate(-1)
-                stuck = 0
-            elif stream.ended or not stream.waiting:
-                if blocked and blocked[0] is stream:
-                    blocked.popleft()
-            else:
-                blocked.rotate(-1)
-                stuck += 1
-
-
-def _unpadded(payload: bytes, least: int) -> bytes:
-    if len(payload) < least or payload[0] > len(payload) - least:
-        raise Broken(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
-    return payload[1 : len(payload) - payload[0]]
+        while blocked and not self.paused and self.send_window > 0:
+            stream = blocked.popleft()
+            stream.queued = False
+            before = self.send_window
+            more = stream.send_some()
+            self._turn -= before - self.send_window
+            if more:
+                stream.queued = True
+                (blocked.append if self._turn <= 0 else blocked.appendleft)(stream)
+            if not more or self._turn <= 0:
+                self._turn = self.largest_frame

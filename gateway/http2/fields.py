@@ -31,6 +31,8 @@ _KEPT = 64
 _KEPT_BYTES = 1024
 """Sections that are remembered, and the largest."""
 _LONGEST_NUMBER = 2**31
+_MOST_SIZE_UPDATES = 2
+"""In one section: the smallest size meanwhile, and the last one (RFC 7541, 4.2)."""
 _ONE_BYTE = 0x7F
 _INDEXED, _ENTERED, _SIZE_UPDATE, _HUFFMAN = 0x80, 0x40, 0x20, 0x80
 
@@ -70,7 +72,7 @@ class FieldReader(Generic[T]):
     def _walk(self, section: bytes) -> tuple[Fields, int, bool]:
         """The fields up to the limit, the size of all, and whether the table is another one now."""
         table, fields, total, changed = self._table, [], 0, False
-        place, end = 0, len(section)
+        place, end, updates = 0, len(section), 0
         while place < end:
             first = section[place]
             if first & _INDEXED:
@@ -78,9 +80,11 @@ class FieldReader(Generic[T]):
                 name, value = table.get_by_index(index)
             elif first & 0xE0 == _SIZE_UPDATE:
                 size, place = _number(section, place, 0x1F)
-                if total or size > TABLE_SIZE:
+                updates += 1
+                if total or size > TABLE_SIZE or updates > _MOST_SIZE_UPDATES:
                     raise Broken(
-                        ErrorCode.COMPRESSION_ERROR, "a table's size changes late, or beyond the limit"
+                        ErrorCode.COMPRESSION_ERROR,
+                        "a table's size changes late, often, or beyond the limit",
                     )
                 table.maxsize = size
                 changed = True

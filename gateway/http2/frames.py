@@ -24,6 +24,7 @@ END_HEADERS = 0x4
 PADDED = 0x8
 PRIORITISED = 0x20
 
+_PRIORITY_SIZE = 5
 _PAIR = struct.Struct(">HL")
 _NUMBER = struct.Struct(">L")
 
@@ -101,6 +102,31 @@ def reset(stream: int, code: ErrorCode) -> bytes:
 def goaway(last: int, code: ErrorCode, text: bytes = b"") -> bytes:
     """No stream above `last` was or will be looked at."""
     return frame(GOAWAY, 0, 0, _NUMBER.pack(last) + _NUMBER.pack(code) + text)
+
+
+def unpadded(payload: bytes) -> bytes:
+    """The content of a frame that is padded. Raises Broken."""
+    if not payload or payload[0] >= len(payload):
+        raise Broken(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def section_in(number: int, flags: int, payload: bytes) -> bytes:
+    """The part of a field section in HEADERS that may be padded and tell a priority. Raises Broken."""
+    if flags & PADDED:
+        payload = unpadded(payload)
+    if not flags & PRIORITISED:
+        return payload
+    check_priority(number, payload[:_PRIORITY_SIZE])
+    return payload[_PRIORITY_SIZE:]
+
+
+def check_priority(number: int, payload: bytes) -> None:
+    """Hold a priority against its form; nobody heeds it (5.3.2). Raises Broken."""
+    if len(payload) != _PRIORITY_SIZE:
+        raise Broken(ErrorCode.FRAME_SIZE_ERROR, "a priority has five bytes")
+    if not number or number_in(payload) == number:
+        raise Broken(ErrorCode.PROTOCOL_ERROR, "a priority of no stream, or of one that depends on itself")
 
 
 def number_in(payload: bytes, place: int = 0) -> int:

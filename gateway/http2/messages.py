@@ -20,38 +20,47 @@ def prefixed(message: bytes) -> bytes:
     return b"\x00%b%b" % (len(message).to_bytes(4, "big"), message)
 
 
+class Packed(bytes):
+    """A message that is to be unpacked before it is used."""
+
+    __slots__ = ()
+
+
 class MessageReader:
-    """The messages of one direction of a call.
+    """The messages of one direction of a call. Packed ones stay so until they are wanted (`unpacked`): of
+    those that wait, what is held is what the window let through.
 
     most:    bytes of one message, unpacked
     coding:  what packed messages are packed with; b"identity": none may be
     """
 
-    __slots__ = ("_coding", "_most", "_parts", "_size", "_wanted")
+    __slots__ = ("_coding", "_most", "_rest", "_wanted")
 
     def __init__(self, most: int, coding: bytes = b"identity") -> None:
         self._most = most
         self._coding = coding
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._rest = bytearray()  # not a list of parts: they may be of one byte each
         self._wanted = PREFIX_SIZE  # bytes that have to be here before anything can be done
 
     @property
     def between(self) -> bool:
         """Is nothing of a message here that is not complete?"""
-        return not self._size
+        return not self._rest
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are complete with these bytes. Raises BodyTooLarge, BadCall, NotOffered."""
-        if not self._size and len(data) >= PREFIX_SIZE:
+        """The messages that are complete with these bytes, maybe `Packed`.
+
+        Raises BodyTooLarge, BadCall, NotOffered.
+        """
+        if not self._rest and len(data) >= PREFIX_SIZE:
             end = PREFIX_SIZE + int.from_bytes(data[1:PREFIX_SIZE], "big")
             if end == len(data):  # nearly always
-                return [self._unpacked(data[0], data[PREFIX_SIZE:])]
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size < self._wanted:
+                return [self._message(data[0], data[PREFIX_SIZE:])]
+        self._rest += data
+        if len(self._rest) < self._wanted:
             return []
-        whole, place = b"".join(self._parts), 0
+        whole, place = memoryview(self._rest), 0
+        self._rest = bytearray()
         found: list[bytes] = []
         self._wanted = PREFIX_SIZE
         while len(whole) - place >= PREFIX_SIZE:
@@ -62,13 +71,12 @@ class MessageReader:
             if len(whole) < start + size:
                 self._wanted = PREFIX_SIZE + size
                 break
-            found.append(self._unpacked(whole[place], whole[start : start + size]))
+            found.append(self._message(whole[place], bytes(whole[start : start + size])))
             place = start + size
-        rest = whole[place:]
-        self._parts, self._size = [rest] if rest else [], len(rest)
+        self._rest += whole[place:]
         return found
 
-    def _unpacked(self, flag: int, data: bytes) -> bytes:
+    def _message(self, flag: int, data: bytes) -> bytes:
         if len(data) > self._most:
             raise BodyTooLarge(_too_large(len(data), self._most))
         if flag == _PLAIN:
@@ -81,9 +89,15 @@ class MessageReader:
                     f"messages packed with {coding!r} cannot be read; there are gzip and deflate"
                 )
             raise BadCall("a message has a flag that means nothing here")
-        unpacking = zlib.decompressobj(bits)
+        return Packed(data)
+
+    def unpacked(self, message: bytes) -> bytes:
+        """A message as it is meant. Raises BodyTooLarge, BadCall."""
+        if not isinstance(message, Packed):
+            return message
+        unpacking = zlib.decompressobj(_WINDOW_BITS[self._coding])
         try:
-            message = unpacking.decompress(data, self._most + 1)
+            message = unpacking.decompress(message, self._most + 1)
         except zlib.error:
             raise BadCall("a message cannot be unpacked") from None
         if len(message) > self._most:

@@ -38,7 +38,7 @@ class Link(Protocol):
         ...
 
     def wait_for_room(self, stream: "Stream") -> None:
-        """Call `send_some` when there is room again, until nothing waits."""
+        """Call `send_some` when there is room on the connection, as long as it says that more waits."""
         ...
 
     def reset(self, stream: "Stream", code: ErrorCode) -> None:
@@ -55,7 +55,7 @@ class Stream:
 
     __slots__ = (
         "_credit", "_drained", "_last", "_queue", "_taken", "ended", "heard_all", "link", "number",
-        "send_window", "waiting",
+        "queued", "send_window", "waiting",
     )  # fmt: skip
 
     def __init__(self, link: Link, number: int, send_window: int) -> None:
@@ -68,6 +68,8 @@ class Stream:
         """This side has said all that it may."""
         self.waiting = 0
         """Bytes of content that wait for room."""
+        self.queued = False
+        """Its turn to send some of them comes: that is its connection's affair."""
         self._queue: deque[memoryview] = deque()
         self._last: bytes | None = None  # ends the stream after the queue: a section's frames; b"": a flag
         self._credit = link.window
@@ -176,10 +178,13 @@ class Stream:
         self.send_fields(trailers, last=True)
 
     def send_some(self) -> bool:
-        """One frame of what waits, if there is room. False: there is none, or nothing waits any more."""
+        """One frame of what waits. False: its window is used up, or nothing waits any more.
+
+        There is room on the connection.
+        """
         link = self.link
         room = min(self.send_window, link.send_window, link.largest_frame)
-        if link.paused or (room <= 0 and self.waiting):
+        if room <= 0 and self.waiting:
             return False
         if self._queue:
             data = self._queue[0]
@@ -198,7 +203,7 @@ class Stream:
                 return False
             link.write(bytes(data[:size]))
         if self.waiting:
-            return True
+            return self.send_window > 0
         self._release()
         if self._last is not None and not self.ended:
             self._end(self._last or head(0, DATA, END_STREAM, self.number))
@@ -228,7 +233,7 @@ class Stream:
     def _fits(self, size: int) -> bool:
         """Can so many bytes go out now, as one frame?"""
         link = self.link
-        return (
+        return not size or (  # an end without content needs no room (RFC 9113, 6.9)
             size <= link.largest_frame
             and size <= self.send_window
             and size <= link.send_window

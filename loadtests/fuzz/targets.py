@@ -10,6 +10,7 @@ from loadtests.fuzz.target import Target
 from loadtests.fuzz.target_codecs import Envelope, EventStreams, GrpcCodec, JsonMembers, Reports
 from loadtests.fuzz.target_credentials import Credentials
 from loadtests.fuzz.target_files import ConfigFile, TraceFile
+from loadtests.fuzz.target_http2 import Http2
 from loadtests.fuzz.target_protocols import Fields, GrpcProtocol, HttpProtocols
 from loadtests.fuzz.target_wire import ListenerWire, UpstreamWire
 
@@ -19,6 +20,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "protocols": HttpProtocols,
     "grpc": GrpcProtocol,
     "grpc_codec": GrpcCodec,
+    "http2": Http2,
     "envelope": Envelope,
     "event_streams": EventStreams,
     "json_members": JsonMembers,
@@ -30,5 +32,11 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
 }
 """By name. Kept inputs of each are in `corpus/NAME/`."""
 
-LARGEST: Mapping[str, int] = {"listener": 4096, "upstream": 4096, "config": 2048, "traces": 2048}
+LARGEST: Mapping[str, int] = {
+    "listener": 4096,
+    "upstream": 4096,
+    "http2": 2048,
+    "config": 2048,
+    "traces": 2048,
+}
 """Bytes of an input where not 1024."""
