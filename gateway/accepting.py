@@ -83,26 +83,21 @@ class Accepting:
         self._doors: Doors | None = None
         self._open = True
 
-    async def open(
-        self, host: str, port: int, *, doors: Doors | None = None, shared: bool = False
-    ) -> tuple[str, int]:
+    async def open(self, host: str, port: int, *, doors: Doors | None = None) -> tuple[str, int]:
         """Listen; returns the address really bound (port 0 asks the system for one). Raises OSError.
 
-        doors:   sockets that are bound already, in place of the address
-        shared:  the address is, with other processes (SO_REUSEPORT)
+        doors:  sockets that are bound already, in place of the address
         """
         self._doors = doors
         if doors is not None:
             await self.attend()
         elif self._encrypted is not None:
             server = self._encrypted.server()
-            await server.open(host, port, shared=shared)
+            await server.open(host, port)
             self._servers[-1] = [server]
         else:
             loop = asyncio.get_running_loop()
-            first = await loop.create_server(
-                self._made, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=shared or None
-            )
+            first = await loop.create_server(self._made, host, port, backlog=BACKLOG, reuse_address=True)
             self._servers[-1] = [first]
             for bound in first.sockets:
                 copies = [socket(fileno=os.dup(bound.fileno())) for _ in range(self._handles - 1)]

@@ -399,10 +399,10 @@ class Gateway:
             await self.scaling.open(self.background)
         else:
             await self.desk.start(self.station.desk)
-        doors = None if held is None else held.doors
-        self.http_address = Address(*await self.listener.open(*listen.http, doors=doors))
+        doors = {} if held is None else held.doors
+        self.http_address = Address(*await self.listener.open(*listen.http, doors=doors.get("http")))
         if self.grpc is not None and listen.grpc is not None:
-            self.grpc_address = Address(*await self.grpc.open(*listen.grpc, shared=held is not None))
+            self.grpc_address = Address(*await self.grpc.open(*listen.grpc, doors=doors.get("grpc")))
 
     async def close(self) -> None:
         """Stop taking calls, finish those in flight within `drain_timeout`, give everything back."""

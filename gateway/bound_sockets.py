@@ -42,10 +42,9 @@ def listening(
     address: Any,
     *,
     backlog: int,
-    shared: bool,
 ) -> socket.socket:
-    """The same, with a queue for so many connections. Raises OSError, which says the address."""
-    made = bound(family, kind, number, address, shared=shared)
+    """The same for this process alone, with a queue for so many connections. Raises as `bound`."""
+    made = bound(family, kind, number, address, shared=False)
     try:
         made.listen(backlog)
     except OSError as error:

@@ -93,6 +93,7 @@ class GrpcConnection(Http2Connection):
         self._retiring = False
         self._last: int | None = None
         """No stream above it is looked at any more."""
+        self._leaving = False
 
     # -- asyncio.Protocol
 
@@ -164,10 +165,12 @@ class GrpcConnection(Http2Connection):
 
     def answered(self, payload: bytes) -> None:
         if payload == _ALL_SEEN and self._retiring and self._last is None:
-            self._refuse_new()
+            self._refuse_above(self.last_heard)
         self._asked_at = None
 
     def room(self) -> None:
+        if self._leaving:
+            self._give_back()
         if self._last is not None and not self.streams and not self.closed:
             self.close()
 
@@ -184,16 +187,33 @@ class GrpcConnection(Http2Connection):
         self.write(goaway(LARGEST_WINDOW, ErrorCode.NO_ERROR, b"the gateway is stopping"))
         self.ping(_ALL_SEEN)
 
-    def _refuse_new(self) -> None:
-        self._last = self.last_heard
-        self.write(goaway(self._last, ErrorCode.NO_ERROR, b"the gateway is stopping"))
+    def _refuse_above(self, last: int) -> None:
+        self._last = last
+        self.write(goaway(last, ErrorCode.NO_ERROR, b"the gateway is stopping"))
+
+    def _give_back(self) -> None:
+        """Have the client open elsewhere what nobody has used yet, where no stream in use is above it.
+
+        Clients do so by themselves with streams above the number (gRPC proposal A6, transparent retries).
+        """
+        last = max((number for number, stream in self.streams.items() if _used(stream)), default=0)
+        unused = [stream for number, stream in self.streams.items() if number > last]
+        if self.closed or not unused:
+            return
+        self._refuse_above(last)
+        for stream in unused:
+            del self.streams[stream.number]
+            stream.stop()
+            self.write(reset(stream.number, ErrorCode.REFUSED_STREAM))
+            stream.cut(ErrorCode.REFUSED_STREAM)
 
     def leave(self) -> None:
         """The client has had its time to hear of it: close as soon as nothing is left to do."""
+        self._leaving = True
         if not self._greeted:
             self.close()
         elif self._last is None and not self.closed:
-            self._refuse_new()
+            self._refuse_above(self.last_heard)
         self.room()
 
     def sweep(self, now: float) -> None:
@@ -222,6 +242,7 @@ class Rpc(Stream):
     __slots__ = (
         "_arrived_last", "_error", "_held", "_messages", "_news", "_reader", "_written_at", "arrived",
         "complete", "connection", "head", "port", "streamed", "task",
+        "used",
     )  # fmt: skip
 
     def __init__(self, connection: GrpcConnection, number: int, head: RpcHead) -> None:
@@ -235,6 +256,8 @@ class Rpc(Stream):
         self.task: asyncio.Task[None] | None = None
         self.complete = False
         """The client has sent its last message."""
+        self.used = False
+        """Something is done for it: it may not be opened elsewhere."""
         self._reader = MessageReader(port.limits.body, head.coding)
         self._messages: deque[bytes] = deque()
         self._held = 0
@@ -384,3 +407,7 @@ class Rpc(Stream):
         """The client has gone."""
         if self.task is not None:
             self.port.cancel(self.task)
+
+
+def _used(stream: Stream) -> bool:
+    return isinstance(stream, Rpc) and stream.used

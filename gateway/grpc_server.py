@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gateway.accepting import Accepting, Doors, Encrypted
 from gateway.clock import Clock
-from gateway.errors import ClientGone, NoCapacity, OverspillError
+from gateway.errors import ClientGone, OverspillError
 from gateway.exchange import Conversation
 from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
 from gateway.grpc_exchange import GrpcExchange, GrpcStream
@@ -75,7 +75,6 @@ class GrpcServer:
         self._connections: set[GrpcConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
-        self._stopping: asyncio.Future[None] | None = None
         encrypted = None if tls is None else Encrypted(
             tls,
             self._connection,
@@ -95,27 +94,25 @@ class GrpcServer:
         """Open client connections."""
         return len(self._connections)
 
-    async def open(
-        self, host: str, port: int, *, doors: Doors | None = None, shared: bool = False
-    ) -> tuple[str, int]:
+    async def open(self, host: str, port: int, *, doors: Doors | None = None) -> tuple[str, int]:
         """Listen; returns the address really bound (port 0 asks the system for one). Raises OSError.
 
-        doors:   sockets that are bound already and outlive this server, in place of the address
-        shared:  the address is, with other processes (SO_REUSEPORT)
+        doors:  sockets that are bound already and outlive this server, in place of the address
         """
         loop = asyncio.get_running_loop()
-        self._stopping = loop.create_future()
-        address = await self._accepting.open(host, port, doors=doors, shared=shared)
+        address = await self._accepting.open(host, port, doors=doors)
         self._sweeper = loop.create_task(self._sweep())
         return address
 
     async def drain(self, timeout: float) -> None:
-        """Take no new RPC, finish what is in flight for at most `timeout` seconds, then cancel it."""
-        if self._stopping is None:
+        """Take no new RPC, finish what is in flight for at most `timeout` seconds, then cancel it.
+
+        A stream on which nothing was said by the time at which clients must have heard of it is given back:
+        they open it elsewhere by themselves.
+        """
+        if self._sweeper is None:
             return
         self.draining = True
-        if not self._stopping.done():
-            self._stopping.set_result(None)
         await self._accepting.leave()
         began = self.clock.now()
         for connection in list(self._connections):
@@ -181,6 +178,7 @@ class GrpcServer:
         return GrpcConnection(self)
 
     def _exchange(self, rpc: Rpc, message: bytes, task: asyncio.Task[None] | None) -> GrpcExchange:
+        rpc.used = True
         exchange = GrpcExchange(
             rpc,
             rpc.head,
@@ -211,18 +209,14 @@ class GrpcServer:
 
     async def _converse(self, rpc: Rpc) -> None:
         try:
-            first = await self._first(rpc)
+            first = await rpc.next()
         except OverspillError as error:
             self.refuse(rpc, error)
             return
         if first is None:
-            assert self._stopping is not None
-            exchange = self._exchange(rpc, b"", rpc.task)
-            if self._stopping.done():
-                exchange.abort(NoCapacity("the gateway is stopping"))
-            else:
-                exchange.end_empty()
+            self._exchange(rpc, b"", rpc.task).end_empty()
             return
+        rpc.used = True
         body = MessageStream(first, buffer=self.limits.body_buffer)
         exchange = GrpcStream(
             rpc,
@@ -240,17 +234,6 @@ class GrpcServer:
                 await exchange.drain()
         finally:
             reading.cancel()
-
-    async def _first(self, rpc: Rpc) -> bytes | None:
-        """The first message of a stream; None if it ends without one, or the gateway stops meanwhile."""
-        assert self._stopping is not None
-        coming = asyncio.get_running_loop().create_task(rpc.next())
-        either: set[asyncio.Future[Any]] = {coming, self._stopping}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return coming.result() if coming.done() else None
-        finally:
-            coming.cancel()
 
     async def _read(self, rpc: Rpc, body: MessageStream, first: bytes) -> None:
         """Feed the messages after the first, each checked."""

@@ -12,7 +12,7 @@ import signal
 from gateway.clock import Clock
 from gateway.signals import LATER
 from gateway.workers.handover import LAYOUT, TRYING_S, Handover, Try, become
-from gateway.workers.ports import Held
+from gateway.workers.ports import Held, descriptors
 
 log = logging.getLogger("overspill")
 
@@ -69,7 +69,8 @@ class Restarting:
             attempt.end()
             self._trying = False
         if good:
-            self.held.doors.kept = True
+            for each in self.held.doors.values():
+                each.kept = True
             log.info("restarting: connections wait until the calls in flight have ended")
             ending.restart()
 
@@ -83,7 +84,6 @@ class Restarting:
         return Handover(
             layout=LAYOUT,
             listen=self._listen,
-            doors=[[each.fileno() for each in queue] for queue in held.door.queues],
+            doors=descriptors(held.claims),
             admin=None if held.admin is None else held.admin.fileno(),
-            grpc=[] if held.grpc is None else [each.fileno() for each in held.grpc.sockets],
         )

@@ -39,7 +39,7 @@ from gateway.workers.crew import Crew
 from gateway.workers.handover import Received, received
 from gateway.workers.inventory import Shared, part_of, shared_by
 from gateway.workers.office import MergedViews
-from gateway.workers.ports import Attended, Door, Held, Port, listening, one_address, taken
+from gateway.workers.ports import Attended, Door, Held, listening, one_address, taken
 from gateway.workers.run import Plan
 from gateway.workers.run import run as run_workers
 from gateway.workers.station import Common, Station
@@ -66,7 +66,7 @@ def serve(source: Source, settings: Settings, *, record: Path | None = None, wor
 
 
 def _serve_with(source: Source, settings: Settings, workers: int, before: Received | None) -> int:
-    clock, listen = SystemClock(), settings.listen
+    clock = SystemClock()
     backends = list(_looked_at(settings, clock))
     shared = shared_by(settings, backends)
     tls = Tls(settings.tls, settings.admin_tls, clock)
@@ -81,13 +81,10 @@ def _serve_with(source: Source, settings: Settings, workers: int, before: Receiv
             log.error("cannot start: %s", error)
             return 1
         assert held.admin is not None
-        door, ports = held.door, {} if held.grpc is None else {"grpc": held.grpc}
-        found = {name: Address(port.host, port.port) for name, port in ports.items()}
-        found["http"] = Address(door.host, door.port)
-        bound = settings.model_copy(update={"listen": listen.model_copy(update=found)})
+        bound = _bound(settings, held)
         plan = Plan(
             crew=crew or Crew.new(workers, shared), work=partial(_run, bound, None, tls=tls.only_data()),
-            admin=held.admin, door=door, ports=ports, listen=_addresses(settings),
+            admin=held.admin, doors=held.claims, listen=_addresses(settings),
             scheme=_scheme(settings.tls), tls=tls.only_admin(),
             patience=settings.drain_delay + settings.drain_timeout,
             config=ConfigStatus(effective(settings), clock.wall()),
@@ -112,11 +109,7 @@ def _serve_alone(source: Source, settings: Settings, record: Path | None, before
             log.error("cannot start: %s", error)
             return 1
         restarting = Restarting(held, _addresses(settings), clock)
-        found = {"http": Address(held.door.host, held.door.port)}
-        if held.grpc is not None:
-            found["grpc"] = Address(held.grpc.host, held.grpc.port)
-        bound = settings.model_copy(update={"listen": listen.model_copy(update=found)})
-        status = _run(bound, record, None, source=source, tls=tls, restarting=restarting)
+        status = _run(_bound(settings, held), record, None, source=source, tls=tls, restarting=restarting)
         if status is None:
             restarting.become()
         return 1 if status is None else status
@@ -128,17 +121,22 @@ def _addresses(settings: Settings) -> list[str]:
     return [f"{name} {getattr(listen, name)}" for name in ("http", "grpc", "admin")]
 
 
+def _bound(settings: Settings, held: Held) -> Settings:
+    """With the ports that the system has chosen."""
+    found = {name: Address(door.host, door.port) for name, door in held.claims.items()}
+    return settings.model_copy(update={"listen": settings.listen.model_copy(update=found)})
+
+
 def _held(settings: Settings, count: int, before: Received | None, undo: ExitStack, *, admin: bool) -> Held:
     """The ports, opened or taken over. Raises OSError, ConfigError. `admin`: that one too."""
     listen = settings.listen
     there = None if before is None else before.handover
-    passed = activation.passed(listen.http, listen.admin)
-    kept = passed.queues(count) if there is None else [taken(queue) for queue in there.doors]
-    door = undo.enter_context(Door(*listen.http, count, kept=kept))
-    grpc = None
-    if listen.grpc is not None:
-        kept_port = () if there is None else taken(there.grpc)
-        grpc = undo.enter_context(Port(*listen.grpc, kept=kept_port))
+    passed = activation.passed(listen.http, listen.grpc, listen.admin)
+    claims = {}
+    for name, address in (("http", listen.http), ("grpc", listen.grpc)):
+        if address is not None:
+            left = [] if there is None else [taken(queue) for queue in there.doors[name]]
+            claims[name] = undo.enter_context(Door(*address, count, kept=left or passed.queues(name, count)))
     window = None
     if there is not None and there.admin is not None:
         window = taken([there.admin])[0]
@@ -148,7 +146,7 @@ def _held(settings: Settings, count: int, before: Received | None, undo: ExitSta
         window = listening(*listen.admin)
     if window is not None:
         undo.enter_context(window)
-    return Held(Attended(door, 0), door, window, grpc)
+    return Held(claims, {name: Attended(door, 0) for name, door in claims.items()}, window)
 
 
 def _crew_before(before: Received, settings: Settings, shared: Shared, backends: list[Backend]) -> Crew:

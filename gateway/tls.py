@@ -258,12 +258,12 @@ class TlsServer:
         """Those under way."""
         return len(self._handshakes)
 
-    async def open(self, host: str, port: int, *, shared: bool = False) -> None:
-        """Listen. Raises OSError. `shared`: with other processes (SO_REUSEPORT)."""
+    async def open(self, host: str, port: int) -> None:
+        """Listen. Raises OSError."""
         found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, kind, number, _, address in dict.fromkeys(found):
-                self.serve(listening(family, kind, number, address, backlog=_BACKLOG, shared=shared))
+                self.serve(listening(family, kind, number, address, backlog=_BACKLOG))
         except OSError:
             self.close()
             raise

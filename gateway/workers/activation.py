@@ -2,7 +2,7 @@
 
     LISTEN_PID      the process that they are for
     LISTEN_FDS      how many there are: descriptors 3, 4, …
-    LISTEN_FDNAMES  what each is for, separated by colons: http or admin (FileDescriptorName= of the unit)
+    LISTEN_FDNAMES  what each is for, separated by colons: http, grpc, admin (FileDescriptorName= of the unit)
 
 Who holds them is there while the gateway is not: connections wait in their queues through a restart. Knows
 sockets and addresses; no protocol.
@@ -10,13 +10,13 @@ sockets and addresses; no protocol.
 
 import os
 import socket
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from gateway.errors import ConfigError
 from gateway.workers.ports import resolved
 
 FIRST = 3
-_NAMES = ("http", "admin")
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -30,21 +30,22 @@ class _Address(Protocol):
 class Passed(NamedTuple):
     """What was passed.
 
-    http:   a socket for each address of the port; empty: the gateway opens it itself
+    calls:  a socket for each address of a port for calls, `http` or `grpc`; none: the gateway opens it itself
     admin:  None: likewise
     """
 
-    http: list[socket.socket]
+    calls: Mapping[str, list[socket.socket]]
     admin: socket.socket | None
 
-    def queues(self, count: int) -> list[list[socket.socket]]:
+    def queues(self, name: str, count: int) -> list[list[socket.socket]]:
         """For so many workers, which all take connections from the same queue; each closes its own."""
-        if not self.http:
+        found = self.calls.get(name)
+        if not found:
             return []
-        return [self.http, *([each.dup() for each in self.http] for _ in range(count - 1))]
+        return [found, *([each.dup() for each in found] for _ in range(count - 1))]
 
 
-def passed(http: _Address, admin: _Address) -> Passed:
+def passed(http: _Address, grpc: _Address | None, admin: _Address) -> Passed:
     """What the service manager has passed to this process, once: children find nothing.
 
     Raises ConfigError where it is not what the file says under `listen`: what `check` has said of the
@@ -52,31 +53,36 @@ def passed(http: _Address, admin: _Address) -> Passed:
     """
     process, count, names = (os.environ.pop(name, "") for name in _VARIABLES)
     if process != str(os.getpid()):
-        return Passed([], None)
+        return Passed({}, None)
     if not count.isdecimal():
         raise ConfigError(f"LISTEN_FDS is {count!r}, which is not a number of sockets")
-    found: dict[str, list[socket.socket]] = {name: [] for name in _NAMES}
+    wanted = {"http": http, "grpc": grpc, "admin": admin}
+    found: dict[str, list[socket.socket]] = {name: [] for name in wanted}
     words = names.split(":") if names else []
     for place in range(int(count)):
         name = words[place] if place < len(words) else ""
-        found[_purpose(name)].append(_taken(FIRST + place, name, http if name == "http" else admin))
+        address = _address(name, wanted)
+        found[name].append(_taken(FIRST + place, name, address))
     if len(found["admin"]) > 1:
         raise ConfigError("more than one socket named admin was passed: that port has one address")
-    return Passed(found["http"], found["admin"][0] if found["admin"] else None)
+    admins = found.pop("admin")
+    return Passed(found, admins[0] if admins else None)
 
 
-def _purpose(name: str) -> str:
-    if name == "grpc":
+def _address(name: str, wanted: Mapping[str, _Address | None]) -> _Address:
+    """Which the socket of that name must have."""
+    if name not in wanted:
         raise ConfigError(
-            "a socket named grpc was passed: the gRPC library opens its port itself and cannot take one "
-            "over; leave that socket out of the unit"
+            f"a socket named {name!r} was passed: write FileDescriptorName=http, grpc or admin in its unit, "
+            "so that it is known which port it is"
         )
-    if name not in _NAMES:
+    address = wanted[name]
+    if address is None:
         raise ConfigError(
-            f"a socket named {name!r} was passed: write FileDescriptorName=http or FileDescriptorName=admin "
-            "in its unit, so that it is known which port it is"
+            f"a socket named {name} was passed, and the file has no listen.{name}: write its address there, "
+            "or leave that socket out of the unit"
         )
-    return name
+    return address
 
 
 def _taken(number: int, name: str, wanted: _Address) -> socket.socket:

@@ -7,14 +7,14 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from socket import socket
 
 from gateway.clock import Clock
 from gateway.workers.handover import LAYOUT, TRYING_S, HandedCrew, Handover, Try, become
 from gateway.workers.inventory import Shared
-from gateway.workers.ports import Door, Port
+from gateway.workers.ports import DoorsBySpeech, descriptors
 from gateway.workers.shared_slots import Replicas
 from gateway.workers.shared_spending import Accounts
 from gateway.workers.station import Common, Station
@@ -67,10 +67,10 @@ class Crew:
         common = Common(replicas, accounts, Path(handed.directory))
         return cls(handed.count, common, handed.leash, before=handed.workers, admin=handed.admin)
 
-    def station(self, index: int, place: int, door: Door) -> Station:
+    def station(self, index: int, place: int, doors: DoorsBySpeech) -> Station:
         """For the worker of that number, at that place."""
         self.placed[place] = index
-        return Station(index, self.common, self.leash[0], place=place, count=self.count, door=door)
+        return Station(index, self.common, self.leash[0], place=place, count=self.count, doors=doors)
 
     def successor(self, place: int) -> int:
         """The place of who takes over from the worker there."""
@@ -108,17 +108,15 @@ class Succession:
         crew: Crew,
         *,
         listen: list[str],
-        door: Door,
+        doors: DoorsBySpeech,
         admin: socket,
-        ports: Mapping[str, Port],
         text: str,
         clock: Clock,
     ) -> None:
         self._crew = crew
         self._listen = listen
-        self._door = door
+        self._doors = doors
         self._admin = admin
-        self._ports = ports
         self._text = text
         self._clock = clock
         self._try: Try | None = None
@@ -149,12 +147,10 @@ class Succession:
             self._try.end()
 
     def _handover(self, jobs: Sequence[Job]) -> Handover:
-        grpc = self._ports.get("grpc")
         return Handover(
             layout=LAYOUT,
             listen=self._listen,
-            doors=[[each.fileno() for each in queue] for queue in self._door.queues],
+            doors=descriptors(self._doors),
             admin=self._admin.fileno(),
-            grpc=[] if grpc is None else [each.fileno() for each in grpc.sockets],
             crew=self._crew.handed(jobs, self._text),
         )

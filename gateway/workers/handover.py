@@ -24,7 +24,7 @@ from gateway.workers.shared_slots import HandedReplicas
 
 log = logging.getLogger("overspill.workers")
 
-LAYOUT = 1
+LAYOUT = 2
 """Of what is handed over, shared memory included: a version with another one refuses it."""
 TAKE_OVER = "OVERSPILL_TAKE_OVER"
 TRY = "OVERSPILL_TRY"
@@ -57,14 +57,14 @@ class Handover(Struct):
     """What one image of the process leaves to the next.
 
     listen:  the addresses of the file, for people; what was bound does not change
-    doors:   sockets of the HTTP port by queue, `admin` and `grpc`: those of the other ports
+    doors:   sockets of the ports for calls, by what is spoken there and by queue
+    admin:   the socket of the admin port
     """
 
     layout: int
     listen: list[str]
-    doors: list[list[int]]
+    doors: dict[str, list[list[int]]]
     admin: int | None
-    grpc: list[int]
     crew: HandedCrew | None = None
 
 
@@ -128,8 +128,8 @@ def become(handover: Handover) -> NoReturn:
 
 
 def _descriptors(handover: Handover) -> list[int]:
-    found = [each for queue in handover.doors for each in queue]
-    found += [*handover.grpc] if handover.admin is None else [handover.admin, *handover.grpc]
+    found = [each for queues in handover.doors.values() for queue in queues for each in queue]
+    found += [] if handover.admin is None else [handover.admin]
     if handover.crew is not None:
         crew = handover.crew
         found += [*crew.leash, crew.replicas.memory, *crew.replicas.tokens, crew.accounts[0]]

@@ -5,37 +5,37 @@ closed for the last time. So the sockets that listen belong to the process that 
 worker takes connections from the queue of its number, and who takes its place finds what is left in it.
 
 With SO_REUSEPORT a second gateway on the same port would silently take half of the connections. So the port
-is first bound without it, which fails if anybody has it. Then it is kept by a socket that is bound and never
-listens, so that the system deals no connection to it (`Port`): that is for a library that opens its own.
-Knows no protocol.
+is first bound without it, which fails if anybody has it. Knows no protocol.
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from gateway import bound_sockets
 from gateway.bound_sockets import bound
 
 
-class _Claim:
-    """A port that is kept until `close`. Raises OSError if it is in use.
+class Door:
+    """A port with a queue of connections for each of `count` workers, until `close`. OSError if in use.
 
-    count:  how many sockets on each address of the host
-    kept:   these sockets, from the process that was here before
+    A queue is a socket for each address of the host. None listens before somebody takes connections from it.
 
-    None of them listens yet.
+    kept:    these queues, from the process that was here before
+    queues:  by the numbers of the workers
     """
 
-    def __init__(self, host: str, port: int, count: int, kept: Sequence[Sequence[socket.socket]]) -> None:
+    def __init__(
+        self, host: str, port: int, count: int, *, kept: Sequence[Sequence[socket.socket]] = ()
+    ) -> None:
         self.host = host
-        self.sets = [list(each) for each in kept] or _claimed(host, port, count)
-        self.port = int(self.sets[0][0].getsockname()[1])
+        self.queues = [list(each) for each in kept] or _claimed(host, port, count)
+        self.port = int(self.queues[0][0].getsockname()[1])
 
     def close(self) -> None:
         """Keep it no longer in this process. Closing twice does nothing."""
-        _close(self.sets)
-        self.sets = []
+        _close(self.queues)
+        self.queues = []
 
     def __enter__(self) -> Self:
         return self
@@ -47,37 +47,19 @@ class _Claim:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Port(_Claim):
-    """A port for several processes that open sockets of their own on it."""
-
-    def __init__(self, host: str, port: int, *, kept: Sequence[socket.socket] = ()) -> None:
-        super().__init__(host, port, 1, [kept] if kept else [])
-
-    @property
-    def sockets(self) -> list[socket.socket]:
-        """What keeps it."""
-        return [each for queue in self.sets for each in queue]
+DoorsBySpeech = Mapping[str, Door]
+"""`http`, and `grpc` where it is served."""
 
 
-class Door(_Claim):
-    """A port with a queue of connections for each of `count` workers.
-
-    A queue is a socket for each address of the host. None listens before somebody takes connections from it.
-    """
-
-    def __init__(
-        self, host: str, port: int, count: int, *, kept: Sequence[Sequence[socket.socket]] = ()
-    ) -> None:
-        super().__init__(host, port, count, kept)
-
-    @property
-    def queues(self) -> list[list[socket.socket]]:
-        """By the numbers of the workers."""
-        return self.sets
+def descriptors(doors: DoorsBySpeech) -> dict[str, list[list[int]]]:
+    """Of the queues of each door, for who takes them over."""
+    return {
+        name: [[each.fileno() for each in queue] for queue in door.queues] for name, door in doors.items()
+    }
 
 
 class Attended:
-    """The queues of a door that one worker takes connections from (`gateway.listener.Doors`).
+    """The queues of a door that one worker takes connections from (`gateway.accepting.Doors`).
 
     Its own, and those whose worker serves no more: what waits there is not to wait for a restart. In a queue
     that nobody has listened on yet nothing waits: it is left to its own worker.
@@ -114,14 +96,14 @@ def _listens(each: socket.socket) -> bool:
 class Held(NamedTuple):
     """The ports of a gateway that is alone, opened for it.
 
-    admin:  None: it is to open it itself
-    grpc:   keeps the port for a library that opens its own sockets
+    claims:  its doors by what is spoken there
+    doors:   the same, for its servers
+    admin:   None: it is to open it itself
     """
 
-    doors: Attended
-    door: Door
+    claims: DoorsBySpeech
+    doors: Mapping[str, Attended]
     admin: socket.socket | None
-    grpc: Port | None
 
 
 def taken(numbers: Sequence[int]) -> list[socket.socket]:
@@ -137,7 +119,7 @@ def one_address(host: str, port: int) -> bool:
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens already, for a process yet to be started. Raises OSError."""
     family, kind, number, _, address = resolved(host, port)[0]
-    return bound_sockets.listening(family, kind, number, address, backlog=128, shared=False)
+    return bound_sockets.listening(family, kind, number, address, backlog=128)
 
 
 _Resolved = list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]]

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from gateway.scaling.service import ScalingService
 from gateway.tls import Tls
 from gateway.workers import office
 from gateway.workers.crew import Crew, Succession
-from gateway.workers.ports import Door, Port
+from gateway.workers.ports import DoorsBySpeech
 from gateway.workers.shared_slots import LINGER_S
 from gateway.workers.station import Common, Station
 from gateway.workers.supervisor import Job, Supervisor
@@ -48,8 +48,7 @@ class Plan(NamedTuple):
 
     crew:           what the workers share, and those that run already
     work:           what a worker does until it is told to stop; returns its exit status
-    door:           the HTTP port
-    ports:          others that all workers share, by what they speak
+    doors:          the ports for calls
     listen:         the addresses of the file
     patience:       seconds that workers have when they are told to end
     config:         the configuration for people
@@ -63,8 +62,7 @@ class Plan(NamedTuple):
     crew: Crew
     work: Callable[[Station], int | None]
     admin: socket.socket
-    door: Door
-    ports: Mapping[str, Port]
+    doors: DoorsBySpeech
     listen: list[str]
     patience: float
     config: ConfigStatus
@@ -78,9 +76,9 @@ class Plan(NamedTuple):
 class _Watch:
     """Returns what ended workers held (`supervisor.Watch`)."""
 
-    def __init__(self, crew: Crew, door: Door, clock: Clock) -> None:
+    def __init__(self, crew: Crew, doors: DoorsBySpeech, clock: Clock) -> None:
         self._crew = crew
-        self._door = door
+        self._doors = doors
         self._common: Common = crew.common
         self._count = crew.common.replicas.workers
         self._clock = clock
@@ -113,7 +111,7 @@ class _Watch:
         return self._common.replicas.serving(job)
 
     def stopping(self) -> None:
-        self._door.close()  # or connections would wait for nobody when the workers have closed theirs
+        _close(self._doors)  # or connections would wait for nobody when the workers have closed theirs
 
     def tend(self) -> bool:
         return self._common.replicas.tend(self._clock.now())
@@ -123,7 +121,7 @@ def run(plan: Plan, clock: Clock) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the exit status."""
     crew = plan.crew
     succession = Succession(
-        crew, listen=plan.listen, door=plan.door, admin=plan.admin, ports=plan.ports,
+        crew, listen=plan.listen, doors=plan.doors, admin=plan.admin,
         text=plan.config.text, clock=clock,
     )  # fmt: skip
     try:
@@ -135,7 +133,7 @@ def run(plan: Plan, clock: Clock) -> int:
         jobs.append(_admin(plan, views))
         supervisor = Supervisor(
             jobs,
-            _Watch(crew, plan.door, clock),
+            _Watch(crew, plan.doors, clock),
             clock=clock,
             patience=plan.patience + _AFTER_DRAIN_S,
             hangup=True,
@@ -162,7 +160,7 @@ def _workers(plan: Plan) -> list[Job]:
 
 
 def _worker(plan: Plan, index: int, place: int, pid: int | None = None) -> Job:
-    station = plan.crew.station(index, place, plan.door)
+    station = plan.crew.station(index, place, plan.doors)
     return Job(f"worker {index}", partial(_worked, plan.work, station), number=place, pid=pid)
 
 
@@ -188,13 +186,18 @@ def _admin(plan: Plan, views: office.MergedViews) -> Job:
     crew = plan.crew
     reloader = partial(_reloader, plan, crew.common)
     attend = partial(office.attend, views, plan.admin, crew.leash[0], reloader, plan.tls)
-    return Job("the admin process", partial(_outside, plan.door, attend), number=_NO_PLACE, last=True)
+    return Job("the admin process", partial(_outside, plan.doors, attend), number=_NO_PLACE, last=True)
 
 
-def _outside(door: Door, attend: Callable[[], int]) -> int:
-    """Without the port for calls: it is to be closed when the workers close it."""
-    door.close()
+def _outside(doors: DoorsBySpeech, attend: Callable[[], int]) -> int:
+    """Without the ports for calls: they are to be closed when the workers close them."""
+    _close(doors)
     return attend()
+
+
+def _close(doors: DoorsBySpeech) -> None:
+    for door in doors.values():
+        door.close()
 
 
 def _former_admin(pid: int) -> Job:
@@ -218,8 +221,8 @@ def _tell(plan: Plan, views: office.MergedViews) -> None:
     host, port = plan.admin.getsockname()[:2]
     log.info(
         "serving on %s://%s, admin on %s://%s, with %d workers",
-        plan.scheme, plan.door, "http" if plan.tls.admin is None else "https",
+        plan.scheme, plan.doors["http"], "http" if plan.tls.admin is None else "https",
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}", plan.crew.count,
     )  # fmt: skip
-    if "grpc" in plan.ports:
-        log.info("serving gRPC on %s", plan.ports["grpc"])
+    if "grpc" in plan.doors:
+        log.info("serving gRPC on %s", plan.doors["grpc"])

@@ -14,7 +14,7 @@ from gateway.spill_share import ShareSource
 from gateway.tenants.meter import Meter
 from gateway.workers.assignment import CURRENT, Assignment
 from gateway.workers.desk import place_of
-from gateway.workers.ports import Attended, Door
+from gateway.workers.ports import Attended, DoorsBySpeech
 from gateway.workers.shared_slots import Replicas, SharedSlots
 from gateway.workers.shared_spending import Accounts, Limits
 
@@ -36,15 +36,18 @@ class Station:
     index:  its number, which its successor has too
     place:  its own part of what is shared, which no other process has while it lives
     leash:  becomes readable when the supervisor is gone
-    door:   where it takes connections
+    doors:  where it takes connections, by what is spoken there
     """
 
-    def __init__(self, index: int, common: Common, leash: int, *, place: int, count: int, door: Door) -> None:
+    def __init__(
+        self, index: int, common: Common, leash: int, *, place: int, count: int, doors: DoorsBySpeech
+    ) -> None:
         self.index = index
         self.count = count
         self.leash = leash
         self.desk = place_of(common.directory, place)
-        self.doors = Attended(door, index, common.replicas.attended)
+        attended = common.replicas.attended
+        self.doors = {name: Attended(door, index, attended) for name, door in doors.items()}
         self.retired = False
         self._place = place
         self._common = common

@@ -31,6 +31,14 @@ def test_their_sockets_are_those_of_a_file_that_names_none() -> None:
     assert {each["Service"] for each in passed.values()} == {"overspill.service"}
 
 
+def test_the_socket_for_grpc_is_beside_the_others() -> None:
+    """Not among those of the service: a file that names none serves no gRPC, and would refuse it."""
+    found = unit("overspill-grpc.socket")["Socket"]
+    assert dict(found) == {**dict(unit("overspill.socket")["Socket"]),
+        "FileDescriptorName": "grpc", "ListenStream": "127.0.0.1:8001"
+    }  # fmt: skip
+
+
 def test_the_service_has_time_to_drain() -> None:
     settings = load_file(ROOT / "config/minimal.yaml").settings
     seconds = int(unit("overspill.service")["Service"]["TimeoutStopSec"])

@@ -278,9 +278,10 @@ async def test_calls_in_flight_finish_when_the_gateway_drains() -> None:
         front(file({"fleet": fleet(one)}, SHED, top="drain_timeout: 5s")) as gate,
     ):
         call = gate.infer(request())
+        sent = asyncio.ensure_future(call)
+        await asyncio.wait_for(entered.wait(), 5)
         unused = gate.open_stream()
         waiting = asyncio.ensure_future(unused.read())
-        await asyncio.wait_for(entered.wait(), 5)
         assert gate.gateway.grpc is not None
         await eventually(
             lambda: gate.gateway.grpc is not None and gate.gateway.grpc.calls == 2, "both are in"
@@ -291,7 +292,7 @@ async def test_calls_in_flight_finish_when_the_gateway_drains() -> None:
         assert late.code() is grpc.StatusCode.UNAVAILABLE
         assert not draining.done()
         leave.set()
-        assert await call == b"done"
+        assert await sent == b"done"
         await asyncio.wait_for(draining, 2)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.grpc_ingress.support import Replica
 from tests.support.upstream import Upstream, upstream
 from tests.workers_serving.live import Crowd, Served, checked
 
@@ -38,7 +39,7 @@ def port_of(each: socket.socket) -> int:
     return int(each.getsockname()[1])
 
 
-def written(folder: Path, replica: Upstream | None, http: int, admin: int, more: str = "") -> Path:
+def written(folder: Path, replica: Upstream | Replica | None, http: int, admin: int, more: str = "") -> Path:
     config = folder / "gateway.yaml"
     url = "http://127.0.0.1:9" if replica is None else replica.url
     config.write_text(
@@ -147,8 +148,8 @@ async def test_what_was_passed_to_another_process_is_not_ours(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("names", "address", "why"),
     [
-        ("grpc", "", "the gRPC library opens its port itself"),
-        ("overspill.socket", "", "write FileDescriptorName=http or FileDescriptorName=admin"),
+        ("grpc", "", "the file has no listen.grpc: write its address there"),
+        ("overspill.socket", "", "write FileDescriptorName=http, grpc or admin"),
         ("", "", "write FileDescriptorName=http"),
         ("http", "127.0.0.2", "write the same address in both"),
         ("admin:admin", "", "that port has one address"),

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.grpc_ingress.support import Replica
 from tests.support.upstream import Received, Upstream, upstream
 
 BODY = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}]}'
@@ -111,16 +112,23 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, replica: Upstream, *, workers: int = 2, slots: int = 4, listen: str = "", more: str = ""
+    folder: Path,
+    replica: Upstream | Replica,
+    *,
+    workers: int = 2,
+    slots: int = 4,
+    listen: str = "",
+    fleet: str = "",
+    more: str = "",
 ) -> AsyncIterator[Served]:
-    """It is killed at the end if it still runs, and so are its workers."""
+    """It is killed at the end if it still runs, and so are its workers. `fleet`: more of that backend."""
     config = folder / "gateway.yaml"
     config.write_text(
         f"""
 version: 1
 listen: {{http: "127.0.0.1:0", admin: "127.0.0.1:0"{listen}}}
 backends:
-  fleet: {{type: triton, replicas: ["{replica.url}"], max_in_flight: {slots}}}
+  fleet: {{type: triton, replicas: ["{replica.url}"], max_in_flight: {slots}{fleet}}}
 routes:
   everything: {{match: {{model: "*"}}, tiers: [{{backend: fleet}}]}}
 {more}"""
