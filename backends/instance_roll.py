@@ -133,6 +133,9 @@ class Roll:
         actual: Instance | None
         if self.starts is not None and instance_id and age_s is not None:
             actual = self._of_age(ticket, now, age_s, cold=cold)
+        elif not cold and instance_id and not guess.counted and (met := self._nameless(counted=True)):
+            # Its start was told of by a call that failed there, after this one was taken to start another.
+            actual = self._instead(ticket, met)
         elif (not guess.id or not instance_id) and not (cold and guess.last_end is not None):
             actual = guess
         else:
@@ -239,9 +242,9 @@ class Roll:
         ticket.instance.holder, other.instance.holder = ticket, other
         return ticket.instance
 
-    def _nameless(self) -> Instance | None:
-        """One that idles, or comes up, and that nobody has met yet."""
-        unmet = [one for one in self.alive if not one.id and not one.users]
+    def _nameless(self, *, counted: bool = False) -> Instance | None:
+        """One that idles, or comes up, whom nobody has met yet. `counted`: it is known to have started."""
+        unmet = [one for one in self.alive if not one.id and not one.users and one.counted >= counted]
         idle = [one for one in unmet if one.state is State.IDLE]
         return next(iter(idle or unmet), None)
 

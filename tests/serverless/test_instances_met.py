@@ -181,3 +181,15 @@ def test_a_search_that_found_no_new_one_leaves_none() -> None:
     instances.lose(ping, 9.0)
     owed(instances)
     assert (instances.started, instances.presumed) == (1, 0)
+
+
+def test_a_start_told_of_by_a_call_that_failed_is_the_one_that_answers_the_next() -> None:
+    instances = table(boot_s=None)
+    failed, next_one = instances.begin(0.0, "a"), instances.begin(0.1, "a")
+    instances.end(failed, 0.2, boot_s=0.15)  # its report told of a start, and nobody of a name
+    instances.end(next_one, 0.4, instance_id="one")
+    assert instances.started == 1
+    assert instances.counts(0.4) == {"opening": 0, "busy": 0, "idle": 1}
+    cold = instances.begin(0.5, "a", fresh=True)
+    instances.end(cold, 0.9, instance_id="two", boot_s=0.15)
+    assert instances.started == 2
