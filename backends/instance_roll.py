@@ -5,6 +5,8 @@ call changes places with whoever was taken to be there, so that there are never 
 Knows states and tickets. It must never know what a second costs.
 """
 
+from collections import deque
+
 from backends.instance import Instance, State, Ticket
 from backends.start_ups import StartUps
 
@@ -28,6 +30,8 @@ class Roll:
         self.late: list[Instance] = []
         """Nameless ones that are gone, for as long as one of them may yet answer."""
         self.started = 0
+        self.nameless_until: deque[float] = deque()
+        """How long those may be up that were counted, and that the table has lost without their names."""
         self._by_id: dict[str, Instance] = {}
         self._gone: dict[str, Instance] = {}
 
@@ -149,8 +153,16 @@ class Roll:
             if self.starts is not None:
                 self._learn(self.starts, actual, age_s if cold else None)
             if counted:
-                self.count(actual)
+                self._count_named(actual, now, cold=cold)
         return actual
+
+    def _count_named(self, instance: Instance, now: float, *, cold: bool) -> None:
+        while self.nameless_until and self.nameless_until[0] < now:
+            self.nameless_until.popleft()
+        if not cold and not instance.counted and self.nameless_until:
+            self.nameless_until.popleft()
+            instance.counted = True  # its start was told of by a call that failed there
+        self.count(instance)
 
     @staticmethod
     def _learn(starts: StartUps, instance: Instance, age_s: float | None) -> None:

@@ -152,6 +152,8 @@ class Instances:
         """An instance has started for the call, says the provider, though nothing else is known of it."""
         if instance_id:
             self.meet(ticket, now, instance_id, cold=True)
+        elif not ticket.instance.counted:
+            self._roll.nameless_until.append(now + self._idle_after)
         self._roll.count(ticket.instance)
 
     def end(

@@ -198,7 +198,7 @@ class Pings:
             elif error.usage is not None:
                 self._owe(ticket, error.usage)
                 if error.usage.boot_s:
-                    self._started(ticket, error.usage)
+                    self._table.saw_start(ticket, self._clock.now(), error.usage.instance)
                 if error.usage.usd:
                     self._table.undo(ticket)
             elif ticket.met:
@@ -207,14 +207,6 @@ class Pings:
             raise
         finally:
             self._table.lose(ticket, self._clock.now())  # cancelled: it may be up soon, and idle
-
-    def _started(self, ticket: Ticket, usage: Usage) -> None:
-        """The ping has failed on an instance that had started for it, says the provider."""
-        now = self._clock.now()
-        if usage.reported:  # and is billed by what is said: it is up as after any call
-            self._table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s)
-        else:
-            self._table.saw_start(ticket, now, usage.instance)
 
     def _owe(self, ticket: Ticket, usage: Usage | None) -> None:
         if usage is not None and usage.usd:

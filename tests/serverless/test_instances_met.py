@@ -193,3 +193,14 @@ def test_a_start_told_of_by_a_call_that_failed_is_the_one_that_answers_the_next(
     cold = instances.begin(0.5, "a", fresh=True)
     instances.end(cold, 0.9, instance_id="two", boot_s=0.15)
     assert instances.started == 2
+
+
+def test_a_start_told_of_by_a_ping_that_failed_is_not_counted_again_when_it_has_a_name() -> None:
+    instances = table(boot_s=None)
+    failed, next_one = instances.begin(0.0, "a"), instances.begin(0.1, "a")
+    instances.saw_start(failed, 0.2, "")
+    instances.undo(failed)
+    instances.end(next_one, 0.4, instance_id="one")
+    assert instances.started == 1
+    instances.end(instances.begin(0.5, "a", fresh=True), 0.9, instance_id="two")
+    assert instances.started == 2, "the ping's was one"
