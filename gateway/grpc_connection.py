@@ -22,6 +22,7 @@ from gateway.http2.stream import Stream
 
 MOST_STREAMS = 4096
 """RPCs of one connection at once. Clients hold the next ones back."""
+_RATE_S = 10.0
 _SILENCE_S = 20.0
 """How long an idle client may take to answer a ping."""
 _ALL_SEEN = b"all seen"
@@ -41,6 +42,7 @@ class GrpcLimits(NamedTuple):
     connections:    most open ones
     head_timeout:   seconds that a client may take to say that it speaks HTTP/2
     body_timeout:   longest silence inside a message
+    body_min_rate:  fewest bytes a second of a message, over any ten seconds in which it is waited for
     idle_timeout:   after so long without any sign a client is asked for one
     write_timeout:  longest time in which a client takes nothing of what waits for it
     """
@@ -52,6 +54,7 @@ class GrpcLimits(NamedTuple):
     connections: int = 10_000
     head_timeout: float = 10.0
     body_timeout: float = 30.0
+    body_min_rate: int = 1024
     idle_timeout: float = 75.0
     write_timeout: float = 60.0
 
@@ -240,9 +243,8 @@ class Rpc(Stream):
     """One RPC: its messages, and the task that answers it."""
 
     __slots__ = (
-        "_arrived_last", "_error", "_held", "_messages", "_news", "_reader", "_written_at", "arrived",
-        "complete", "connection", "head", "port", "streamed", "task",
-        "used",
+        "_arrived_last", "_came", "_error", "_held", "_messages", "_news", "_reader", "_window",
+        "_written_at", "arrived", "complete", "connection", "head", "port", "streamed", "task", "used",
     )  # fmt: skip
 
     def __init__(self, connection: GrpcConnection, number: int, head: RpcHead) -> None:
@@ -253,6 +255,8 @@ class Rpc(Stream):
         self.head = head
         self.streamed = head.target in port.streamed
         self.arrived = self._arrived_last = port.clock.now()
+        self._came = 0
+        self._window = (self.arrived, 0)  # since when the rate is looked at, and what had come by then
         self.task: asyncio.Task[None] | None = None
         self.complete = False
         """The client has sent its last message."""
@@ -288,6 +292,7 @@ class Rpc(Stream):
 
     def content(self, data: bytes, *, last: bool) -> None:
         self._arrived_last = self.port.clock.now()
+        self._came += len(data)
         if self.ended or self._error is not None:
             return
         try:
@@ -365,8 +370,14 @@ class Rpc(Stream):
         """Has its client been silent inside a message, or read nothing, for too long?"""
         limits = self.port.limits
         awaited = not self._reader.between or not (self.streamed or self.heard_all)
-        if awaited and not self.heard_all and now - self._arrived_last > limits.body_timeout:
+        if not awaited or self.heard_all:
+            self._window = (now, self._came)
+        elif now - self._arrived_last > limits.body_timeout:
             self._wrong(SlowRequest("the message did not come within limits.body_timeout"))
+        elif now - self._window[0] >= _RATE_S:
+            if self._came - self._window[1] < limits.body_min_rate * _RATE_S:
+                self._wrong(SlowRequest("the message comes more slowly than limits.body_min_rate"))
+            self._window = (now, self._came)
         if not self.waiting:
             self._written_at = None
         elif self._written_at is None or self._written_at[1] != self.waiting:

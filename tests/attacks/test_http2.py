@@ -96,7 +96,7 @@ async def test_what_grpcs_own_server_serves_and_the_gateway_does_not_is_named_an
             assert named.get(attack.name) == (attack.kind, kind), attack.name
 
 
-async def test_floods_cost_little_time_and_no_memory() -> None:
+async def test_floods_cost_little_time() -> None:
     async with attacked() as (_, port, _):
         for attack in FLOODS:
             began = time.perf_counter()
