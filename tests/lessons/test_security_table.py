@@ -21,7 +21,7 @@ CONCERNS = (
     "Figures and pages",
     "Supply chain, container, change",
 )
-_TEST = re.compile(r"`([a-z_]+(?:/[a-z_]+)*)\.py::(test_\w+)`")
+_TEST = re.compile(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*)\.py::(test_\w+)`")
 
 
 class Row(NamedTuple):
