@@ -45,6 +45,7 @@ ERRORS: Mapping[str, type[BackendError]] = {
     **dict.fromkeys(_BROKE, BackendBroke),
     **dict.fromkeys(_DENIED, BackendDenied),
 }
+_FATAL = ("Runtime.ExitError", "Sandbox.Timedout")
 EXPIRED = frozenset(("ExpiredTokenException", "ExpiredToken"))
 
 
@@ -86,3 +87,13 @@ def described(body: bytes) -> str:
         return "no details"
     parts = [str(document[key]) for key in ("errorType", "errorMessage") if document.get(key)]
     return ": ".join(parts) or "no details"
+
+
+def environment_died(body: bytes) -> bool:
+    """Whether a function error is one after which its environment is gone: the process ended, or was ended
+    (AWS documentation, "Understanding the execution environment lifecycle").
+    """
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any]).get("errorType") in _FATAL
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False

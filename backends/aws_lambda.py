@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from backends.aws_errors import described
+from backends.aws_errors import described, environment_died
 from backends.aws_lambda_api import PAYLOAD_LIMIT, LambdaApi
 from backends.aws_lambda_bill import LambdaBill
 from backends.aws_lambda_options import LambdaOptions, lambda_rent
@@ -116,7 +116,8 @@ class AwsLambda(Elastic):
         heard = self._heard(answer)
         report = _report(answer)
         if (fault := heard.fault_of_ping(f"{self.name}: the function")) is not None:
-            fault.usage = self._bill.judge(report, heard.boot, ticket)[1]
+            died = environment_died(answer.body)
+            fault.usage = self._bill.judge(report, heard.boot, ticket, died=died)[1]
             raise fault
         return self._bill.pinged(report, heard.boot, ticket)
 
@@ -154,8 +155,9 @@ class AwsLambda(Elastic):
     def _answer(self, answer: Answer, ticket: Ticket) -> Reply:
         """The client's answer. Raises BackendBroke, with its usage, for a function's error."""
         heard = self._heard(answer)
-        start, usage = self._bill.judge(_report(answer), heard.boot, ticket)
-        self._bill.end(ticket, usage)
+        died = heard.fault is not None and environment_died(answer.body)
+        start, usage = self._bill.judge(_report(answer), heard.boot, ticket, died=died)
+        self._bill.end(ticket, usage, heard.boot)
         return heard.reply(start, usage)
 
     def _heard(self, answer: Answer) -> Heard:

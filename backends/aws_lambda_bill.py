@@ -29,8 +29,14 @@ class LambdaBill:
         self._owner = owner
         self._options = options
 
-    def judge(self, report: Report | None, boot: Boot | None, ticket: Ticket) -> tuple[Start, Usage]:
-        """Warm or cold, and the bill: from the log's report, else from the worker kit's fields."""
+    def judge(
+        self, report: Report | None, boot: Boot | None, ticket: Ticket, *, died: bool = False
+    ) -> tuple[Start, Usage]:
+        """Warm or cold, and the bill: from the log's report, else from the worker kit's fields.
+
+        died: by its error its environment is gone, as it is where nothing but a failed init is reported
+        """
+        ticket.died = died or (report is not None and report.duration_s is None and report.init_failed)
         table, now = self._owner.table, self._owner.kit.clock.now()
         instance = boot.id if boot else ""
         boot_s: float | None = None
@@ -57,9 +63,9 @@ class LambdaBill:
         """The head has said who answers; the rest, and the report with it, did not arrive."""
         if boot is not None:
             table, now, cold = self._owner.table, self._owner.kit.clock.now(), start is Start.COLD
-            table.meet(ticket, now, boot.id, cold=cold, counted=cold)
+            table.meet(ticket, now, boot.id, cold=cold, counted=cold, age_s=boot.age)
 
-    def end(self, ticket: Ticket, usage: Usage) -> None:
+    def end(self, ticket: Ticket, usage: Usage, boot: Boot | None = None) -> None:
         """An invocation is over.
 
         Who started for it is the report's to say, and its name is not looked up before: an invocation that
@@ -67,9 +73,12 @@ class LambdaBill:
         before, and that nobody knows, has started for an invocation whose report was lost.
         """
         now = self._owner.kit.clock.now()
-        self._owner.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s)
+        age_s = boot.age if boot is not None else None
+        self._owner.table.end(ticket, now, instance_id=usage.instance, boot_s=usage.boot_s, age_s=age_s)
 
-    def charge(self, error: BackendError | None, usage: Usage | None, ticket: Ticket) -> None:
+    def charge(
+        self, error: BackendError | None, usage: Usage | None, ticket: Ticket, boot: Boot | None = None
+    ) -> None:
         """An invocation whose call had gone is over: what it used is nobody's usage, so it is a charge."""
         table = self._owner.table
         if error is not None and error.work is Work.NOT_STARTED:
@@ -78,7 +87,7 @@ class LambdaBill:
             self._owner.lost(ticket)
         else:
             if not ticket.closed:
-                self.end(ticket, usage)
+                self.end(ticket, usage, boot)
             table.owe(Charge(ticket.route, ticket.kind, usage.usd or 0.0))
 
     async def outlasting(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from backends.aws_errors import described
+from backends.aws_errors import described, environment_died
 from backends.aws_event_stream import BadEventStream, Event, EventReader
 from backends.aws_report import Report, read_log_result
 from backends.client import Exchange
@@ -58,6 +58,8 @@ class Invocation:
         self._ended = False
         self.report: Report | None = None
         """What Lambda's log says of it, once it has ended."""
+        self.died = False
+        """Whether its environment is gone, by its error."""
 
     async def head(self) -> Head:
         """Raises BackendBroke if the function failed, or if its answer broke off, before its first byte."""
@@ -136,7 +138,9 @@ class Invocation:
             raise AnswerTruncated(f"{self._name}: the end of the invocation cannot be read") from None
         self.report = read_log_result((complete.log_result or "").encode("ascii", "replace"))
         if complete.error_code:
-            details = described((complete.error_details or "").encode())
+            document = (complete.error_details or "").encode()
+            self.died = environment_died(document)
+            details = described(document)
             said = details if details != "no details" else complete.error_details or ""
             said = self._credentials.excerpt(f"{complete.error_code} {said}")
             raise AnswerTruncated(f"{self._name}: the function failed: {said}")

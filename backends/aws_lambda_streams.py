@@ -56,7 +56,7 @@ class LambdaStreams:
                 raise BackendBroke(f"{self._owner.name}: the function answered a ping with {begun.status}")
         except BackendError as error:
             if invocation.report is not None:
-                error.usage = self._bill.judge(invocation.report, boot, ticket)[1]
+                error.usage = self._bill.judge(invocation.report, boot, ticket, died=invocation.died)[1]
             raise
         finally:
             await begun.close()
@@ -76,7 +76,7 @@ class LambdaStreams:
             held.callback(self._over, begun, reply.start, ticket)
             return reply
         start, usage = self._bill.judge(begun.invocation.report, begun.boot, ticket)
-        self._bill.end(ticket, usage)
+        self._bill.end(ticket, usage, begun.boot)
         return Reply(begun.status, begun.headers, begun.body, start=start, usage=usage)
 
     async def _begin(self, payload: bytes, ticket: Ticket) -> Begun:
@@ -90,7 +90,7 @@ class LambdaStreams:
                 return self._begun(invocation, await invocation.head(), held)
             except BackendBroke as error:
                 if invocation.report is not None:
-                    error.usage = self._bill.judge(invocation.report, None, ticket)[1]
+                    error.usage = self._bill.judge(invocation.report, None, ticket, died=invocation.died)[1]
                 raise
 
     def _begun(self, invocation: Invocation, head: Head, held: AsyncExitStack) -> Begun:
@@ -115,13 +115,13 @@ class LambdaStreams:
                         yield chunk
             except AnswerTruncated as error:
                 if invocation.report is not None:
-                    error.usage = self._bill.judge(invocation.report, boot, ticket)[1]
-                    self._bill.end(ticket, error.usage)
+                    error.usage = self._bill.judge(invocation.report, boot, ticket, died=invocation.died)[1]
+                    self._bill.end(ticket, error.usage, boot)
                 raise
             reply.start, reply.usage = start, usage
             if invocation.report is not None:
                 reply.start, reply.usage = self._bill.judge(invocation.report, boot, ticket)
-            self._bill.end(ticket, reply.usage)
+            self._bill.end(ticket, reply.usage, boot)
 
         reply.stream = relayed()
         return reply
@@ -148,4 +148,4 @@ class LambdaStreams:
             self._over(begun, start, ticket)
             report = invocation.report
             usage = None if report is None else self._bill.judge(report, boot, ticket)[1]
-            self._bill.charge(None, usage, ticket)
+            self._bill.charge(None, usage, ticket, boot)

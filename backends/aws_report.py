@@ -49,6 +49,11 @@ class Report(NamedTuple):
         return next((seconds for seconds in told if seconds is not None), None)
 
     @property
+    def init_failed(self) -> bool:
+        """Whether an init before this invocation failed."""
+        return self.failed_init_s is not None
+
+    @property
     def gb_seconds(self) -> float | None:
         """What is billed: 1 GB for 200 ms is 0.2 GB-s."""
         if self.billed_s is None or self.memory_gb is None:

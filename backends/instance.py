@@ -81,9 +81,10 @@ class Ticket:
     met:      which instance serves it is known, not guessed
     adopted:  True when a background task will close it, not the call's own
     origin:   what a ping made start before another instance answered it; None where that did not happen
+    died:     the provider says that the instance has died under it
     """
 
-    __slots__ = ("adopted", "began", "closed", "fresh", "instance", "kind", "met", "origin", "route")
+    __slots__ = ("adopted", "began", "closed", "died", "fresh", "instance", "kind", "met", "origin", "route")
 
     def __init__(self, instance: Instance, began: float, route: str, kind: str, *, fresh: bool) -> None:
         self.instance = instance
@@ -94,4 +95,5 @@ class Ticket:
         self.closed = False
         self.adopted = False
         self.met = False
+        self.died = False
         self.origin: Instance | None = None

@@ -5,9 +5,10 @@ call changes places with whoever was taken to be there, so that there are never 
 Knows states and tickets. It must never know what a second costs.
 """
 
-from collections import deque
+import math
 
 from backends.instance import Instance, State, Ticket
+from backends.nameless import Nameless
 from backends.start_ups import StartUps
 
 REMEMBERED = 256
@@ -30,8 +31,7 @@ class Roll:
         self.late: list[Instance] = []
         """Nameless ones that are gone, for as long as one of them may yet answer."""
         self.started = 0
-        self.nameless_until: deque[float] = deque()
-        """How long those may be up that were counted, and that the table has lost without their names."""
+        self._nameless_starts = Nameless()
         self._by_id: dict[str, Instance] = {}
         self._gone: dict[str, Instance] = {}
 
@@ -45,11 +45,13 @@ class Roll:
         """The one of this name, if it is not gone."""
         return self._by_id.get(instance_id)
 
-    def count(self, instance: Instance) -> None:
-        """It is among those that are known to have started."""
+    def count(self, instance: Instance, ticket: Ticket, now: float) -> None:
+        """It is among those that are known to have started. Where it has no name, it did so for this call."""
         if not instance.counted:
             instance.counted = True
             self.started += 1
+            if not instance.id and not ticket.died:
+                self._nameless_starts.add(instance, ticket.began, now)
 
     def served_by(
         self,
@@ -152,17 +154,23 @@ class Roll:
             self._by_id[instance_id] = actual
             if self.starts is not None:
                 self._learn(self.starts, actual, age_s if cold else None)
+            if cold or self.starts is not None:
+                self._nameless_starts.drop(actual)
+            else:
+                actual.counted = self._was_counted(ticket, now, age_s)
             if counted:
-                self._count_named(actual, now, cold=cold)
+                self.count(actual, ticket, now)
         return actual
 
-    def _count_named(self, instance: Instance, now: float, *, cold: bool) -> None:
-        while self.nameless_until and self.nameless_until[0] < now:
-            self.nameless_until.popleft()
-        if not cold and not instance.counted and self.nameless_until:
-            self.nameless_until.popleft()
-            instance.counted = True  # its start was told of by a call that failed there
-        self.count(instance)
+    def _was_counted(self, ticket: Ticket, now: float, age_s: float | None) -> bool:
+        """Whether the start of one that was up when the call came is one that was told of without its name.
+
+        Whether the record on which it is met was counted says nothing: it may be that of one that has died.
+        """
+        if age_s is None:
+            return self._nameless_starts.take(-math.inf, now)
+        earliest, latest = ticket.began - age_s, now - age_s
+        return self._nameless_starts.take(earliest - ROUND_TRIP_S, latest + ROUND_TRIP_S)
 
     @staticmethod
     def _learn(starts: StartUps, instance: Instance, age_s: float | None) -> None:

@@ -150,11 +150,9 @@ class Instances:
 
     def saw_start(self, ticket: Ticket, now: float, instance_id: str) -> None:
         """An instance has started for the call, says the provider, though nothing else is known of it."""
-        if instance_id:
+        if instance_id or ticket.instance.last_end is not None:
             self.meet(ticket, now, instance_id, cold=True)
-        elif not ticket.instance.counted:
-            self._roll.nameless_until.append(now + self._idle_after)
-        self._roll.count(ticket.instance)
+        self._roll.count(ticket.instance, ticket, now)
 
     def end(
         self,
@@ -183,7 +181,7 @@ class Instances:
         instance = self._roll.served_by(ticket, instance_id, now, cold=cold, counted=counted, age_s=age_s)
         boot = (boot_s or 0.0) if instance.last_end is None else 0.0
         if boot and counted:
-            self._roll.count(instance)
+            self._roll.count(instance, ticket, now)
         busy = use_s(instance, ticket, now, boot, busy_s)
         if self._starts is not None:
             # One span from its start to here: what of it was not this call's is nobody's use. Where it was

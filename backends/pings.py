@@ -169,8 +169,6 @@ class Pings:
             # It came up while an earlier ping ran elsewhere: only the worker knows how long it is up.
             boot_s = min(pinged.age, now - ticket.began)
             busy_s = min(now - asked, now - ticket.began - boot_s) if busy_s is None else busy_s
-        # Where the provider reports each start, one that it did not report is another's.
-        told = pinged.usage is None or not pinged.usage.reported or bool(pinged.usage.boot_s)
         span = self._table.end(
             ticket,
             now,
@@ -178,7 +176,6 @@ class Pings:
             boot_s=boot_s,
             busy_s=busy_s,
             age_s=pinged.age,
-            counted=told,
         )
         usage = pinged.usage or self._usage(span, pinged._replace(boot_s=boot_s))
         self._owe(ticket, usage)

@@ -204,3 +204,58 @@ def test_a_start_told_of_by_a_ping_that_failed_is_not_counted_again_when_it_has_
     assert instances.started == 1
     instances.end(instances.begin(0.5, "a", fresh=True), 0.9, instance_id="two")
     assert instances.started == 2, "the ping's was one"
+
+
+def test_one_whose_start_was_not_told_is_counted_though_another_died_nameless() -> None:
+    instances = table(boot_s=None)
+    died = instances.begin(10.0, "a")
+    instances.end(died, 10.3, boot_s=0.2)  # its report told of a start, and it died: nobody of a name
+    call = instances.begin(11.0, "a")
+    instances.end(call, 11.2, instance_id="one", age_s=5.0)  # up since long before: its own start was lost
+    assert instances.started == 2
+
+
+def test_by_its_age_a_nameless_one_is_known_though_another_call_was_taken_to_be_there() -> None:
+    instances = table(boot_s=None)
+    instances.end(instances.begin(10.0, "a"), 10.3, boot_s=0.2)
+    first, second = instances.begin(11.0, "a"), instances.begin(11.0, "a")
+    instances.end(second, 11.2, instance_id="one", age_s=0.8)
+    assert instances.started == 1
+    instances.end(first, 11.4, instance_id="two", boot_s=0.2)
+    assert instances.started == 2
+
+
+def test_where_no_age_is_told_the_next_unknown_one_is_the_nameless_one() -> None:
+    instances = table(boot_s=None)
+    instances.end(instances.begin(10.0, "a"), 10.3, boot_s=0.2)
+    for name in ("one", "two"):
+        instances.end(instances.begin(11.0, "a"), 11.2, instance_id=name)
+    assert instances.started == 2
+
+
+def test_one_that_was_told_of_under_its_name_says_nothing_of_those_without() -> None:
+    instances = table(boot_s=None)
+    ping = instances.begin(10.0, "a", fresh=True)
+    instances.saw_start(ping, 10.2, "")
+    instances.end(ping, 10.3, instance_id="one", boot_s=0.2)
+    instances.end(instances.begin(10.4, "a", fresh=True), 10.5, instance_id="two", age_s=0.2)
+    assert instances.started == 2
+
+
+def test_a_ping_that_was_to_keep_one_up_and_saw_a_start_fail_has_seen_another_start() -> None:
+    instances = table(boot_s=None)
+    instances.end(instances.begin(10.0, "a"), 10.3, instance_id="one", boot_s=0.2)
+    ping = instances.begin(11.0, "a", "prewarm")
+    instances.saw_start(ping, 11.3, "")
+    instances.drop(ping, 11.3)
+    assert instances.started == 2
+    assert instances.counts(11.3) == {"opening": 0, "busy": 0, "idle": 1}
+
+
+def test_one_that_died_nameless_is_not_who_answers_next_however_alike_their_ages() -> None:
+    instances = table(boot_s=None)
+    died, call = instances.begin(10.0, "a"), instances.begin(10.0, "a")
+    died.died = True
+    instances.end(died, 10.3, boot_s=0.2)
+    instances.end(call, 10.5, instance_id="one", age_s=0.3)
+    assert instances.started == 2

@@ -222,6 +222,24 @@ async def test_a_ping_that_failed_leaves_no_instance(
                 assert charges == []
 
 
+@pytest.mark.parametrize("cue", ["error", "cut", "kill", "boot"])
+async def test_a_start_whose_ping_failed_is_counted_once_whether_it_lives_on_or_not(cue: str) -> None:
+    async with aws_lambda(fleet()) as server:
+        kind, options = section(server)
+        async with built(kind, options) as (backend, _):
+            server.fail_next(1, cue)
+            with pytest.raises(BackendError):
+                await backend.ping(0, route="embed", kind="prewarm")
+            assert backend.instances_started == 1
+            await ask(backend, a_call())
+            assert (
+                backend.instances_started
+                == server.bill().cold_starts
+                == (2 if cue in ("kill", "boot") else 1)
+            )
+            assert server.fleet.unmet == 0
+
+
 @EACH
 async def test_a_ping_that_is_given_up_leaves_what_may_come_up_to_its_idle_end(provider: Any) -> None:
     async with provider(fleet()) as server:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from loadtests.books import row, whole
 from loadtests.books_run import run
 
-ENDPOINTS = ("runpod_lb", "modal", "aws_lambda", "aws_lambda-streamed", "aws_lambda_url")
+ENDPOINTS = ("runpod_lb", "modal", "aws_lambda", "aws_lambda-pinged", "aws_lambda-streamed", "aws_lambda_url")
 
 
 async def test_starts_answers_and_log_lines_are_the_providers() -> None:
