@@ -2,12 +2,16 @@
 
 import asyncio
 import inspect
+import os
 from typing import Any
 
 import pytest
 import uvloop
 
 from tests.support.virtual_time import VirtualLoop
+
+# Programs are started beside gRPC's threads, and are others at once: they need nothing of its own at a fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @pytest.hookimpl(tryfirst=True)
