@@ -176,11 +176,6 @@ class GrpcClient(Http2Connection):
         super().give_up(code, text)
         self.over(text)
 
-    def leave(self) -> None:
-        """Close it as soon as nothing is left on it."""
-        self._leaving = True
-        self._close_if_left()
-
     def _close_if_left(self) -> None:
         if self._leaving and not self.streams and not self.closed:
             self.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from socket import socket
 from typing import Any, Protocol
 
-from gateway.tls import PortTls, TlsServer
+from gateway.tls import TlsServer
 
 BACKLOG = 2048
 _ACCEPTED_ROUNDS = 3
@@ -28,44 +28,11 @@ class Doors(Protocol):
         ...
 
 
-class Encrypted:
-    """How a port's connections are encrypted.
-
-    tls:                what it shows its clients
-    http2:              whether HTTP/2 is spoken there, else HTTP/1.1
-    made:               the protocol of a connection whose handshake has succeeded
-    handshake_timeout:  seconds that a handshake may take
-    room:               whether there is room for a connection beside so many that shake hands
-    """
-
-    def __init__(
-        self,
-        tls: PortTls,
-        made: Callable[[], asyncio.Protocol],
-        *,
-        http2: bool = False,
-        handshake_timeout: Callable[[], float],
-        room: Callable[[int], bool],
-    ) -> None:
-        self._tls, self._made, self._http2 = tls, made, http2
-        self._handshake_timeout, self._room = handshake_timeout, room
-
-    def server(self) -> TlsServer:
-        """One that accepts nothing yet."""
-        return TlsServer(
-            self._tls,
-            self._made,
-            http2=self._http2,
-            handshake_timeout=self._handshake_timeout,
-            room=self._room,
-        )
-
-
 class Accepting:
     """Who accepts the connections of one port.
 
     made:       the protocol of a connection in the clear
-    encrypted:  None: they are in the clear
+    encrypted:  makes who accepts them with a handshake; None: they are in the clear
     handles:    of the event loop on each socket that listens. libuv accepts one connection for each in a turn
                 of the loop, so that with one handle a thousand connections that come at once wait for a
                 thousand turns, each as long as the requests of those before them take. Every handle more
@@ -73,7 +40,11 @@ class Accepting:
     """
 
     def __init__(
-        self, made: Callable[[], asyncio.Protocol], encrypted: Encrypted | None, *, handles: int = 1
+        self,
+        made: Callable[[], asyncio.Protocol],
+        encrypted: Callable[[], TlsServer] | None,
+        *,
+        handles: int = 1,
     ) -> None:
         self._made = made
         self._encrypted = encrypted
@@ -92,7 +63,7 @@ class Accepting:
         if doors is not None:
             await self.attend()
         elif self._encrypted is not None:
-            server = self._encrypted.server()
+            server = self._encrypted()
             await server.open(host, port)
             self._servers[-1] = [server]
         else:
@@ -116,7 +87,7 @@ class Accepting:
             copy = door.dup()  # a server closes its socket; the door's own queue stays
             copy.listen(BACKLOG)
             if self._encrypted is not None:
-                encrypted = self._encrypted.server()
+                encrypted = self._encrypted()
                 encrypted.serve(copy)
                 self._servers[number] = [encrypted]
             else:

@@ -224,6 +224,10 @@ class GrpcConnection(Http2Connection):
         self.calm()
         limits = self.port.limits
         silent = now - self._heard_at
+        if self.closed:  # what was said last is not taken
+            if silent > limits.write_timeout:
+                self.abort()
+            return
         if not self.settled:
             if now - self._began_at > limits.head_timeout:  # however little it says at a time
                 self.abort()

@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
-from gateway.accepting import Accepting, Doors, Encrypted
+from gateway.accepting import Accepting, Doors
 from gateway.clock import Clock
 from gateway.errors import ClientGone, OverspillError
 from gateway.exchange import Conversation
@@ -22,7 +23,7 @@ from gateway.grpc_exchange import GrpcExchange, GrpcStream
 from gateway.http2.frames import ErrorCode
 from gateway.message_stream import MessageStream
 from gateway.protocols.grpc import METHODS, STREAM, Grpc
-from gateway.tls import PortTls
+from gateway.tls import PortTls, TlsServer
 from gateway.vocab import WholeBody
 
 log = logging.getLogger("overspill.grpc")
@@ -75,7 +76,8 @@ class GrpcServer:
         self._connections: set[GrpcConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
-        encrypted = None if tls is None else Encrypted(
+        encrypted = None if tls is None else partial(
+            TlsServer,
             tls,
             self._connection,
             http2=True,
@@ -130,6 +132,9 @@ class GrpcServer:
             await asyncio.wait(self._tasks, timeout=_AFTER_CANCEL_S)
         for connection in list(self._connections):
             connection.give_up(ErrorCode.NO_ERROR, "the gateway has stopped")
+        await self._emptied(self.clock.now() + _LAST_STREAMS_S)
+        for connection in list(self._connections):
+            connection.abort()  # its client does not even take the end
         if self._sweeper is not None:
             self._sweeper.cancel()
 

@@ -12,13 +12,13 @@ import logging
 import random
 from functools import partial
 
-from gateway.accepting import Accepting, Doors, Encrypted
+from gateway.accepting import Accepting, Doors
 from gateway.clock import Clock
 from gateway.connection import LAST_REQUEST_S, Connection, Handler, ListenerLimits
 from gateway.doorkeeper import Doorkeeper
 from gateway.exchange import Certificate, Exchange
 from gateway.heads import KnownHeads
-from gateway.tls import PortTls
+from gateway.tls import PortTls, TlsServer
 
 log = logging.getLogger("overspill.listener")
 
@@ -85,7 +85,8 @@ class Listener:
         self._id_count = 0
         self._empty = asyncio.Event()
         self._empty.set()
-        encrypted = None if tls is None else Encrypted(
+        encrypted = None if tls is None else partial(
+            TlsServer,
             tls,
             partial(TlsConnection, self),
             handshake_timeout=lambda: self.limits.head_timeout,

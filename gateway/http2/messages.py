@@ -12,7 +12,6 @@ _PLAIN = 0
 _PACKED = 1
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
 """The codings that can be unpacked, as zlib's `wbits`; gRPC's deflate has zlib's own head."""
-CODINGS = b"identity,deflate,gzip"
 
 
 def prefixed(message: bytes) -> bytes:

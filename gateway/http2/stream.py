@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from gateway.http2.frames import (
+    CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -21,8 +22,6 @@ from gateway.http2.frames import (
     head,
     window_update,
 )
-
-_CONTINUED = 9
 
 
 class Link(Protocol):
@@ -257,6 +256,6 @@ def section_frames(number: int, section: bytes, flags: int, limit: int) -> bytes
         return frame(HEADERS, flags | END_HEADERS, number, section)
     parts = [section[place : place + SMALLEST_FRAME] for place in range(0, len(section), SMALLEST_FRAME)]
     frames = [frame(HEADERS, flags, number, parts[0])]
-    frames += [frame(_CONTINUED, 0, number, part) for part in parts[1:-1]]
-    frames.append(frame(_CONTINUED, END_HEADERS, number, parts[-1]))
+    frames += [frame(CONTINUATION, 0, number, part) for part in parts[1:-1]]
+    frames.append(frame(CONTINUATION, END_HEADERS, number, parts[-1]))
     return b"".join(frames)

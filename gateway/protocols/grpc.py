@@ -94,7 +94,7 @@ _REFUSED = {
 _LOCAL = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady")
 
 METHODS = frozenset(f"/{SERVICE}/{name}" for name in (*_METHODS, *_REFUSED, *_LOCAL)) | {HEALTH_CHECK}
-"""Every method that is answered here; to others gRPC itself says UNIMPLEMENTED."""
+"""Every method that is answered here; others are UNIMPLEMENTED."""
 
 
 class Named(NamedTuple):

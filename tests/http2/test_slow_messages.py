@@ -9,6 +9,7 @@ from gateway.clock import Clock, FakeClock
 from gateway.errors import OverspillError, SlowRequest
 from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
 from gateway.grpc_head import RpcHead
+from gateway.http2.frames import ErrorCode
 from tests.http2.played import PlayedTransport
 
 METHOD = b"/a.B/C"
@@ -61,3 +62,28 @@ def test_a_least_rate_over_ten_seconds(each: int, refused: list[type[OverspillEr
         if port.refused:
             break
     assert [type(error) for error in port.refused] == refused
+
+
+class Stuck(PlayedTransport):
+    """Its client takes nothing: it is closed only when it is cut off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut_off = False
+
+    def abort(self) -> None:
+        self.cut_off = True
+
+
+def test_who_does_not_take_the_end_of_a_connection_is_cut_off() -> None:
+    clock = FakeClock()
+    connection = GrpcConnection(Refusing(clock))
+    transport = Stuck()
+    connection.connection_made(transport)
+    connection.give_up(ErrorCode.ENHANCE_YOUR_CALM, "enough")
+    clock.advance(59.0)
+    connection.sweep(clock.now())
+    assert not transport.cut_off
+    clock.advance(2.0)
+    connection.sweep(clock.now())
+    assert transport.cut_off
