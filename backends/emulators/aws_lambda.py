@@ -160,16 +160,18 @@ class LambdaEmulator(EmulatorServer):
         if not self._gone(request):
             await stream.prepare(request)
         broken = self.cues.take("cut") is not None
-        heard = b""
+        heard, stays = b"", None
         async for piece in running.pieces():
             if await self._sends(request, stream, event_stream.payload_chunk(piece)):
                 heard += b"" if PRELUDE_END in heard else piece
+            if PRELUDE_END in heard and stays is None:
+                stays = self.stays(request)
             headed = PRELUDE_END in heard or not heard.startswith(b"{")
-            if broken and headed and request.transport is not None:
-                request.transport.close()
+            if broken and headed:
+                self.hang_up(request)
         result = await running.task
-        if PRELUDE_END in heard or (stream.prepared and result.cold and not broken):
-            self.fleet.met(result.instance)
+        if stays is not None or (stream.prepared and result.cold and not broken):
+            self.tell(result.instance, stays or self.stays(request))
         if broken or self._gone(request):
             return stream
         complete: dict[str, str] = {}

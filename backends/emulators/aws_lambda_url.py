@@ -5,6 +5,7 @@ event of format 2.0, the function's result the answer; with RESPONSE_STREAM what
 it comes. There is no log tail here. Unverified and chosen here: the bodies of 403 and 502.
 """
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -96,6 +97,7 @@ class LambdaUrlEmulator(LambdaEmulator):
         """The head as soon as it is whole, then whatever comes; cut off where the function failed."""
         held = b""
         response: web.StreamResponse | None = None
+        stays: asyncio.Task[bool] | None = None
         broken = False
         async for piece in running.pieces():
             held += piece
@@ -108,19 +110,20 @@ class LambdaUrlEmulator(LambdaEmulator):
                 if self._gone(request):
                     break
                 await response.prepare(request)
+                stays = self.stays(request)
                 broken = self.cues.take("cut") is not None
             if response is not None and held:
                 await self._sends(request, response, held)
                 held = b""
-            if broken and request.transport is not None:
-                request.transport.close()
+            if broken:
+                self.hang_up(request)
         result = await running.task
         if response is None:
             return web.Response(status=502, text="Internal Server Error")
-        if response.prepared:
-            self.fleet.met(result.instance)
-        if (broken or result.error is not None) and request.transport is not None:
-            request.transport.close()
+        if stays is not None:
+            self.tell(result.instance, stays)
+        if broken or result.error is not None:
+            self.hang_up(request)
         if not self._gone(request):
             await response.write_eof()
         return response

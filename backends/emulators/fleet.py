@@ -8,7 +8,7 @@ instances end by arithmetic when somebody looks, not by timers.
 
 import asyncio
 import inspect
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
@@ -112,9 +112,10 @@ class ServerlessFleet:
         self._requests = 0
         self._cold_starts = 0
         self._gone = 0
-        self._met: set[str] = set()
+        self._met: Counter[str] = Counter()
+        self._doubted: Counter[str] = Counter()
         self.unmet_s = 0.0
-        """Billed seconds of those that are gone without any client having been told of them."""
+        """Billed seconds of those that are gone without any client having been told of them for certain."""
 
     async def close(self) -> None:
         """Cancel every start-up and forget the queue."""
@@ -151,7 +152,11 @@ class ServerlessFleet:
 
     def met(self, instance: str) -> None:
         """A client was told of this instance: that it exists, or that it has just been started."""
-        self._met.add(instance)
+        self._met[instance] += 1
+
+    def doubt(self, instance: str) -> None:
+        """Of those whom `met` was said of, one may have left before the word reached it."""
+        self._doubted[instance] += 1
 
     @property
     def unmet(self) -> int:
@@ -159,6 +164,13 @@ class ServerlessFleet:
         nothing to do, of one whose every client had left or got no whole answer.
         """
         return self._cold_starts - len(self._met)
+
+    @property
+    def doubtful(self) -> int:
+        """Cold starts of which clients were told, every one of whom left in that moment: whether any of them
+        has heard it, nobody at this end can know.
+        """
+        return sum(not self._certain(instance) for instance in self._met)
 
     def count(self, phase: Phase) -> int:
         """Instances in this phase now."""
@@ -348,8 +360,11 @@ class ServerlessFleet:
         self._gone += 1
         life_s = self._tariff.life_s(ended - instance.began)
         self._past_s += life_s
-        if instance.id not in self._met:
+        if not self._certain(instance.id):
             self.unmet_s += life_s
+
+    def _certain(self, instance: str) -> bool:
+        return self._met[instance] > self._doubted[instance]
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

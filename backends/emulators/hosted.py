@@ -146,18 +146,17 @@ class HostedEmulator(EmulatorServer):
         response.enable_chunked_encoding()
         await response.prepare(request)
         if request.transport is not None and not request.transport.is_closing():
-            self.fleet.met(call.instance)
+            self.tell(call.instance, self.stays(request))
         if call.status == 200 and self.cues.take("cut") and request.transport is not None:
             await response.write(call.pieces[0][:1])
-            request.transport.close()
+            self.hang_up(request)
             return response
         sent = 0
         while await call.more_than(sent):
             await response.write(call.pieces[sent])
             sent += 1
         if call.failure is not None:
-            if request.transport is not None:
-                request.transport.close()
+            self.hang_up(request)
             return response
         await response.write_eof()
         return response

@@ -28,6 +28,10 @@ IN_HEAD: Final = web.ResponseKey("instance_in_head", str)
 IN_BODY: Final = web.ResponseKey("instance_in_body", str)
 """Keys of an answer under which a provider notes the instance that it tells of, and where it does so."""
 
+CROSSING_S = 0.1
+"""A client that hangs up so soon after a word was sent to it may have done so before the word arrived."""
+_HUNG_UP: Final = web.RequestKey("hung_up", bool)
+
 
 class RateLimit:
     """At most `most` within the last `window_s` seconds."""
@@ -187,15 +191,40 @@ class EmulatorServer(ABC):
         cut = response.status == 200 and len(body) > 1 and self._cuts(request)
         name = response.get(IN_HEAD) or (None if cut else response.get(IN_BODY))
         if name is not None:
-            self.fleet.met(name)
+            self.tell(name, self.stays(request))
         if not cut:
             return response
         broken = web.StreamResponse(status=200, headers=response.headers)
         broken.content_length = len(body)
         await broken.prepare(request)
         await broken.write(body[: len(body) // 2])
-        transport.close()
+        self.hang_up(request)
         return broken
+
+    def stays(self, request: web.Request) -> asyncio.Task[bool]:
+        """Whether this client, to whom a word goes out now, is certain to hear it."""
+        return self.spawn(self._stays(request, request.transport))
+
+    async def _stays(self, request: web.Request, transport: asyncio.Transport | None) -> bool:
+        await self.sleep(CROSSING_S)
+        left = transport is None or transport.is_closing()
+        return not left or request.get(_HUNG_UP, False)
+
+    def tell(self, instance: str, stays: asyncio.Task[bool]) -> None:
+        """A client is told of this instance."""
+        self.fleet.met(instance)
+        self.spawn(self._doubt_unless(instance, stays))
+
+    async def _doubt_unless(self, instance: str, stays: asyncio.Task[bool]) -> None:
+        if not await stays:
+            self.fleet.doubt(instance)
+
+    @staticmethod
+    def hang_up(request: web.Request) -> None:
+        """End the connection from this side, once everything before is written."""
+        if request.transport is not None and not request.transport.is_closing():
+            request[_HUNG_UP] = True
+            request.transport.close()
 
     @staticmethod
     def _gone(request: web.Request) -> bool:

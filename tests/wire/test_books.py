@@ -14,6 +14,10 @@ from loadtests.books_run import run
 ENDPOINTS = ("runpod_lb", "modal", "aws_lambda", "aws_lambda-pinged", "aws_lambda-streamed", "aws_lambda_url")
 
 
+MOST_DOUBTFUL = 2
+"""Starts that were told of to a connection which ended in that moment: of a hundred calls or so, hardly any."""
+
+
 async def test_starts_answers_and_log_lines_are_the_providers() -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(128))
     books = await run(ENDPOINTS, 600, seed=3)
@@ -22,8 +26,9 @@ async def test_starts_answers_and_log_lines_are_the_providers() -> None:
     assert {each.name: (each.served, each.unknown) for each in rows} == {
         each.name: (each.answered, 0) for each in rows
     }
-    assert {each.name: each.started for each in rows} == {each.name: each.told for each in rows}
     for each in rows:
+        assert each.told - each.doubtful <= each.started <= each.told, each
+        assert each.doubtful <= MOST_DOUBTFUL, each
         allowed = 0.1 if each.tolerance < 0.1 else each.tolerance
         off = allowed * each.billed
         assert each.booked - each.presumed_usd < each.billed + off
