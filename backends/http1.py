@@ -12,6 +12,7 @@ from typing import NamedTuple
 import httptools
 
 from gateway.errors import AnswerTruncated, BackendBroke
+from gateway.outbox import Outbox
 from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply
 
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
@@ -38,15 +39,19 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunked", "_closed", "_complete", "_drained", "_head_done", "_head_size", "_held", "_is_head",
-        "_known", "_length", "_loop", "_overrun", "_parser", "_parts", "_paused", "_raw_close", "_reusable",
-        "_transport", "_waiter", "_writable", "busy", "headers", "idle_since", "reused", "started", "status",
+        "_known", "_length", "_loop", "_outbox", "_overrun", "_parser", "_parts", "_paused", "_raw_close",
+        "_reusable", "_transport", "_waiter", "_writable", "busy", "headers", "idle_since", "reused",
+        "started", "status",
     )  # fmt: skip
 
     _transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, known: dict[bytes, "KnownHead"]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, known: dict[bytes, "KnownHead"], outbox: Outbox
+    ) -> None:
         self._loop = loop
         self._known = known
+        self._outbox = outbox
         self.busy = False
         self.reused = False
         self.idle_since = 0.0
@@ -210,11 +215,17 @@ class UpstreamConnection(asyncio.Protocol):
         """Did the last exchange end so that the connection can carry another?"""
         return self._complete and self._reusable and not self._is_head and not self._closed
 
-    def send(self, data: bytes, *, is_head: bool) -> None:
-        """Begin an exchange: write the head and as much of the body as is ready."""
+    def send(self, data: bytes, *, is_head: bool, more: bool = False) -> None:
+        """Begin an exchange: write the head and as much of the body as is ready.
+
+        more: `send_body` follows, which writes past the outbox: what comes before it may not wait there.
+        """
         self._reset(is_head=is_head)
         self.busy = True
-        self._transport.write(data)
+        if more:
+            self._transport.write(data)
+        else:
+            self._outbox.write(self._transport, data)
 
     async def send_body(self, body: Body) -> None:
         """Write a body that is still arriving, as fast as both sides allow."""

@@ -14,6 +14,7 @@ from backends.reaching import Reach
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
 from gateway.errors import BackendBroke
+from gateway.outbox import Outbox
 from gateway.vocab import Body, Reply, Start
 
 
@@ -22,6 +23,7 @@ class ReplicaConnections:
 
     tls:     for an https address; None: whom the system trusts
     lookup:  finds the addresses of a host name
+    outbox:  by which requests are written; None: each by itself
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ReplicaConnections:
         keep_idle: float,
         tls: ClientTls | None = None,
         lookup: Lookup = ask_system,
+        outbox: Outbox | None = None,
     ) -> None:
         parts = urlsplit(url)
         self._tls = (tls or ClientTls(url, None)) if parts.scheme == "https" else None
@@ -46,6 +49,7 @@ class ReplicaConnections:
         self._idle: list[UpstreamConnection] = []
         self._known: dict[bytes, KnownHead] = {}
         self._retired = False
+        self._outbox = outbox or Outbox(at_once=True)
 
     @property
     def retired(self) -> bool:
@@ -71,7 +75,7 @@ class ReplicaConnections:
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises BackendDown, NoDescriptor among them."""
         loop = asyncio.get_running_loop()
-        return await self._reach.connect(partial(UpstreamConnection, loop, self._known))
+        return await self._reach.connect(partial(UpstreamConnection, loop, self._known, self._outbox))
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back: kept if its exchange ended cleanly, closed if not."""
@@ -162,7 +166,7 @@ class Attempt:
                 framing = b"transfer-encoding: chunked\r\n\r\n"
             else:
                 framing = b"content-length: %d\r\n\r\n" % body.length
-            connection.send(self._head + framing, is_head=is_head)
+            connection.send(self._head + framing, is_head=is_head, more=True)
             # It goes out beside the wait for the answer: a server may answer before it has read all.
             self._sender = asyncio.get_running_loop().create_task(self._send_body(connection))
         return data

@@ -75,7 +75,7 @@ class WarmFleet(Backend):
         options = self.options
         return ReplicaConnections(
             url, clock=self.kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle,
-            tls=self.tls,
+            tls=self.tls, outbox=self.kit.outbox,
         )  # fmt: skip
 
     async def ask(

@@ -43,6 +43,7 @@ from gateway.member import Member
 from gateway.memory import Memory
 from gateway.new_replica import size_of
 from gateway.opening import Opening
+from gateway.outbox import Outbox
 from gateway.pipeline import Pipeline
 from gateway.pool import Pool
 from gateway.pressure import Pressure
@@ -114,6 +115,7 @@ class Gateway:
         self.clock = clock
         self.draining = False
         self.background = Background()
+        self._outbox = Outbox()
         self._listen = settings.listen
         self.entrance = Entrance(settings.auth, clock=clock, spawn=self.background.spawn)
         self._next_gatekeeper: Gatekeeper | None = None
@@ -136,6 +138,7 @@ class Gateway:
         self.listener = Listener(
             self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance,
             names_traces=self.tracing is None, tls=self.tls.data, doorkeeper=doorkeeper,
+            outbox=self._outbox,
         )  # fmt: skip
         self.config = ConfigStatus(effective(settings), clock.wall())
         self.reloader = None if source is None else self._reloader(source, settings)
@@ -166,7 +169,7 @@ class Gateway:
         self.estimates = builder.estimates
         tables = Succession(
             builder, backends=backends, policies=policies, new_capacity=new_capacity,
-            background=self.background, clock=clock, chance=chance,
+            background=self.background, clock=clock, chance=chance, outbox=self._outbox,
         )  # fmt: skip
         tables.parted = self._parted
         tables.found(settings)

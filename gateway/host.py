@@ -13,6 +13,7 @@ from gateway.errors import OverspillError
 from gateway.exchange import Exchange
 from gateway.heads import KnownHeads
 from gateway.listener_limits import ListenerLimits
+from gateway.outbox import Outbox
 
 
 class Handler(Protocol):
@@ -37,6 +38,7 @@ class Host(Protocol):
     heads: KnownHeads
     loop: asyncio.AbstractEventLoop
     doorkeeper: Doorkeeper | None
+    outbox: Outbox
 
     def admit(self, connection: Any) -> bool:
         """Count a new connection in, unless there are too many."""

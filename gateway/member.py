@@ -14,6 +14,7 @@ from gateway.background import Background
 from gateway.capacity import Capacity
 from gateway.clock import Clock
 from gateway.heir_slots import HeirSlots, heirs
+from gateway.outbox import Outbox
 from gateway.readiness import Readiness
 
 PROBE_EVERY_S = 5.0
@@ -47,11 +48,12 @@ class Member:
         clock: Clock,
         chance: Random,
         new_capacity: NewCapacity,
+        outbox: Outbox | None = None,
         before: "Member | None" = None,
     ) -> None:
         self.name = name
         self.background = Background()
-        self.backend = kind(name, options, Kit(clock=clock, chance=chance, spawn=self.background.spawn))
+        self.backend = kind(name, options, Kit(clock, chance, self.background.spawn, outbox))
         earlier: Capacity | None = None if before is None else before.capacity
         self.capacity: Capacity = new_capacity(self.backend, earlier)
         self.readiness = Readiness(self.capacity, clock=clock, chance=chance)
