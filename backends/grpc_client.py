@@ -20,6 +20,7 @@ from gateway.http2.frames import PREFACE, ErrorCode, named
 from gateway.http2.limits import Limits
 from gateway.http2.messages import MessageReader, prefixed
 from gateway.http2.stream import Stream
+from gateway.outbox import Outbox
 from gateway.vocab import Headers
 
 LIMITS = Limits(fields=64 * 1024, window=4 * 2**20, shared=64 * 2**20, frame=2**20)
@@ -82,10 +83,11 @@ class GrpcClient(Http2Connection):
     """One connection to a server, on which any number of RPCs run side by side.
 
     address:  of the server, for messages
+    outbox:   by which frames are written; None: each by itself
     """
 
-    def __init__(self, address: str) -> None:
-        super().__init__(LIMITS, client=True)
+    def __init__(self, address: str, outbox: Outbox | None = None) -> None:
+        super().__init__(LIMITS, client=True, outbox=outbox)
         self.address = address
         self.settling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the server has said its settings: it speaks HTTP/2."""

@@ -25,6 +25,7 @@ from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
 from gateway.errors import BackendBroke
 from gateway.options import Duration, Options
+from gateway.outbox import Outbox
 from gateway.vocab import Call, Headers, Reply, Start
 
 _DEADLINE_SLACK_S = 0.25
@@ -82,7 +83,9 @@ class GrpcFleet:
         clock: Clock,
         spawn: Spawn,
         tls: ClientTls | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
+        self._outbox = outbox
         self._tls = (tls or ClientTls("gRPC replicas", None)).for_http2() if options.tls else None
         self._spawn = spawn
         self._options = options
@@ -106,6 +109,7 @@ class GrpcFleet:
                 clock=self._clock,
                 spawn=self._spawn,
                 tls=self._tls,
+                outbox=self._outbox,
             )
             if retired:
                 replica.retire()

@@ -247,6 +247,7 @@ class Gateway:
             clock=self.clock,
             name=self.listener.name,
             tls=self.tls.data,
+            outbox=self._outbox,
         )
 
     def _cold_tail(self, route: str, backend: str) -> float:

@@ -19,6 +19,7 @@ from gateway.http2.frames import LARGEST_WINDOW, PREFACE, Broken, ErrorCode, goa
 from gateway.http2.limits import Limits
 from gateway.http2.messages import MessageReader
 from gateway.http2.stream import Stream
+from gateway.outbox import Outbox
 
 MOST_STREAMS = 4096
 """RPCs of one connection at once. Clients hold the next ones back."""
@@ -65,6 +66,7 @@ class Port(Protocol):
     limits: GrpcLimits
     clock: Clock
     scheme: bytes
+    outbox: Outbox
 
     @property
     def methods(self) -> Collection[bytes]: ...
@@ -86,7 +88,7 @@ class GrpcConnection(Http2Connection):
 
     def __init__(self, port: Port) -> None:
         limits = Limits(fields=port.limits.head, streams=min(MOST_STREAMS, 2 * port.limits.calls))
-        super().__init__(limits, client=False)
+        super().__init__(limits, client=False, outbox=port.outbox)
         self.port = port
         self.peer = b""
         self._began_at = self._heard_at = port.clock.now()

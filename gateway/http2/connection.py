@@ -49,21 +49,20 @@ from gateway.http2.frames import (
     unpadded,
     window_update,
 )  # fmt: skip
-from gateway.http2.limits import Limits
+from gateway.http2.limits import MOST_UNREAD, PAUSE_ABOVE, Limits
 from gateway.http2.stream import Stream
+from gateway.outbox import Outbox
 
 MOST_IDLE_FRAMES = 2000
 """Frames that ask for nothing useful (pings, settings, resets, empty ones) between two calls of `calm`."""
-_MOST_UNREAD = 4 * 2**20
-"""Bytes that may wait for a side that does not read, beyond what its windows ask for."""
-_PAUSE_ABOVE = 256 * 1024
 _STREAMS_A_GRAIN = 64  # whose windows settings may move for the price of one frame that asks for nothing
 
 
 class Http2Connection(asyncio.Protocol):
     """One connection. `streams` are those on which something may still be said or heard."""
 
-    def __init__(self, limits: Limits, *, client: bool) -> None:
+    def __init__(self, limits: Limits, *, client: bool, outbox: Outbox | None = None) -> None:
+        self._outbox = outbox or Outbox(at_once=True)
         self.limits = limits
         self.client = client
         self.window = limits.window
@@ -122,7 +121,7 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._transport.set_write_buffer_limits(high=_PAUSE_ABOVE)
+        self._transport.set_write_buffer_limits(high=PAUSE_ABOVE)
 
     def greeting(self) -> bytes:
         """The settings of this side, and a larger window for the whole connection."""
@@ -161,7 +160,7 @@ class Http2Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes; never waits."""
-        self._transport.write(data)
+        self._outbox.write(self._transport, data)
 
     def wait_for_room(self, stream: Stream) -> None:
         """Call its `send_some` when there is room again, until nothing waits."""
@@ -211,11 +210,12 @@ class Http2Connection(asyncio.Protocol):
         self.closed = True
         self.write(goaway(self.last_heard, code, text.encode("utf-8", "replace")[:200]))
         self._drop_streams(text)
-        self._transport.close()
+        self.close()
 
     def close(self) -> None:
         """End the connection: nothing is left to say."""
         self.closed = True
+        self._outbox.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -477,7 +477,7 @@ class Http2Connection(asyncio.Protocol):
         self._check_unread()
 
     def _check_unread(self) -> None:
-        if self.paused and self._transport.get_write_buffer_size() > _MOST_UNREAD:
+        if self.paused and self._transport.get_write_buffer_size() > MOST_UNREAD:
             raise Broken(ErrorCode.ENHANCE_YOUR_CALM, "answers are asked for and not read")
 
     def _send_waiting(self) -> None:

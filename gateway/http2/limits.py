@@ -18,3 +18,9 @@ class Limits(NamedTuple):
     shared: int = 16 * 2**20
     frame: int = 64 * 1024
     streams: int = 4096
+
+
+MOST_UNREAD = 4 * 2**20
+"""Bytes that may wait for a side that does not read, beyond what its windows ask for."""
+PAUSE_ABOVE = 256 * 1024
+"""Bytes that wait for a side, above which no stream of it is sent more."""

@@ -13,6 +13,7 @@ from gateway.clock import Clock
 from gateway.errors import OverspillError
 from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
 from gateway.http2.frames import PREFACE, frame, settings
+from gateway.outbox import Outbox
 from loadtests.fuzz.memory_wire import MemoryTransport, StillClock
 from loadtests.fuzz.pieces import chance_of, cut
 from loadtests.fuzz.target import Target
@@ -40,6 +41,7 @@ class _Port:
     streamed: Collection[bytes] = (b"/s",)
     full = False
     draining = False
+    outbox = Outbox(at_once=True)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -10,6 +10,7 @@ from gateway.errors import OverspillError, SlowRequest
 from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
 from gateway.grpc_head import RpcHead
 from gateway.http2.frames import ErrorCode
+from gateway.outbox import Outbox
 from tests.http2.played import PlayedTransport
 
 METHOD = b"/a.B/C"
@@ -24,6 +25,7 @@ class Refusing:
     streamed: Collection[bytes] = ()
     full = False
     draining = False
+    outbox = Outbox(at_once=True)
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
