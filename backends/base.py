@@ -16,8 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from backends import grpc_transcoded
 from backends.calibration import Calibration
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.options import Options, SecretRef, Usd
-from gateway.outbox import Outbox
 from gateway.registry import Registry
 from gateway.vocab import HOP_BY_HOP, Call, Charge, Headers, Rent, Reply, Usage
 
@@ -129,13 +129,13 @@ class Places(Protocol):
 class Kit(NamedTuple):
     """What the composition root hands to every backend.
 
-    outbox:  by which small pieces are written; None: each by itself
+    cork:  by which small pieces are written; None: each by itself
     """
 
     clock: Clock
     chance: Random
     spawn: Spawn
-    outbox: Outbox | None = None
+    cork: Cork | None = None
 
 
 class Backend(ABC):

@@ -13,6 +13,7 @@ import re
 from collections import deque
 from urllib.parse import unquote_to_bytes
 
+from gateway.cork import Cork
 from gateway.errors import BackendBroke, BackendDown, BackendError, BackendFull, BadCall
 from gateway.http2.connection import Http2Connection
 from gateway.http2.fields import Fields
@@ -20,7 +21,6 @@ from gateway.http2.frames import PREFACE, ErrorCode, named
 from gateway.http2.limits import Limits
 from gateway.http2.messages import MessageReader, prefixed
 from gateway.http2.stream import Stream
-from gateway.outbox import Outbox
 from gateway.vocab import Headers
 
 LIMITS = Limits(fields=64 * 1024, window=4 * 2**20, shared=64 * 2**20, frame=2**20)
@@ -83,11 +83,11 @@ class GrpcClient(Http2Connection):
     """One connection to a server, on which any number of RPCs run side by side.
 
     address:  of the server, for messages
-    outbox:   by which frames are written; None: each by itself
+    cork:     by which frames are written; None: each by itself
     """
 
-    def __init__(self, address: str, outbox: Outbox | None = None) -> None:
-        super().__init__(LIMITS, client=True, outbox=outbox)
+    def __init__(self, address: str, cork: Cork | None = None) -> None:
+        super().__init__(LIMITS, client=True, cork=cork)
         self.address = address
         self.settling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the server has said its settings: it speaks HTTP/2."""

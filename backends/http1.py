@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import httptools
 
+from gateway.cork import Cork
 from gateway.errors import AnswerTruncated, BackendBroke
-from gateway.outbox import Outbox
 from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply
 
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
@@ -38,20 +38,41 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a replica; carries one exchange at a time."""
 
     __slots__ = (
-        "_chunked", "_closed", "_complete", "_drained", "_head_done", "_head_size", "_held", "_is_head",
-        "_known", "_length", "_loop", "_outbox", "_overrun", "_parser", "_parts", "_paused", "_raw_close",
-        "_reusable", "_transport", "_waiter", "_writable", "busy", "headers", "idle_since", "reused",
-        "started", "status",
+        "_chunked",
+        "_closed",
+        "_complete",
+        "_cork",
+        "_drained",
+        "_head_done",
+        "_head_size",
+        "_held",
+        "_is_head",
+        "_known",
+        "_length",
+        "_loop",
+        "_overrun",
+        "_parser",
+        "_parts",
+        "_paused",
+        "_raw_close",
+        "_reusable",
+        "_transport",
+        "_waiter",
+        "_writable",
+        "busy",
+        "headers",
+        "idle_since",
+        "reused",
+        "started",
+        "status",
     )  # fmt: skip
 
     _transport: asyncio.Transport
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, known: dict[bytes, "KnownHead"], outbox: Outbox
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, known: dict[bytes, "KnownHead"], cork: Cork) -> None:
         self._loop = loop
         self._known = known
-        self._outbox = outbox
+        self._cork = cork
         self.busy = False
         self.reused = False
         self.idle_since = 0.0
@@ -218,14 +239,14 @@ class UpstreamConnection(asyncio.Protocol):
     def send(self, data: bytes, *, is_head: bool, more: bool = False) -> None:
         """Begin an exchange: write the head and as much of the body as is ready.
 
-        more: `send_body` follows, which writes past the outbox: what comes before it may not wait there.
+        more: `send_body` follows, which writes past the cork: what comes before it may not wait there.
         """
         self._reset(is_head=is_head)
         self.busy = True
         if more:
             self._transport.write(data)
         else:
-            self._outbox.write(self._transport, data)
+            self._cork.write(self._transport, data)
 
     async def send_body(self, body: Body) -> None:
         """Write a body that is still arriving, as fast as both sides allow."""

@@ -13,8 +13,8 @@ from backends.http1 import KnownHead, UpstreamConnection
 from backends.reaching import Reach
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.errors import BackendBroke
-from gateway.outbox import Outbox
 from gateway.vocab import Body, Reply, Start
 
 
@@ -23,7 +23,7 @@ class ReplicaConnections:
 
     tls:     for an https address; None: whom the system trusts
     lookup:  finds the addresses of a host name
-    outbox:  by which requests are written; None: each by itself
+    cork:    by which requests are written; None: each by itself
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ReplicaConnections:
         keep_idle: float,
         tls: ClientTls | None = None,
         lookup: Lookup = ask_system,
-        outbox: Outbox | None = None,
+        cork: Cork | None = None,
     ) -> None:
         parts = urlsplit(url)
         self._tls = (tls or ClientTls(url, None)) if parts.scheme == "https" else None
@@ -49,7 +49,7 @@ class ReplicaConnections:
         self._idle: list[UpstreamConnection] = []
         self._known: dict[bytes, KnownHead] = {}
         self._retired = False
-        self._outbox = outbox or Outbox(at_once=True)
+        self._cork = cork or Cork(at_once=True)
 
     @property
     def retired(self) -> bool:
@@ -75,7 +75,7 @@ class ReplicaConnections:
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises BackendDown, NoDescriptor among them."""
         loop = asyncio.get_running_loop()
-        return await self._reach.connect(partial(UpstreamConnection, loop, self._known, self._outbox))
+        return await self._reach.connect(partial(UpstreamConnection, loop, self._known, self._cork))
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back: kept if its exchange ended cleanly, closed if not."""

@@ -103,7 +103,7 @@ class Triton(WarmFleet):
         )  # fmt: skip
         self._grpc = None if options.grpc is None else GrpcFleet(
             options.grpc, connect_timeout=options.connect_timeout, fields=lambda: self.heads.added,
-            clock=kit.clock, spawn=kit.spawn, tls=self.tls, outbox=kit.outbox,
+            clock=kit.clock, spawn=kit.spawn, tls=self.tls, cork=kit.cork,
         )  # fmt: skip
 
     @classmethod

@@ -11,9 +11,9 @@ from backends.grpc_client import GrpcClient
 from backends.reaching import Reach
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.http2.fields import field, named
 from gateway.options import Duration
-from gateway.outbox import Outbox
 from gateway.vocab import Call, Headers
 
 _OURS = frozenset((b"user-agent", b"content-type", b"te", b"host"))
@@ -39,7 +39,7 @@ class GrpcReplica:
         clock: Clock,
         spawn: Spawn,
         tls: ClientTls | None = None,
-        outbox: Outbox | None = None,
+        cork: Cork | None = None,
     ) -> None:
         self.address = address
         self.clock = clock
@@ -49,7 +49,7 @@ class GrpcReplica:
         assert parts.port is not None
         self._reach = Reach(parts.hostname, parts.port, tls=tls, timeout=connect_timeout)
         self._count = channels
-        self._outbox = outbox
+        self._cork = cork
         self._replaced = _OURS | {name for name, _ in fields}
         self._added = b"".join(field(name, value, secret=True) for name, value in fields)
         self._before = _POST + (_HTTP if tls is None else _HTTPS) + named(_AUTHORITY, address.encode("ascii"))
@@ -79,7 +79,7 @@ class GrpcReplica:
     def channel(self) -> "Channel":
         """The channel with the fewest calls. They are made with the first use, and connect when called."""
         if not self._channels:
-            self._channels = [Channel(self._reach, self.address, self._outbox) for _ in range(self._count)]
+            self._channels = [Channel(self._reach, self.address, self._cork) for _ in range(self._count)]
         return min(self._channels, key=_busy)
 
     def head(self, call: Call, timeout: float | None) -> bytes:
@@ -115,11 +115,11 @@ class GrpcReplica:
 class Channel:
     """One connection, made anew when it has ended, and how many calls are on it."""
 
-    __slots__ = ("_address", "_client", "_connecting", "_outbox", "_reach", "busy")
+    __slots__ = ("_address", "_client", "_connecting", "_cork", "_reach", "busy")
 
-    def __init__(self, reach: Reach, address: str, outbox: Outbox | None) -> None:
+    def __init__(self, reach: Reach, address: str, cork: Cork | None) -> None:
         self._reach = reach
-        self._outbox = outbox
+        self._cork = cork
         self._address = address
         self._client: GrpcClient | None = None
         self._connecting: asyncio.Task[GrpcClient] | None = None
@@ -143,7 +143,7 @@ class Channel:
     async def _connect(self) -> GrpcClient:
         try:
             made = await self._reach.connect(
-                lambda: GrpcClient(self._address, self._outbox), lambda client: client.settling
+                lambda: GrpcClient(self._address, self._cork), lambda client: client.settling
             )
             self._client = made
             return made

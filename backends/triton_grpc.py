@@ -23,9 +23,9 @@ from backends.triton_channels import GrpcReplica
 from backends.triton_grpc_status import ERROR_TEXT_LIMIT, judge, raise_if_not_started
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.errors import BackendBroke
 from gateway.options import Duration, Options
-from gateway.outbox import Outbox
 from gateway.vocab import Call, Headers, Reply, Start
 
 _DEADLINE_SLACK_S = 0.25
@@ -83,9 +83,9 @@ class GrpcFleet:
         clock: Clock,
         spawn: Spawn,
         tls: ClientTls | None = None,
-        outbox: Outbox | None = None,
+        cork: Cork | None = None,
     ) -> None:
-        self._outbox = outbox
+        self._cork = cork
         self._tls = (tls or ClientTls("gRPC replicas", None)).for_http2() if options.tls else None
         self._spawn = spawn
         self._options = options
@@ -109,7 +109,7 @@ class GrpcFleet:
                 clock=self._clock,
                 spawn=self._spawn,
                 tls=self._tls,
-                outbox=self._outbox,
+                cork=self._cork,
             )
             if retired:
                 replica.retire()

@@ -75,7 +75,7 @@ class WarmFleet(Backend):
         options = self.options
         return ReplicaConnections(
             url, clock=self.kit.clock, connect_timeout=options.connect_timeout, keep_idle=options.keep_idle,
-            tls=self.tls, outbox=self.kit.outbox,
+            tls=self.tls, cork=self.kit.cork,
         )  # fmt: skip
 
     async def ask(

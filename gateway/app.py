@@ -29,6 +29,7 @@ from gateway.config.schema import Address, Settings
 from gateway.config.source import Source
 from gateway.config.status import ConfigStatus, DrainingCalls
 from gateway.connection import ListenerLimits
+from gateway.cork import Cork
 from gateway.doorkeeper import Doorkeeper
 from gateway.explain.live import Explaining
 from gateway.explain.ring import Ring
@@ -43,7 +44,6 @@ from gateway.member import Member
 from gateway.memory import Memory
 from gateway.new_replica import size_of
 from gateway.opening import Opening
-from gateway.outbox import Outbox
 from gateway.pipeline import Pipeline
 from gateway.pool import Pool
 from gateway.pressure import Pressure
@@ -115,7 +115,7 @@ class Gateway:
         self.clock = clock
         self.draining = False
         self.background = Background()
-        self._outbox = Outbox()
+        self._cork = Cork()
         self._listen = settings.listen
         self.entrance = Entrance(settings.auth, clock=clock, spawn=self.background.spawn)
         self._next_gatekeeper: Gatekeeper | None = None
@@ -138,7 +138,7 @@ class Gateway:
         self.listener = Listener(
             self.pipeline, limits=_listener_limits(settings), clock=clock, chance=chance,
             names_traces=self.tracing is None, tls=self.tls.data, doorkeeper=doorkeeper,
-            outbox=self._outbox,
+            cork=self._cork,
         )  # fmt: skip
         self.config = ConfigStatus(effective(settings), clock.wall())
         self.reloader = None if source is None else self._reloader(source, settings)
@@ -169,7 +169,7 @@ class Gateway:
         self.estimates = builder.estimates
         tables = Succession(
             builder, backends=backends, policies=policies, new_capacity=new_capacity,
-            background=self.background, clock=clock, chance=chance, outbox=self._outbox,
+            background=self.background, clock=clock, chance=chance, cork=self._cork,
         )  # fmt: skip
         tables.parted = self._parted
         tables.found(settings)
@@ -247,7 +247,7 @@ class Gateway:
             clock=self.clock,
             name=self.listener.name,
             tls=self.tls.data,
-            outbox=self._outbox,
+            cork=self._cork,
         )
 
     def _cold_tail(self, route: str, backend: str) -> float:

@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
-        self._listener.outbox.write(self._transport, data)
+        self._listener.cork.write(self._transport, data)
 
     @property
     def congested(self) -> bool:
@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
         self._refused = True
         exchange.body.discard()
         self.resume()
-        self._listener.outbox.flush()
+        self._listener.cork.flush()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._sweep_at = self._listener.clock.now() + _LINGER_S
@@ -409,7 +409,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data[offer.args[0] :])
 
     def _close(self) -> None:
-        self._listener.outbox.flush()
+        self._listener.cork.flush()
         self._watch_reading()
         self._transport.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.errors import BadCall, Contended, NotOffered, OverspillError, SlowRequest
 from gateway.exchange import Certificate
 from gateway.grpc_head import RpcHead, read_head
@@ -19,7 +20,6 @@ from gateway.http2.frames import LARGEST_WINDOW, PREFACE, Broken, ErrorCode, goa
 from gateway.http2.limits import Limits
 from gateway.http2.messages import MessageReader
 from gateway.http2.stream import Stream
-from gateway.outbox import Outbox
 
 MOST_STREAMS = 4096
 """RPCs of one connection at once. Clients hold the next ones back."""
@@ -66,7 +66,7 @@ class Port(Protocol):
     limits: GrpcLimits
     clock: Clock
     scheme: bytes
-    outbox: Outbox
+    cork: Cork
 
     @property
     def methods(self) -> Collection[bytes]: ...
@@ -88,7 +88,7 @@ class GrpcConnection(Http2Connection):
 
     def __init__(self, port: Port) -> None:
         limits = Limits(fields=port.limits.head, streams=min(MOST_STREAMS, 2 * port.limits.calls))
-        super().__init__(limits, client=False, outbox=port.outbox)
+        super().__init__(limits, client=False, cork=port.cork)
         self.port = port
         self.peer = b""
         self._began_at = self._heard_at = port.clock.now()

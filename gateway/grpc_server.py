@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from gateway.accepting import Accepting, Doors
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.errors import ClientGone, OverspillError
 from gateway.exchange import Conversation
 from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
 from gateway.grpc_exchange import GrpcExchange, GrpcStream
 from gateway.http2.frames import ErrorCode
 from gateway.message_stream import MessageStream
-from gateway.outbox import Outbox
 from gateway.protocols.grpc import METHODS, STREAM, Grpc
 from gateway.tls import PortTls, TlsServer
 from gateway.vocab import WholeBody
@@ -53,7 +53,7 @@ class GrpcServer:
 
     name:  gives an exchange an id and a trace where its client gave none
     tls:   what it shows its clients; None: it speaks in the clear
-    outbox: by which frames are written; None: each by itself
+    cork:  by which frames are written; None: each by itself
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class GrpcServer:
         clock: Clock,
         name: Callable[[Any], None],
         tls: PortTls | None = None,
-        outbox: Outbox | None = None,
+        cork: Cork | None = None,
     ) -> None:
-        self.outbox = outbox or Outbox(at_once=True)
+        self.cork = cork or Cork(at_once=True)
         self.limits = limits
         self.clock = clock
         self.methods = frozenset(method.encode("ascii") for method in METHODS)

@@ -8,12 +8,12 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.doorkeeper import Doorkeeper
 from gateway.errors import OverspillError
 from gateway.exchange import Exchange
 from gateway.heads import KnownHeads
 from gateway.listener_limits import ListenerLimits
-from gateway.outbox import Outbox
 
 
 class Handler(Protocol):
@@ -38,7 +38,7 @@ class Host(Protocol):
     heads: KnownHeads
     loop: asyncio.AbstractEventLoop
     doorkeeper: Doorkeeper | None
-    outbox: Outbox
+    cork: Cork
 
     def admit(self, connection: Any) -> bool:
         """Count a new connection in, unless there are too many."""

@@ -15,10 +15,10 @@ from functools import partial
 from gateway.accepting import Accepting, Doors
 from gateway.clock import Clock
 from gateway.connection import LAST_REQUEST_S, Connection, Handler, ListenerLimits
+from gateway.cork import Cork
 from gateway.doorkeeper import Doorkeeper
 from gateway.exchange import Certificate, Exchange
 from gateway.heads import KnownHeads
-from gateway.outbox import Outbox
 from gateway.tls import PortTls, TlsServer
 
 log = logging.getLogger("overspill.listener")
@@ -58,7 +58,7 @@ class Listener:
 
     tls:           what it shows its clients; None: it speaks in the clear
     doorkeeper:    who turns requests away when there are too many; None: nobody
-    outbox:        by which answers are written; None: each by itself
+    cork:          by which answers are written; None: each by itself
     names_traces:  whether requests that come without a trace get one here; else their traceparent stays ""
     """
 
@@ -72,10 +72,10 @@ class Listener:
         names_traces: bool = True,
         tls: PortTls | None = None,
         doorkeeper: Doorkeeper | None = None,
-        outbox: Outbox | None = None,
+        cork: Cork | None = None,
     ) -> None:
         self.doorkeeper = doorkeeper
-        self.outbox = outbox or Outbox(at_once=True)
+        self.cork = cork or Cork(at_once=True)
         self.handler = handler
         self.limits = limits
         self.clock = clock

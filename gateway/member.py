@@ -13,8 +13,8 @@ from backends.base import Backend, BackendOptions, Kit
 from gateway.background import Background
 from gateway.capacity import Capacity
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.heir_slots import HeirSlots, heirs
-from gateway.outbox import Outbox
 from gateway.readiness import Readiness
 
 PROBE_EVERY_S = 5.0
@@ -48,12 +48,12 @@ class Member:
         clock: Clock,
         chance: Random,
         new_capacity: NewCapacity,
-        outbox: Outbox | None = None,
+        cork: Cork | None = None,
         before: "Member | None" = None,
     ) -> None:
         self.name = name
         self.background = Background()
-        self.backend = kind(name, options, Kit(clock, chance, self.background.spawn, outbox))
+        self.backend = kind(name, options, Kit(clock, chance, self.background.spawn, cork))
         earlier: Capacity | None = None if before is None else before.capacity
         self.capacity: Capacity = new_capacity(self.backend, earlier)
         self.readiness = Readiness(self.capacity, clock=clock, chance=chance)

@@ -17,8 +17,8 @@ from backends.base import Backend
 from gateway.background import Background
 from gateway.clock import Clock
 from gateway.config.schema import Settings
+from gateway.cork import Cork
 from gateway.member import Member, NewCapacity, closed, opened
-from gateway.outbox import Outbox
 from gateway.pool import Pool
 from gateway.registry import Registry
 from gateway.routes import Route, RouteTable
@@ -55,7 +55,7 @@ class Succession:
         background: Background,
         clock: Clock,
         chance: Random,
-        outbox: Outbox | None = None,
+        cork: Cork | None = None,
     ) -> None:
         self._builder = builder
         self._backends = backends
@@ -64,7 +64,7 @@ class Succession:
         self._background = background
         self._clock = clock
         self._chance = chance
-        self._outbox = outbox
+        self._cork = cork
         self._leaving: list[Table] = []
         self._parting: list[Member] = []
         self._closing: set[asyncio.Task[None]] = set()
@@ -134,7 +134,7 @@ class Succession:
         options = settings.backends[name]
         return Member(
             name, options, kind=self._backends.get(options.type), clock=self._clock, chance=self._chance,
-            new_capacity=self._new_capacity, outbox=self._outbox, before=before,
+            new_capacity=self._new_capacity, cork=self._cork, before=before,
         )  # fmt: skip
 
     # -- the last calls of those before ----------------------------------------------------------

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from typing import Any
 
+from gateway.cork import Cork
 from gateway.http2.fields import FAR_OVER, FieldReader, Fields
 from gateway.http2.frames import (
     ACK,
@@ -51,7 +52,6 @@ from gateway.http2.frames import (
 )  # fmt: skip
 from gateway.http2.limits import MOST_UNREAD, PAUSE_ABOVE, Limits
 from gateway.http2.stream import Stream
-from gateway.outbox import Outbox
 
 MOST_IDLE_FRAMES = 2000
 """Frames that ask for nothing useful (pings, settings, resets, empty ones) between two calls of `calm`."""
@@ -61,8 +61,8 @@ _STREAMS_A_GRAIN = 64  # whose windows settings may move for the price of one fr
 class Http2Connection(asyncio.Protocol):
     """One connection. `streams` are those on which something may still be said or heard."""
 
-    def __init__(self, limits: Limits, *, client: bool, outbox: Outbox | None = None) -> None:
-        self._outbox = outbox or Outbox(at_once=True)
+    def __init__(self, limits: Limits, *, client: bool, cork: Cork | None = None) -> None:
+        self._cork = cork or Cork(at_once=True)
         self.limits = limits
         self.client = client
         self.window = limits.window
@@ -160,7 +160,7 @@ class Http2Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes; never waits."""
-        self._outbox.write(self._transport, data)
+        self._cork.write(self._transport, data)
 
     def wait_for_room(self, stream: Stream) -> None:
         """Call its `send_some` when there is room again, until nothing waits."""
@@ -215,7 +215,7 @@ class Http2Connection(asyncio.Protocol):
     def close(self) -> None:
         """End the connection: nothing is left to say."""
         self.closed = True
-        self._outbox.flush()
+        self._cork.flush()
         self._transport.close()
 
     def abort(self) -> None:

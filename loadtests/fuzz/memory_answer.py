@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from backends.http1 import KnownHead, UpstreamConnection
+from gateway.cork import Cork
 from gateway.errors import BackendError
-from gateway.outbox import Outbox
 from gateway.vocab import Headers, Reply
 from loadtests.fuzz.memory_wire import MemoryTransport
 
@@ -37,7 +37,7 @@ class MemoryReplica:
 
     async def _take(self, pieces: Iterable[bytes], is_head: bool) -> Taken:
         transport = MemoryTransport()
-        connection = UpstreamConnection(self.loop, self.known, Outbox(at_once=True))
+        connection = UpstreamConnection(self.loop, self.known, Cork(at_once=True))
         connection.connection_made(transport)
         connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", is_head=is_head)
         for piece in pieces:

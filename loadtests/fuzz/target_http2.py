@@ -10,10 +10,10 @@ from typing import Any
 
 from backends.grpc_client import GrpcClient
 from gateway.clock import Clock
+from gateway.cork import Cork
 from gateway.errors import OverspillError
 from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
 from gateway.http2.frames import PREFACE, frame, settings
-from gateway.outbox import Outbox
 from loadtests.fuzz.memory_wire import MemoryTransport, StillClock
 from loadtests.fuzz.pieces import chance_of, cut
 from loadtests.fuzz.target import Target
@@ -41,7 +41,7 @@ class _Port:
     streamed: Collection[bytes] = (b"/s",)
     full = False
     draining = False
-    outbox = Outbox(at_once=True)
+    cork = Cork(at_once=True)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -6,11 +6,11 @@ from collections.abc import Collection
 import pytest
 
 from gateway.clock import Clock, FakeClock
+from gateway.cork import Cork
 from gateway.errors import OverspillError, SlowRequest
 from gateway.grpc_connection import GrpcConnection, GrpcLimits, Rpc
 from gateway.grpc_head import RpcHead
 from gateway.http2.frames import ErrorCode
-from gateway.outbox import Outbox
 from tests.http2.played import PlayedTransport
 
 METHOD = b"/a.B/C"
@@ -25,7 +25,7 @@ class Refusing:
     streamed: Collection[bytes] = ()
     full = False
     draining = False
-    outbox = Outbox(at_once=True)
+    cork = Cork(at_once=True)
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from math import inf
 
-log = logging.getLogger("overspill.outbox")
+log = logging.getLogger("overspill.cork")
 
 LARGEST = 16 * 1024
 """Bytes held for one transport. More goes out at once: its transport must say how it copes with that."""
@@ -25,7 +25,7 @@ STRAIGHT = 16
 """Writes that go straight out after a turn in which only one was held."""
 
 
-class Outbox:
+class Cork:
     """The pieces of one event loop. `at_once`: holds nothing, for who has no loop that turns by itself."""
 
     __slots__ = ("_held", "_straight")

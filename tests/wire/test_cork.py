@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.outbox import LARGEST, MOST, STRAIGHT, Outbox
+from gateway.cork import LARGEST, MOST, STRAIGHT, Cork
 
 
 class Line(asyncio.WriteTransport):
@@ -35,21 +35,21 @@ def sent() -> list[tuple[str, bytes]]:
 async def test_what_one_turn_writes_leaves_at_its_end_each_line_in_one_piece(
     sent: list[tuple[str, bytes]],
 ) -> None:
-    outbox, one, two = Outbox(), Line("one", sent), Line("two", sent)
-    outbox.write(one, b"a")
-    outbox.write(two, b"b")
-    outbox.write(one, b"c")
+    cork, one, two = Cork(), Line("one", sent), Line("two", sent)
+    cork.write(one, b"a")
+    cork.write(two, b"b")
+    cork.write(one, b"c")
     assert sent == []
     await asyncio.sleep(0)
     assert sent == [("one", b"ac"), ("two", b"b")]
 
 
 async def test_tasks_that_were_ready_in_the_same_turn_share_it(sent: list[tuple[str, bytes]]) -> None:
-    outbox = Outbox()
+    cork = Cork()
     left: list[int] = []
 
     async def answer(number: int) -> None:
-        outbox.write(Line(str(number), sent), b"x")
+        cork.write(Line(str(number), sent), b"x")
         left.append(len(sent))
 
     await asyncio.gather(*(answer(number) for number in range(8)))
@@ -60,13 +60,13 @@ async def test_tasks_that_were_ready_in_the_same_turn_share_it(sent: list[tuple[
 async def test_who_is_alone_writes_straight_out_until_it_is_tried_again(
     sent: list[tuple[str, bytes]],
 ) -> None:
-    outbox, line = Outbox(), Line("one", sent)
-    outbox.write(line, b"held")
+    cork, line = Cork(), Line("one", sent)
+    cork.write(line, b"held")
     await asyncio.sleep(0)
     for number in range(STRAIGHT):
-        outbox.write(line, b"straight")
+        cork.write(line, b"straight")
         assert len(sent) == number + 2
-    outbox.write(line, b"held again")
+    cork.write(line, b"held again")
     assert len(sent) == STRAIGHT + 1
     await asyncio.sleep(0)
     assert sent[-1] == ("one", b"held again")
@@ -75,27 +75,27 @@ async def test_who_is_alone_writes_straight_out_until_it_is_tried_again(
 async def test_a_large_piece_goes_at_once_and_all_that_was_before_it_goes_first(
     sent: list[tuple[str, bytes]],
 ) -> None:
-    outbox, one, two = Outbox(), Line("one", sent), Line("two", sent)
-    outbox.write(one, b"head")
-    outbox.write(two, b"other")
-    outbox.write(one, large := bytes(LARGEST))
+    cork, one, two = Cork(), Line("one", sent), Line("two", sent)
+    cork.write(one, b"head")
+    cork.write(two, b"other")
+    cork.write(one, large := bytes(LARGEST))
     assert sent == [("one", b"head" + large), ("two", b"other")]
     await asyncio.sleep(0)
     assert len(sent) == 2
 
 
 async def test_no_more_than_so_many_wait_for_each_other(sent: list[tuple[str, bytes]]) -> None:
-    outbox = Outbox()
+    cork = Cork()
     for number in range(MOST):
         assert sent == []
-        outbox.write(Line(str(number), sent), b"x")
+        cork.write(Line(str(number), sent), b"x")
     assert len(sent) == MOST
 
 
 async def test_nothing_reaches_a_line_that_was_given_up_meanwhile(sent: list[tuple[str, bytes]]) -> None:
-    outbox, gone, there = Outbox(), Line("gone", sent), Line("there", sent)
-    outbox.write(gone, b"x")
-    outbox.write(there, b"y")
+    cork, gone, there = Cork(), Line("gone", sent), Line("there", sent)
+    cork.write(gone, b"x")
+    cork.write(there, b"y")
     gone.abort()
     await asyncio.sleep(0)
     assert sent == [("there", b"y")]
@@ -104,10 +104,10 @@ async def test_nothing_reaches_a_line_that_was_given_up_meanwhile(sent: list[tup
 async def test_one_that_cannot_write_takes_nobody_elses_bytes_with_it(
     sent: list[tuple[str, bytes]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    outbox, broken, there = Outbox(), Line("broken", sent), Line("there", sent)
+    cork, broken, there = Cork(), Line("broken", sent), Line("there", sent)
     broken.broken = True
-    outbox.write(broken, b"x")
-    outbox.write(there, b"y")
+    cork.write(broken, b"x")
+    cork.write(there, b"y")
     await asyncio.sleep(0)
     assert sent == [("there", b"y")]
     assert broken.closing
@@ -117,17 +117,17 @@ async def test_one_that_cannot_write_takes_nobody_elses_bytes_with_it(
 async def test_flushed_before_a_line_is_closed_its_last_words_are_sent_once(
     sent: list[tuple[str, bytes]],
 ) -> None:
-    outbox, one, two = Outbox(), Line("one", sent), Line("two", sent)
-    outbox.write(one, b"last words")
-    outbox.write(two, b"y")
-    outbox.flush()
+    cork, one, two = Cork(), Line("one", sent), Line("two", sent)
+    cork.write(one, b"last words")
+    cork.write(two, b"y")
+    cork.flush()
     one.closing = True
     await asyncio.sleep(0)
     assert sent == [("one", b"last words"), ("two", b"y")]
 
 
 def test_where_nothing_is_held_no_loop_is_needed(sent: list[tuple[str, bytes]]) -> None:
-    outbox = Outbox(at_once=True)
+    cork = Cork(at_once=True)
     for _ in range(2 * STRAIGHT):
-        outbox.write(Line("one", sent), b"x")
+        cork.write(Line("one", sent), b"x")
     assert len(sent) == 2 * STRAIGHT
