@@ -23,7 +23,7 @@ _NOT_HANDED_ON = HOP_BY_HOP | {b"host", b"authorization", b"content-length", b"e
 _FORBIDDEN_IN_PATHS = (
     b"/../",
     b"/./",
-    b"%2e%2e/",
+    b"/%2e%2e/",
     b"/.%2e/",
     b"/%2e./",
     b"/%2e/",
