@@ -187,9 +187,14 @@ async def test_calls_wait_while_instances_open_and_the_books_equal_the_bill(
             assert bill.cold_starts == cold_starts
             answered = [value for name, value in seen.items() if name[0] == "overspill_requests_total"]
             assert sum(answered) == len(answers)
-            assert seen["overspill_cost_usd_total", "rented", "spill", "twice"] == pytest.approx(
-                bill.usd, rel=0.02 if provider is runpod else 0.1
+            # What a ping made start may never be heard of: the gateway books it, and says that it is presumed.
+            booked, presumed = (
+                seen["overspill_cost_usd_total", "rented", "spill", "twice"],
+                seen["overspill_presumed_usd_total", "rented"],
             )
+            allowed = (0.02 if provider is runpod else 0.1) * bill.usd
+            assert booked - presumed <= bill.usd + allowed
+            assert booked >= bill.usd - allowed
 
 
 @pytest.mark.parametrize("provider", [runpod, modal])
