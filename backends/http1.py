@@ -13,6 +13,7 @@ import httptools
 
 from gateway.cork import Cork
 from gateway.errors import AnswerTruncated, BackendBroke
+from gateway.kept_fields import KeptFields
 from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply
 
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
@@ -30,7 +31,7 @@ class KnownHead(NamedTuple):
     """
 
     status: int
-    headers: Headers
+    headers: KeptFields
     length: int
 
 
@@ -161,7 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
         if whole and end <= _LONGEST_KNOWN:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[data[:end]] = KnownHead(self.status, self.headers, len(data) - end)
+            self._known[data[:end]] = KnownHead(self.status, KeptFields(self.headers), len(data) - end)
 
     def pause_writing(self) -> None:
         """The replica reads slowly."""

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 from backends.credentials import AddedFields, Credentials
 from backends.replica_connections import ReplicaConnections
 from gateway.errors import BackendDenied
+from gateway.kept_fields import KeptFields
 from gateway.options import SecretRef
 from gateway.vocab import Call, Headers
 
@@ -83,17 +84,32 @@ class RequestHeads:
 
         `target` follows the replica's own base.
         """
+        headers = call.headers
+        if type(headers) is not KeptFields:
+            lines = self._lines(call, connections, target)
+        else:
+            before = headers.known.get(connections)
+            if before is not None and before[0] is self._replaced and before[1:3] == (call.method, target):
+                lines = before[3]
+            else:
+                lines = self._lines(call, connections, target)
+                headers.keep(connections, (self._replaced, call.method, target, lines))
+        return b"%bx-request-id: %b\r\ntraceparent: %b\r\n%b" % (
+            lines,
+            call.request_id.encode("ascii"),
+            call.traceparent.encode("ascii"),
+            self._tail,
+        )
+
+    def _lines(self, call: Call, connections: ReplicaConnections, target: bytes) -> bytes:
         replaced = self._replaced
         fields = b"".join([n + b": " + v + b"\r\n" for n, v in call.headers if n not in replaced])
-        return b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%bx-request-id: %b\r\ntraceparent: %b\r\n%b" % (
+        return b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b" % (
             call.method,
             connections.base,
             target,
             connections.authority,
             fields,
-            call.request_id.encode("ascii"),
-            call.traceparent.encode("ascii"),
-            self._tail,
         )
 
     def question(self, connections: ReplicaConnections, path: bytes) -> bytes:

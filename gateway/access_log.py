@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import stat
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -101,11 +102,13 @@ class AccessLog:
         if share < 1.0 and chance is None:
             raise ValueError("a sample needs a Random to be drawn with")
         self.lost = 0
+        self.before_flush: Callable[[], None] = _nothing
+        """Called first by whoever flushes: whoever has lines still to give gives them now."""
         self._target = target
         self._clock = clock
         self._share = share
         self._chance = chance if share < 1.0 else None
-        self._encode_into = Encoder().encode_into
+        self._encode_lines = Encoder().encode_lines
         self._buffer = bytearray()
         self._torn = False
         self._failing = False
@@ -116,29 +119,42 @@ class AccessLog:
         self._fd = _opened(target)
         self._plain = _never_stuck(self._fd)
 
-    def write(self, record: Record, tally: Tally) -> None:
-        """Add the line of a closed record."""
+    def write(self, ended: Iterable[tuple[Record, Tally]]) -> None:
+        """Add the lines of closed records."""
         chance = self._chance
-        if chance is not None and record.outcome is Outcome.OK and chance.random() >= self._share:
+        if chance is not None:
+            share, draw = self._share, chance.random
+            ended = [each for each in ended if each[0].outcome is not Outcome.OK or draw() < share]
+        make = self._line
+        lines = [make(record, tally) for record, tally in ended]
+        if not lines:
             return
-        line = self._line(record, tally)
         buffer = self._buffer
         size = len(buffer)
         try:
-            self._encode_into(line, buffer, -1)
+            buffer += self._encode_lines(lines)
         except UnicodeEncodeError:  # half a surrogate pair in a name that the client made up
-            del buffer[size:]
-            line.model = _cleaned(line.model)
-            line.operation = _cleaned(line.operation)
-            self._encode_into(line, buffer, -1)
-        buffer += b"\n"
-        if self._timer is None:
-            self._arm()
+            for line in lines:
+                line.model = _cleaned(line.model)
+                line.operation = _cleaned(line.operation)
+            buffer += self._encode_lines(lines)
+        self.expect()
         if len(buffer) >= FLUSH_BYTES and size < FLUSH_BYTES:
             self.flush()
 
+    @property
+    def expects(self) -> bool:
+        """Will it be flushed without being asked to?"""
+        return self._timer is not None
+
+    def expect(self) -> None:
+        """Lines will come, by `before_flush` at the latest: half a second from now they are to be written."""
+        if self._timer is None:
+            self._arm()
+
     def flush(self) -> None:
         """Write what waits, as far as it can be written now. Raises nothing."""
+        self.before_flush()
         # People set clocks; the log follows within one flush.
         self._offset = self._clock.wall() - self._clock.now()
         self._disarm()
@@ -271,6 +287,10 @@ class AccessLog:
     def _lose(self, size: int) -> None:
         self.lost += self._buffer.count(b"\n", 0, size)
         del self._buffer[:size]
+
+
+def _nothing() -> None:
+    """Nobody has lines to give."""
 
 
 def _cleaned(word: str | None) -> str | None:

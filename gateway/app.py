@@ -144,7 +144,7 @@ class Gateway:
         self.reloader = None if source is None else self._reloader(source, settings)
         self.explaining = Explaining(
             self.routes, self.pools, ring=self._ring, clock=clock, spending=self.spending,
-            ended=self.ledger.ended, suppose=Supposing(lambda: self.settings, registries()),
+            ended=lambda: self.ledger.ended, suppose=Supposing(lambda: self.settings, registries()),
         )  # fmt: skip
         self.admin, self.desk = Admin(self, self.explaining, self.entrance.door), Desk(self, self.explaining)
         for window in (self.admin, self.desk):

@@ -26,6 +26,7 @@ from gateway.exchange import Certificate, Exchange
 from gateway.framing import comes_again, is_http10, read_framing
 from gateway.heads import Head
 from gateway.host import Handler, Host
+from gateway.kept_fields import KeptFields
 from gateway.listener_limits import ListenerLimits
 from gateway.unswitched import rest_of_message
 
@@ -155,7 +156,8 @@ class Connection(asyncio.Protocol):
         length = len(data) - end
         plain = exchange.keep_alive and not exchange.http10 and exchange.body.length == length
         if plain and comes_again(exchange.headers):
-            head = Head(exchange.method, exchange.target, exchange.headers, length)
+            fields = KeptFields(exchange.headers)
+            head = Head(exchange.method, exchange.target, fields, length)
             self._listener.heads.remember(data[:end], head)
 
     def pause_writing(self) -> None:

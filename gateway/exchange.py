@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from gateway.body import IncomingBody
 from gateway.errors import ClientGone, OverspillError
+from gateway.kept_fields import KeptFields
 from gateway.vocab import Body, Headers
 
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
@@ -59,6 +60,10 @@ class Wire(Protocol):
     def break_off(self) -> None:
         """Close so that the client can tell that the answer is incomplete."""
         ...
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"\r\n".join([name + b": " + value for name, value in headers]) + b"\r\n"
 
 
 class Conversation(Protocol):
@@ -261,7 +266,13 @@ class Exchange:
             extra += b"connection: keep-alive\r\n"
         if not headers:
             return line + extra
-        return line + b"\r\n".join([name + b": " + value for name, value in headers]) + b"\r\n" + extra
+        if type(headers) is not KeptFields:
+            return line + _lines(headers) + extra
+        lines: bytes | None = headers.known.get(_lines)
+        if lines is None:
+            lines = _lines(headers)
+            headers.keep(_lines, lines)
+        return line + lines + extra
 
     def _finish(self) -> None:
         self.ended = True

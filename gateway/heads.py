@@ -7,7 +7,7 @@ kept. Knows nothing of sockets.
 
 from typing import NamedTuple
 
-from gateway.vocab import Headers
+from gateway.kept_fields import KeptFields
 
 _MOST = 1024
 _LONGEST = 2048
@@ -18,7 +18,7 @@ class Head(NamedTuple):
 
     method: bytes
     target: bytes
-    headers: Headers
+    headers: KeptFields
     length: int
 
 
@@ -35,7 +35,7 @@ class KnownHeads:
         return len(self._table)
 
     def remember(self, raw: bytes, head: Head) -> None:
-        """Keep a head that was parsed and found good. Its header list must not be changed any more."""
+        """Keep a head that was parsed and found good."""
         if len(raw) <= _LONGEST:
             if len(self._table) >= _MOST:
                 self._table.clear()

@@ -34,6 +34,7 @@ from gateway.errors import BackendError, OverspillError, Shed
 from gateway.exchange import Conversation
 from gateway.idempotency.keys import Claim, Keys, scope_of
 from gateway.idempotency.store import Kept
+from gateway.kept_fields import KeptFields
 from gateway.ledger import Ledger
 from gateway.protocols.base import Answer, Protocols
 from gateway.record import Record
@@ -247,6 +248,12 @@ def _left(record: Record, gone: OverspillError) -> None:
 def _forwarded(call: Call, peer: bytes, scheme: bytes) -> Call:
     """Say for whom the gateway calls: the client's address behind those that came with the request."""
     headers: Headers = call.headers
+    kept = headers if type(headers) is KeptFields else None
+    if kept is not None:
+        if (known := kept.known.get(scheme + peer)) is not None:
+            call.headers = known
+            return call
+        call.headers = headers = KeptFields(kept)
     earlier, proto = b"", False
     for name, value in headers:
         if name == b"x-forwarded-for":
@@ -254,8 +261,10 @@ def _forwarded(call: Call, peer: bytes, scheme: bytes) -> Call:
         elif name == b"x-forwarded-proto":
             proto = True
     if earlier:
-        call.headers = headers = [field for field in headers if field[0] != b"x-forwarded-for"]
+        headers[:] = [field for field in headers if field[0] != b"x-forwarded-for"]
     headers.append((b"x-forwarded-for", earlier + peer))
     if not proto:
         headers.append((b"x-forwarded-proto", scheme))
+    if kept is not None:
+        kept.keep(scheme + peer, headers)
     return call

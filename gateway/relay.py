@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gateway.clock import Clock
 from gateway.errors import AnswerTruncated, BackendBroke, BackendError, BackendFull, ClientGone
+from gateway.kept_fields import KeptFields
 from gateway.preamble import LONGEST_S, Kind, Opening, Preamble, is_events
 from gateway.record import Record
 from gateway.silence import Silence
@@ -185,6 +186,12 @@ def _failed(preamble: Preamble, reply: Reply) -> BackendError | None:
 
 def passed_on(headers: Headers) -> Headers:
     """A backend's fields without those that the gateway writes itself."""
+    if type(headers) is KeptFields:
+        known: KeptFields | None = headers.known.get(_NOT_PASSED_ON)
+        if known is None:
+            known = KeptFields([field for field in headers if field[0] not in _NOT_PASSED_ON])
+            headers.keep(_NOT_PASSED_ON, known)
+        return known
     if _NOT_PASSED_ON.isdisjoint([name for name, _ in headers]):
         return headers
     return [field for field in headers if field[0] not in _NOT_PASSED_ON]

@@ -13,7 +13,9 @@ HTTP2 = {"gateway.http2"} | {
     f"gateway.http2.{name}" for name in ("frames", "fields", "limits", "messages", "stream", "connection")
 }
 """The wire that the gRPC port and the gRPC replicas have in common."""
-LEAVES = {"gateway." + name for name in ("vocab", "errors", "clock", "registry", "options", "cork")} | HTTP2
+LEAVES = {
+    "gateway." + name for name in ("vocab", "errors", "clock", "registry", "options", "cork", "kept_fields")
+} | HTTP2
 LEAF_LIBRARIES = {"gateway.options": {"pydantic"}, "gateway.http2.fields": {"hpack"}}
 
 STEPS = "gateway.steps"  # what stands between the leaves and the pipeline

@@ -17,6 +17,7 @@ from gateway.clock import Clock
 from gateway.errors import Unauthorised
 from gateway.exchange import Conversation
 from gateway.identity import Identity
+from gateway.kept_fields import KeptFields
 from gateway.vocab import Headers
 
 OPEN = frozenset(
@@ -56,18 +57,30 @@ class Gatekeeper:
         self._certificates = certificates
         self._anonymous = anonymous
         self._known: dict[bytes, Identity] = {}
+        self._age = object()  # what was kept with a head's fields is worth nothing at another age
 
     def begin(self) -> None:
         """It is in force from now on: what others keys make invalid is to be forgotten here."""
         if self.keys is not None:
-            self.keys.changed = self._known.clear
+            self.keys.changed = self._forget
         for issuer in self.tokens.issuers.values() if self.tokens is not None else ():
-            issuer.keys.changed = self._known.clear
+            issuer.keys.changed = self._forget
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._age = object()
 
     def known(self, exchange: Conversation) -> Identity | None:
         """Who calls, where that was found out before, in about 2 us. None: it takes `admit` to know."""
+        headers = exchange.headers
+        if type(headers) is KeptFields and (before := headers.known.get(self)) is not None:
+            identity: Identity
+            age, identity, rest = before
+            if age is self._age and (identity.expires_at is None or self._wall() < identity.expires_at):
+                exchange.headers = rest
+                return identity
         shown = None
-        for field in exchange.headers:
+        for field in headers:
             if field[0] in _FIELDS:
                 if shown is not None:
                     return None
@@ -78,7 +91,10 @@ class Gatekeeper:
         if known is None or (known.expires_at is not None and self._wall() >= known.expires_at):
             return None
         if shown[0] != _AUTHORIZATION:
-            exchange.headers = [field for field in exchange.headers if field is not shown]
+            exchange.headers = [field for field in headers if field is not shown]
+        if type(headers) is KeptFields:
+            exchange.headers = KeptFields(exchange.headers)
+            headers.keep(self, (self._age, known, exchange.headers))
         return known
 
     async def admit(self, exchange: Conversation) -> Identity | None:

@@ -5,7 +5,7 @@ decision is another because somebody asked. Takes and gives plain values; knows 
 body and no secret.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -76,7 +76,7 @@ class Explaining:
         ring: Ring,
         clock: Clock,
         spending: Spending,
-        ended: Iterable[Record] = (),
+        ended: Callable[[], Iterable[Record]] = tuple,
         suppose: Suppose | None = None,
     ) -> None:
         self._ended = ended
@@ -93,7 +93,7 @@ class Explaining:
 
     def recent(self, count: int) -> list[dict[str, Any]]:
         """The last calls that were decided about, the newest first (`recent.recent`)."""
-        return recent(self._ring, self._ended, self._clock, count)
+        return recent(self._ring, self._ended(), self._clock, count)
 
     def answer(self, body: bytes) -> Answer:
         """To one question. 400: it is none; 404: there is no such route or request."""
@@ -156,7 +156,7 @@ class Explaining:
         if not found:
             what = "it was not decided about, or is no longer among the last decisions"
             return Answer(404, {"error": f"nothing is known of request {request_id!r}: {what}"})
-        ended = next((account(each) for each in self._ended if each.request_id == request_id), None)
+        ended = next((account(each) for each in self._ended() if each.request_id == request_id), None)
         told = [self._told(noted) for noted in found]
         return Answer(200, {"request_id": request_id, "decisions": told, "ended": ended})
 

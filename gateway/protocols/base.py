@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from gateway.errors import BadCall, MethodNotAllowed, OverspillError, Unauthorised, UnknownRoute
+from gateway.kept_fields import KeptFields
 from gateway.vocab import HOP_BY_HOP, Body, Call, Headers
 
 T = TypeVar("T")
@@ -192,8 +193,12 @@ class HeaderReader:
 
     def take(self, headers: Headers, call: Call) -> Sequence[tuple[bytes, bytes]]:
         """Set the call's headers, deadline and priority; returns the noted fields. Raises BadCall."""
+        if type(headers) is KeptFields and (known := headers.known.get(self)) is not None:
+            call.headers = known
+            return ()
         kept: Headers = []
         noted: list[tuple[bytes, bytes]] | None = None
+        plain = True  # nothing is said but the fields that go on
         fates = self._fates
         for field in headers:
             fate = fates[field[0]]
@@ -208,16 +213,22 @@ class HeaderReader:
                 if field[1] not in _PLAIN_CONNECTION:
                     return self.take(_without_named(headers), call)
             elif fate == _DEADLINE:
+                plain = False
                 _take_deadline(field[1], call)
             elif fate == _PRIORITY:
                 if field[1] not in PRIORITIES:
                     raise BadCall("x-overspill-priority must be critical, default or best_effort")
                 call.priority = field[1].decode("ascii")
+                plain = False
             elif fate == _KEY:
                 if call.idempotency_key:
                     raise BadCall("a request has one idempotency-key at most", field="idempotency-key")
                 call.idempotency_key = field[1] or b" "  # an empty one is refused later, as no key
                 kept.append(field)
+                plain = False
+        if plain and noted is None and type(headers) is KeptFields:
+            kept = KeptFields(kept)
+            headers.keep(self, kept)
         call.headers = kept
         return noted or ()
 

@@ -34,23 +34,19 @@ METRICS, DECISIONS = "metrics", "decisions"
 class Unbooked(Ledger):
     """Opens and closes records and counts nothing of them; the access log has no dollars then."""
 
-    def close(self, record: Record, now: float) -> None:
-        """See `Ledger.close`."""
-        self._open.remove(record)
-        self.closed += 1
-        record.closed_at = now
+    def _book(self, record: Record) -> Tally:
+        """See `Ledger._book`."""
         if (stay := record.stay) is not None:
-            stay.leave(record, now)
-        if self.access_log is not None:
-            labels = (record.route, record.backend, record.reason, record.start, record.outcome)
-            tally = self.tallies.get(labels)
-            if tally is None:
-                lane = self.lanes.get((record.route, record.backend)) or self._nowhere()
-                tally = self.tallies[labels] = Tally(lane, record.reason, record.start, record.outcome)
-            self.access_log.write(record, tally)
+            stay.leave(record, record.closed_at or record.arrived)
+        labels = (record.route, record.backend, record.reason, record.start, record.outcome)
+        tally = self._tallies.get(labels)
+        if tally is None:
+            lane = self._lanes.get((record.route, record.backend)) or self._nowhere()
+            tally = self._tallies[labels] = Tally(lane, record.reason, record.start, record.outcome)
+        return tally
 
     def _nowhere(self) -> Lane:
-        return Lane(next(iter(self.routes.values())), NONE, None, None)
+        return Lane(next(iter(self._routes.values())), NONE, None, None)
 
 
 class Forgetful(Ring):

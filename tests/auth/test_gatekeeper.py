@@ -12,6 +12,7 @@ from gateway.clock import FakeClock
 from gateway.config.auth import ClientCertificate
 from gateway.errors import Unauthorised
 from gateway.identity import Identity
+from gateway.kept_fields import KeptFields
 from tests.auth.support import WALL, claims, entry, fresh, key_file, rsa_key, token
 from tests.auth.test_tokens import KEYS, Held, options
 
@@ -210,3 +211,52 @@ async def test_a_certificate_stands_for_who_is_named_in_it(known: dict[str, str]
         await admit(keeper, certificate=CERTIFICATE)
     with pytest.raises(Unauthorised, match="send a client certificate"):
         await admit(keeper)
+
+
+class Repeated(Asked):
+    """A request whose head came before, to the byte."""
+
+    def __init__(self, headers: KeptFields) -> None:
+        super().__init__()
+        self.headers = headers
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "authorization"])
+async def test_a_head_that_comes_again_is_known_for_as_long_as_its_key_is(ring: KeyRing, name: str) -> None:
+    clock = FakeClock()
+    keeper = Gatekeeper(clock=clock, keys=ring)
+    keeper.begin()
+    bearer = "Bearer " if name == "authorization" else ""
+    heads = {
+        key: KeptFields([(b"accept", b"*/*"), (name.encode(), f"{bearer}{key}".encode())])
+        for key in (KEY, OTHER)
+    }
+    for key, head in heads.items():
+        before = list(head)
+        seen = []
+        for _ in range(3):
+            asked = Repeated(head)
+            identity = await shown_to(keeper, asked)
+            assert identity is not None
+            seen.append((identity.name, dict(asked.headers).get(b"x-api-key")))
+        assert seen == [("a" if key == KEY else "b", None)] * 3
+        assert head == before, "it is shared by every request that has it"
+    clock.advance(5)
+    ring._clock.advance(5)  # type: ignore[attr-defined]
+    with pytest.raises(Unauthorised, match="expired"):
+        await shown_to(keeper, Repeated(heads[OTHER]))
+    key_file(ring.path, entry("a", KEY, revoked_at=WALL))
+    assert ring.has_changed()
+    ring.take(ring.read())
+    with pytest.raises(Unauthorised, match="revoked"):
+        await shown_to(keeper, Repeated(heads[KEY]))
+
+
+async def test_what_one_configuration_let_in_another_asks_again(ring: KeyRing) -> None:
+    head = KeptFields([(b"x-api-key", KEY.encode())])
+    keeper = Gatekeeper(clock=FakeClock(), keys=ring)
+    keeper.begin()
+    for _ in range(3):
+        assert await shown_to(keeper, Repeated(head)) is not None
+    with pytest.raises(Unauthorised):
+        await shown_to(Gatekeeper(clock=FakeClock()), Repeated(head))

@@ -66,6 +66,7 @@ def answered(
     record.head_at = record.first_byte_at = at + seconds
     record.upstream_s = seconds
     book.close(record, at + seconds)
+    book.settle()
     return record
 
 

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +14,7 @@ from gateway.errors import (
     DeadlinePassed,
     UnknownRoute,
 )
-from gateway.ledger import Ledger
+from gateway.ledger import BATCH, Ledger
 from gateway.record import Record
 from gateway.tallies import BackendFacts, RouteFacts
 from gateway.vocab import Charge, Outcome, Reason, Reply, Start, Usage, Work
@@ -292,6 +295,7 @@ def test_more_slots_held_than_there_are_pay_for_the_fleet_once() -> None:
     records = [opened(book) for _ in range(3)]
     for record in records:
         book.close(record, T0 + 10)
+    book.settle()
     assert [record.usd for record in records] == [pytest.approx(usd) for usd in (0.01, 0.0, 0.0)]
     assert book.idle_usd(T0 + 10)["fleet"] == 0.0
 
@@ -427,3 +431,47 @@ def test_names_from_outside_never_become_labels(calls: list[tuple[str, str, Outc
     assert {labels[:2] for labels in book.tallies} <= {("other", "none")}
     assert len(book.tallies) <= len(Outcome)
     assert sum(tally.count for tally in book.tallies.values()) == len(calls)
+
+
+def test_what_was_closed_is_booked_for_whoever_looks_and_soon_for_nobody() -> None:
+    book = ledger()
+    looks: list[Callable[[], object]] = [
+        lambda: sum(tally.count for tally in book.tallies.values()),
+        lambda: book.lanes["embed", "fleet"].duration.count,
+        lambda: book.routes["embed"].budget_calls,
+        lambda: len(book.ended),
+    ]
+    for count, look in enumerate(looks, 1):
+        book.close(opened(book), T0 + 1)
+        assert look() == count
+    for look in (lambda: book.idle_usd(T0 + 9), lambda: book.cost_per_thousand(T0 + 9)):
+        record = opened(book)
+        book.close(record, T0 + 2)
+        look()
+        assert record.usd is not None
+    records = [opened(book) for _ in range(3 * BATCH)]
+    for record in records:
+        book.close(record, T0 + 3)
+    assert sum(record.usd is None for record in records) < BATCH
+
+
+def test_a_price_that_changes_is_not_that_of_calls_that_ended_before() -> None:
+    book = ledger()
+    record = opened(book)
+    book.close(record, T0 + 10)
+    dearer = FLEET._replace(usd_per_replica_hour=100 * (FLEET.usd_per_replica_hour or 0.0))
+    book.reload(routes=(EMBED,), backends=(dearer, BURST), now=T0 + 10)
+    assert record.usd == pytest.approx(10 * SLOT_USD)
+
+
+def test_a_record_that_cannot_be_booked_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    book = ledger()
+    good, bad, behind = (opened(book) for _ in range(3))
+    bad.arrived = cast("float", "yesterday")
+    for record in (good, bad, behind):
+        book.close(record, T0 + 1)
+    assert sum(tally.count for tally in book.tallies.values()) >= 2
+    assert good.usd is not None
+    assert behind.usd is not None
+    assert "could not be booked" in caplog.text
+    assert book.opened == book.closed == 3
