@@ -200,7 +200,7 @@ class Elastic(Backend):
                 self.table.undo(ticket)
             raise
         finally:
-            if getattr(call, "lost", False):
+            if call.lost:
                 ticket.kind = HEDGE_KIND
             # Still open: cancelled, or the answer was given up half way. `lose` ignores a closed one.
             if not ticket.adopted:

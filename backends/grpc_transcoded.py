@@ -136,7 +136,7 @@ class TranscodedAttempt:
         inner, reply = self._inner, self._inner_reply
         if inner is None:
             return
-        if hasattr(self._call, "lost") and self._http is not None:
+        if self._call.lost is not None and self._http is not None:
             self._http.lost = self._call.lost
         await inner.__aexit__(*raised)  # type: ignore[arg-type]
         assert self._reply is not None

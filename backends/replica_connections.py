@@ -15,7 +15,7 @@ from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
 from gateway.cork import Cork
 from gateway.errors import BackendBroke
-from gateway.vocab import Body, Reply, Start
+from gateway.vocab import WARM_START, Body, Reply
 
 
 class ReplicaConnections:
@@ -106,7 +106,7 @@ class Attempt:
     __slots__ = ("_body", "_connection", "_connections", "_head", "_method", "_resend", "_sender")
 
     def __init__(
-        self, connections: ReplicaConnections, *, method: bytes, head: bytes, body: Body, resend: bool
+        self, connections: ReplicaConnections, method: bytes, head: bytes, body: Body, resend: bool
     ) -> None:
         self._connections = connections
         self._method = method
@@ -135,7 +135,7 @@ class Attempt:
                 # (RFC 9110, 9.2.2).
                 self._leave()
                 connection = await self._connections.connect()
-            reply.start = Start.WARM  # whatever stands behind this pool is always on
+            reply.start = WARM_START  # whatever stands behind this pool is always on
             if reply.status >= 400:
                 await self._judge(reply)
         except BaseException:

@@ -229,7 +229,7 @@ class TritonAttempt(Attempt):
     __slots__ = ("_inference", "_version_asked")
 
     def __init__(self, connections: ReplicaConnections, head: bytes, call: Call) -> None:
-        super().__init__(connections, method=call.method, head=head, body=call.body, resend=call.idempotent)
+        super().__init__(connections, call.method, head, call.body, call.idempotent)
         self._version_asked = call.version != ""
         self._inference = call.inference
 

@@ -48,7 +48,7 @@ class IncomingBody:
         "_received", "_since", "_source", "_waiter",
     )  # fmt: skip
 
-    def __init__(self, source: Source, *, length: int | None, buffer: int, limit: int) -> None:
+    def __init__(self, source: Source, length: int | None, buffer: int, limit: int) -> None:
         self._source = source
         self._length = length
         self._buffer = buffer
@@ -65,9 +65,9 @@ class IncomingBody:
         self._waiter: asyncio.Future[None] | None = None
 
     @classmethod
-    def arrived(cls, source: Source, data: bytes, *, limit: int) -> "IncomingBody":
+    def arrived(cls, source: Source, data: bytes, limit: int) -> "IncomingBody":
         """A body that is all here already."""
-        body = cls(source, length=len(data), buffer=0, limit=limit)
+        body = cls(source, len(data), 0, limit)
         body._complete = True
         if data:
             body._parts.append(data)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from random import Random
 
-from gateway.vocab import Verdict
+from gateway.vocab import NEUTRAL, SUCCESS, Verdict
 
 STREAK = 5
 """Failures in a row that open it: the default of Envoy's outlier detection (`consecutive_5xx`)."""
@@ -46,6 +46,9 @@ class State(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+
+
+HALF_OPEN = State.HALF_OPEN
 
 
 class Event(StrEnum):
@@ -153,15 +156,15 @@ class Breaker:
         """An attempt ended. True when that changed what the breaker allows."""
         if ticket != self.generation:
             return False
-        if self._state is State.HALF_OPEN:
+        if self._state is HALF_OPEN:
             return self._note_trial(verdict, now)
-        if verdict is Verdict.NEUTRAL:
+        if verdict is NEUTRAL:
             return False
         window = self._window
         if now >= window.ends:
             window.turn(now)
         window.attempts += 1
-        if verdict is Verdict.SUCCESS:
+        if verdict is SUCCESS:
             self._streak = 0
             return False
         window.failures += 1

@@ -18,7 +18,7 @@ from gateway.provider_queue import ProviderQueue
 from gateway.replica_set import Replicas, ReplicaSet
 from gateway.slot import QUESTION, Kept, Slot
 from gateway.slots import SlotSource
-from gateway.vocab import Reason, Verdict
+from gateway.vocab import SUCCESS, Reason, Verdict
 from gateway.warmth import Warmth
 
 
@@ -213,7 +213,7 @@ class Capacity(ReplicaSet):
         if self.warmth is not None:
             self._cool(self.warmth, slot, verdict, now)
         if self._watched:
-            if verdict is Verdict.SUCCESS and not slot.opening and type(slot) is Slot:
+            if verdict is SUCCESS and not slot.opening and type(slot) is Slot:
                 held = max(0.0, now - slot.taken_at)
                 head = slot.answered_at
                 replica.learn(held if head is None else max(0.0, head - slot.taken_at), now)

@@ -139,12 +139,10 @@ class Connection(asyncio.Protocol):
         head = listener.heads.get(data[:end])
         if head is None or len(data) - end != head.length:
             return False
-        exchange = Exchange(
-            self, peer=self._peer, arrived=listener.clock.now(), max_body=listener.limits.body
-        )
+        exchange = Exchange(self, self._peer, listener.clock.now(), listener.limits.body)
         exchange.method, exchange.target, exchange.headers, _ = head
         exchange.keep_alive = not listener.draining
-        exchange.body = IncomingBody.arrived(self, data[end:], limit=exchange.max_body)
+        exchange.body = IncomingBody.arrived(self, data[end:], exchange.max_body)
         listener.name(exchange)
         self._sweep_at = _FOREVER
         self._start(exchange)
@@ -179,7 +177,7 @@ class Connection(asyncio.Protocol):
         """The first byte of a request."""
         listener = self._listener
         now = listener.clock.now()
-        self._parsing = Exchange(self, peer=self._peer, arrived=now, max_body=listener.limits.body)
+        self._parsing = Exchange(self, self._peer, now, listener.limits.body)
         self._in_body = False
         self._head_size = 0
         if self._current is None:
@@ -269,9 +267,9 @@ class Connection(asyncio.Protocol):
         finally:
             self._drained = None
 
-    def done(self, exchange: Exchange, *, keep_alive: bool) -> None:
+    def done(self, exchange: Exchange) -> None:
         """The answer is complete."""
-        if keep_alive:
+        if exchange.keep_alive:
             return
         if exchange.body.complete:
             self._close()
@@ -444,7 +442,7 @@ class Connection(asyncio.Protocol):
         broken, self._parsing = self._parsing, None
         if broken is None:
             limits = self._listener.limits
-            broken = Exchange(self, peer=self._peer, arrived=self._listener.clock.now(), max_body=limits.body)
+            broken = Exchange(self, self._peer, self._listener.clock.now(), limits.body)
             self._in_body = False
         if not self._in_body:
             broken.body = IncomingBody(self, length=None, buffer=1, limit=1)

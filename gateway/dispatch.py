@@ -149,7 +149,7 @@ class Attempt:
         self.again = True
         return True
 
-    def begin(self, slot: HeldSlot, *, limits_outage: bool) -> None:
+    def begin(self, slot: HeldSlot, limits_outage: bool) -> None:
         """An attempt is about to be sent. Raises Shed if it takes a token and there is none."""
         if self.number == 0:
             if self._budget is not None:
@@ -263,7 +263,6 @@ class Sending:
         record: Record,
         clock: Clock,
         watch: DeadlineWatch,
-        *,
         task: asyncio.Task[None] | None,
     ) -> None:
         self._call = call
@@ -278,7 +277,7 @@ class Sending:
 
     def beside(self, call: Call, slot: HeldSlot, record: Record) -> "Sending":
         """Another attempt, to be entered by a task of its own, with a record of its own."""
-        return Sending(call, slot, record, self._clock, self._watch, task=None)
+        return Sending(call, slot, record, self._clock, self._watch, None)
 
     async def __aenter__(self) -> Reply:
         call, slot, record = self._call, self._slot, self._record
@@ -398,7 +397,6 @@ class Dispatch:
         slot: HeldSlot,
         attempt: Attempt,
         record: Record,
-        *,
         task: asyncio.Task[None] | None = None,
         lease: Lease | None = None,
     ) -> AbstractAsyncContextManager[Reply]:
@@ -407,8 +405,8 @@ class Dispatch:
         `task` is the one that runs it, where that is known: looking it up is not free. `lease` is what holds
         the slot; without it there is no hedge.
         """
-        attempt.begin(slot, limits_outage=self._limits_outage)
-        sending = Sending(call, slot, record, self._clock, self._watch, task=task)
+        attempt.begin(slot, self._limits_outage)
+        sending = Sending(call, slot, record, self._clock, self._watch, task)
         if self._hedgers and lease is not None and (hedger := self._hedgers.get(call.route)) is not None:
             return hedger.around(sending, call, lease, attempt, record, task=task)
         return sending

@@ -53,8 +53,8 @@ class Wire(Protocol):
         """Wait until the client has read enough. Raises ClientGone if it leaves."""
         ...
 
-    def done(self, exchange: "Exchange", *, keep_alive: bool) -> None:
-        """The answer is complete; `keep_alive` False closes the connection after it."""
+    def done(self, exchange: "Exchange") -> None:
+        """The answer is complete; without its `keep_alive` the connection closes after it."""
         ...
 
     def break_off(self) -> None:
@@ -144,7 +144,7 @@ class Exchange:
 
     body: IncomingBody
 
-    def __init__(self, wire: Wire, *, peer: bytes, arrived: float, max_body: int) -> None:
+    def __init__(self, wire: Wire, peer: bytes, arrived: float, max_body: int) -> None:
         self._wire = wire
         self.peer = peer
         self.arrived = arrived
@@ -276,4 +276,4 @@ class Exchange:
 
     def _finish(self) -> None:
         self.ended = True
-        self._wire.done(self, keep_alive=self.keep_alive)
+        self._wire.done(self)

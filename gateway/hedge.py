@@ -70,7 +70,7 @@ class Race:
         "_reply", "_second", "_sending", "_settled", "_task", "_winner", "_won",
     )  # fmt: skip
 
-    def __init__(  # noqa: PLR0917 - made by `Hedging.around` only
+    def __init__(
         self,
         hedging: Terms,
         first: Sending,

@@ -17,7 +17,7 @@ from gateway.clock import Clock
 from gateway.errors import DeadlinePassed, OverspillError
 from gateway.slot import Slot
 from gateway.tier import Tier
-from gateway.vocab import Call, Verdict
+from gateway.vocab import SUCCESS, Call, Verdict
 from policies.base import TierView
 
 
@@ -264,7 +264,7 @@ class Lease:
 def verdict_of(error: BaseException | None) -> Verdict:
     """Only what a backend did counts for or against it; a client that left, a deadline, a bug do not."""
     if error is None:
-        return Verdict.SUCCESS
+        return SUCCESS
     return error.verdict if isinstance(error, OverspillError) else Verdict.NEUTRAL
 
 

@@ -27,7 +27,7 @@ from gateway.tallies import (
     Standing,
     Tally,
 )
-from gateway.vocab import Charge, Outcome, Reply
+from gateway.vocab import OK, Charge, Outcome, Reply
 
 log = logging.getLogger("overspill.ledger")
 
@@ -189,7 +189,7 @@ class Ledger:
                 record.usd = lane.hold(now - slot_at, now)
             elif slot_at is not None or record.failed:
                 self._book_cost(record, lane, now)
-            if outcome is Outcome.OK:
+            if outcome is OK:
                 route.served += 1
                 lane.served += 1
             if route.within is not None and outcome not in _OUTSIDE_BUDGET:

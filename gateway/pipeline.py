@@ -125,14 +125,14 @@ class Pipeline:
                     with attempt:
                         async with (lease := route.pool.slot(call, attempt)) as slot:  # 5
                             async with dispatch.send(
-                                call, slot, attempt, record, task=exchange.task, lease=lease
+                                call, slot, attempt, record, exchange.task, lease
                             ) as reply:  # 6
                                 await self._relay.copy(  # 7
                                     reply,
                                     exchange if claim is None else claim.around(exchange),
                                     record,
-                                    usd=self._ledger.cost_at_head(record, reply, self._clock.now()),
-                                    stall_timeout=route.stall_timeout_s,
+                                    self._ledger.cost_at_head(record, reply, self._clock.now()),
+                                    route.stall_timeout_s,
                                 )
         except Shed as error:
             self._fail(exchange, record, never(call, route.pool.tiers) or error)

@@ -35,7 +35,7 @@ from gateway.rate import Rate
 from gateway.refusals import Refusals
 from gateway.slot import Slot
 from gateway.tier import PursedTier, Tier
-from gateway.vocab import Call, Reason, Verdict
+from gateway.vocab import SUCCESS, Call, Reason, Verdict
 from policies.base import Action, Hold, Policy, RequestView, Run
 
 RATE_MEMORY_S = 15.0
@@ -223,7 +223,7 @@ class Pool:
             self.in_flight -= 1
             if self.best_effort and lease.call.priority == "best_effort":
                 self.best_effort -= 1
-            elif self._learns and verdict is Verdict.SUCCESS:
+            elif self._learns and verdict is SUCCESS:
                 learn(lease, slot, self.attainment, now)
             if self.demand is not None and not lease.tier.owned:
                 self.demand.freed(now)

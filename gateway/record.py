@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from gateway.errors import BackendError, OverspillError
 from gateway.identity import Identity
 from gateway.tracing.trace import Trace
-from gateway.vocab import Outcome, Reason, Start, Usage, Work
+from gateway.vocab import UNFINISHED, Reason, Start, Usage, Work
 
 
 class Tried(NamedTuple):
@@ -105,7 +105,7 @@ class Record:
         self.error = ""
         self.inference = True
         self.stream = self.refused = False
-        self.outcome = Outcome.INTERNAL_ERROR
+        self.outcome = UNFINISHED
         self.status = self.attempts = self.bytes_in = self.bytes_out = 0
         self.queued_s = self.upstream_s = 0.0
         self.reason: Reason | None = None

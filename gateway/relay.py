@@ -15,7 +15,7 @@ from gateway.kept_fields import KeptFields
 from gateway.preamble import LONGEST_S, Kind, Opening, Preamble, is_events
 from gateway.record import Record
 from gateway.silence import Silence
-from gateway.vocab import HOP_BY_HOP, Headers, Outcome, Reply, Verdict, Work
+from gateway.vocab import HOP_BY_HOP, OK, Headers, Outcome, Reply, Verdict, Work
 
 _NOT_PASSED_ON = HOP_BY_HOP | {
     b"content-length",  # framing is the exchange's, whatever a backend passes on
@@ -59,7 +59,7 @@ class Relay:
         self._stamps: dict[tuple[str, str, str | None, str | None], bytes] = {}
 
     async def copy(
-        self, reply: Reply, exchange: Client, record: Record, *, usd: float | None, stall_timeout: float
+        self, reply: Reply, exchange: Client, record: Record, usd: float | None, stall_timeout: float
     ) -> None:
         """Send the reply. Raises AnswerTruncated or ClientGone if it cannot be completed.
 
@@ -199,7 +199,7 @@ def passed_on(headers: Headers) -> Headers:
 
 def _outcome(status: int) -> Outcome:
     if status < 400:
-        return Outcome.OK
+        return OK
     return Outcome.BACKEND_REJECTED if status < 500 else Outcome.BACKEND_ERROR
 
 

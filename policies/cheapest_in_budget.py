@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from gateway.vocab import Reason
+from gateway.vocab import WARM, Reason
 from policies.base import (
     Action,
     Hold,
@@ -82,7 +82,7 @@ class CheapestInBudget(Policy):
                 name = tier.name
                 if not request.attempt:
                     if request.may_use(name):
-                        return Run(name, Reason.WARM)
+                        return Run(name, WARM)
                 elif request.may_use(name) and request.free_on(tier):
                     return Run(name, Reason.FALLBACK)
         return self._place(request, pool, now)
@@ -225,7 +225,7 @@ class CheapestInBudget(Policy):
         return work <= pool.work - last.work
 
 
-def _not_worth_it(  # noqa: PLR0917 - what the decision has at hand
+def _not_worth_it(
     request: RequestView, pool: PoolView, start: float, lacking: float, wasted: float, now: float
 ) -> bool:
     """What is dear is not done out of caution alone, nor for few while the objective allows them."""

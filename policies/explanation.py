@@ -206,7 +206,7 @@ class _Scene:
     def _spread(self, mean: float, beyond: float) -> Spread:
         return Spread(mean, beyond, self.beside.objective)
 
-    def _line(  # noqa: PLR0917 - the columns of one line
+    def _line(
         self,
         tier: TierView,
         way: Way,

@@ -42,7 +42,7 @@ def opening_usd(tier: TierView) -> float:
     return rent.usd_per_second * opening_s(tier, tier.cold.mean)
 
 
-def openings(  # noqa: PLR0917 - all of what a decision has at hand, for every call that is at risk
+def openings(
     request: RequestView, pool: PoolView, rented: Sequence[TierView], start: float, lacking: float, now: float
 ) -> tuple[tuple[Open, ...], float]:
     """The cheapest way to have `lacking` more slot-seconds by the time the call must start, and the seconds

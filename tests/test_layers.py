@@ -16,7 +16,11 @@ HTTP2 = {"gateway.http2"} | {
 LEAVES = {
     "gateway." + name for name in ("vocab", "errors", "clock", "registry", "options", "cork", "kept_fields")
 } | HTTP2
-LEAF_LIBRARIES = {"gateway.options": {"pydantic"}, "gateway.http2.fields": {"hpack"}}
+LEAF_LIBRARIES = {
+    "gateway.vocab": {"msgspec"},
+    "gateway.options": {"pydantic"},
+    "gateway.http2.fields": {"hpack"},
+}
 
 STEPS = "gateway.steps"  # what stands between the leaves and the pipeline
 ABOVE = {

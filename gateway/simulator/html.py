@@ -231,7 +231,7 @@ def _drawings(study: Study, unit: Unit, mark: str) -> Iterator[str]:
         yield from _of_policy(study, name, found[name], f"{mark}-{number}", rented_top, (low, high))
 
 
-def _of_policy(  # noqa: PLR0917 - tops are those of all policies, so that drawings can be compared
+def _of_policy(
     study: Study,
     name: str,
     run: RunSeries,

@@ -107,9 +107,7 @@ class _Attempt(NamedTuple):
 class _PastCall(Call):
     """A call as it was noted, and the backends that could not have carried it."""
 
-    __slots__ = ("unfit",)
-
-    unfit: frozenset[str]
+    unfit: frozenset[str] = frozenset()
 
 
 class _Rented(Backend):

@@ -199,7 +199,7 @@ class _NoWire(MemoryTransport):
     async def drain(self) -> None:
         """Nothing to wait for."""
 
-    def done(self, exchange: Exchange, *, keep_alive: bool) -> None:
+    def done(self, exchange: Exchange) -> None:
         """Nothing to do."""
 
     def break_off(self) -> None:

@@ -65,7 +65,7 @@ class Wire:
         self.written += data
 
     async def drain(self) -> None: ...
-    def done(self, exchange: Exchange, *, keep_alive: bool) -> None:
+    def done(self, exchange: Exchange) -> None:
         self.done_times += 1
 
     def break_off(self) -> None:
