@@ -16,7 +16,7 @@ class Window:
     it never exceeds the checked limit over any stretch of `seconds`.
     """
 
-    __slots__ = ("_entries", "_slots", "_total", "granule")
+    __slots__ = ("_begins", "_ends", "_entries", "_slots", "_total", "granule")
 
     def __init__(self, seconds: float, slots: int) -> None:
         if seconds <= 0 or slots < 1:
@@ -25,6 +25,7 @@ class Window:
         self._slots = slots
         self._entries: deque[list[int]] = deque()  # [index of the slot, amount], only those with something
         self._total = 0
+        self._begins = self._ends = -inf  # of the last entry, while there is one
 
     def total(self, now: float) -> int:
         """What counts at `now`."""
@@ -33,12 +34,17 @@ class Window:
 
     def add(self, amount: int, at: float) -> None:
         """Count `amount` as of `at`, which may lie in the past."""
+        if self._begins <= at < self._ends:  # nearly always; and nothing is forgotten before a slot ends
+            self._entries[-1][1] += amount
+            self._total += amount
+            return
         self._forget(at)
         entries, index = self._entries, int(at // self.granule)
         if entries and entries[-1][0] == index:
             entries[-1][1] += amount
         elif not entries or entries[-1][0] < index:
             entries.append([index, amount])
+            self._begins, self._ends = index * self.granule, (index + 1) * self.granule
         else:
             place = next(place for place, entry in enumerate(entries) if entry[0] >= index)
             if entries[place][0] == index:
@@ -56,7 +62,7 @@ class Window:
             entries[0][1] -= part
             taken += part
             if entries[0][1] == 0:
-                entries.popleft()
+                self._drop()
         self._total -= taken
         return taken
 
@@ -74,4 +80,10 @@ class Window:
     def _forget(self, now: float) -> None:
         entries, oldest = self._entries, int(now // self.granule) - self._slots
         while entries and entries[0][0] < oldest:
-            self._total -= entries.popleft()[1]
+            self._total -= entries[0][1]
+            self._drop()
+
+    def _drop(self) -> None:
+        self._entries.popleft()
+        if not self._entries:
+            self._begins = self._ends = -inf
