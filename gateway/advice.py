@@ -99,6 +99,17 @@ class RecentCalls:
         self._owned[at] = owned
         self._next = at + 1 if at + 1 < self._most else 0
 
+    def add_all(self, arrived: Sequence[float], held_s: Sequence[float]) -> None:
+        """Calls on owned backends, in the order in which they ended."""
+        count = len(arrived)
+        if len(self._owned) + count <= self._most:
+            self._arrived.extend(arrived)
+            self._held.extend(held_s)
+            self._owned += b"\x01" * count
+            return
+        for moment, seconds in zip(arrived, held_s, strict=True):
+            self.add(moment, seconds, True)  # noqa: FBT003
+
     def copy(self) -> "RecentCalls":
         """As it is now."""
         other = RecentCalls(self._most)
@@ -149,14 +160,22 @@ class Advice:
         recent = self._recent.get(record.route)
         if recent is None:
             return
-        held_s = nan
         slot_at = record.slot_at
-        if slot_at is not None and 0 < record.status < 500:
-            if owned or record.start is Start.WARM:
-                held_s = now - slot_at
-            elif record.usage is not None and record.usage.boot_s is not None:
-                held_s = now - slot_at - record.usage.boot_s
+        if slot_at is None or not 0 < record.status < 500:
+            held_s = nan
+        elif owned or record.start is Start.WARM:
+            held_s = now - slot_at
+        elif (usage := record.usage) is not None and usage.boot_s is not None:
+            held_s = now - slot_at - usage.boot_s
+        else:
+            held_s = nan
         recent.add(record.arrived, held_s, owned)
+
+    def note_all(self, route: str, arrived: Sequence[float], held_s: Sequence[float]) -> None:
+        """The same of several that owned backends have served: when they came, how long they held a slot."""
+        recent = self._recent.get(route)
+        if recent is not None:
+            recent.add_all(arrived, held_s)
 
     @property
     def enough(self) -> bool:

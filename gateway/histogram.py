@@ -4,7 +4,7 @@ Standard library only. It never knows what it measures: edges and values share o
 everywhere in this program.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 _SHARES_OF_BUDGET = (
@@ -79,6 +79,21 @@ class Histogram:
         inner.total += part
         if trace:
             inner.examples[bucket] = (part, trace, at)
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count values that are in ascending order: one bisection for each bucket that some fall into."""
+        edges, counts = self.edges, self.counts
+        start, count = 0, len(values)
+        while start < count:
+            bucket = bisect_left(edges, values[start])
+            end = count if bucket == len(edges) else bisect_right(values, edges[bucket], start)
+            counts[bucket] += end - start
+            start = end
+        self.total += sum(values)
+
+    def exemplify(self, value: float, trace: str, at: float) -> None:
+        """A value that is counted came with this trace."""
+        self.examples[bisect_left(self.edges, value)] = (value, trace, at)
 
     @property
     def count(self) -> int:

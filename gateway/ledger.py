@@ -14,6 +14,7 @@ from math import isfinite
 from gateway import pricing
 from gateway.access_log import AccessLog
 from gateway.advice import Advice
+from gateway.booking import book_alike, is_plain
 from gateway.record import Record, Tried
 from gateway.tallies import (
     KINDS,
@@ -27,15 +28,13 @@ from gateway.tallies import (
     Standing,
     Tally,
 )
+from gateway.tracing.trace import SAMPLED_ENDS
 from gateway.vocab import OK, Charge, Outcome, Reply
 
 log = logging.getLogger("overspill.ledger")
 
 _OUTSIDE_BUDGET = frozenset((Outcome.CLIENT_GONE, Outcome.REJECTED))
 """The client's own doing: neither kept nor missed."""
-
-_SAMPLED = frozenset("13579bdf")
-"""Last digits of a traceparent whose trace somebody keeps (W3C Trace Context, the sampled flag)."""
 
 _ANSWERED = frozenset((Outcome.OK, Outcome.BACKEND_REJECTED))
 """The client had a whole answer, so its latency says whether the budget was kept."""
@@ -152,15 +151,45 @@ class Ledger:
         unbooked, self._unbooked = self._unbooked, []
         if not unbooked:
             return
-        booked = []
-        for record in unbooked:
-            try:
-                booked.append((record, self._book(record)))
-            except Exception:
-                # It is not the failure of the call that happens to be closed now, nor of those behind it.
-                log.exception("request %s could not be booked", record.request_id)
+        booked = self._book_all(unbooked)
         if self.access_log is not None:
             self.access_log.write(booked)
+
+    def _book_all(self, records: list[Record]) -> list[tuple[Record, Tally]]:
+        """Book them; returns what each was counted under."""
+        booked: list[tuple[Record, Tally]] = []
+        alike: dict[Tally, list[Record]] = {}
+        tallies = self._tallies
+        for record in records:
+            tally = tallies.get((record.route, record.backend, record.reason, record.start, record.outcome))
+            if tally is not None and is_plain(record, tally):
+                if (group := alike.get(tally)) is None:
+                    group = alike[tally] = []
+                group.append(record)
+            else:
+                tally = self._book_safely(record)
+            if tally is not None:
+                booked.append((record, tally))
+        for tally, group in alike.items():
+            if not self._book_alike(group, tally):
+                for record in group:
+                    self._book_safely(record)
+        self._ended += records
+        return booked
+
+    def _book_alike(self, group: list[Record], tally: Tally) -> bool:
+        try:
+            return book_alike(group, tally, self.advice)
+        except (TypeError, ValueError):  # one of them cannot be booked, and none is yet
+            return False
+
+    def _book_safely(self, record: Record) -> Tally | None:
+        try:
+            return self._book(record)
+        except Exception:
+            # It is not the failure of the call that happens to be closed now, nor of those behind it.
+            log.exception("request %s could not be booked", record.request_id)
+            return None
 
     def _book(self, record: Record) -> Tally:
         """Count one call; returns what it was counted under."""
@@ -173,7 +202,7 @@ class Ledger:
         lane = tally.lane
         route = lane.route
         duration = now - record.arrived
-        trace = record.traceparent if record.traceparent[-1:] in _SAMPLED else ""
+        trace = record.traceparent if record.traceparent[-1:] in SAMPLED_ENDS else ""
         first_byte_at = record.first_byte_at
         if first_byte_at is None:
             lane.duration.observe(duration, trace, now)
@@ -192,20 +221,19 @@ class Ledger:
             if outcome is OK:
                 route.served += 1
                 lane.served += 1
-            if route.within is not None and outcome not in _OUTSIDE_BUDGET:
-                route.budget_calls += 1
-                within = route.within
-                if record.stream:
-                    within = route.first_byte or within
-                    if first_byte_at is not None:
-                        duration = first_byte_at - record.arrived
-                if duration > within or outcome not in _ANSWERED:
-                    route.missed += 1
-            if self.advice is not None and outcome not in _OUTSIDE_BUDGET:
-                self.advice.note(record, lane.owned, now)
+            if outcome not in _OUTSIDE_BUDGET:
+                if (within := route.within) is not None:
+                    route.budget_calls += 1
+                    if record.stream:
+                        within = route.first_byte or within
+                        if first_byte_at is not None:
+                            duration = first_byte_at - record.arrived
+                    if duration > within or outcome not in _ANSWERED:
+                        route.missed += 1
+                if (advice := self.advice) is not None:
+                    advice.note(record, lane.owned, now)
         if (stay := record.stay) is not None:
             stay.leave(record, now)
-        self._ended.append(record)
         return tally
 
     def cost_at_head(self, record: Record, reply: Reply, now: float) -> float | None:

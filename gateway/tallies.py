@@ -119,10 +119,22 @@ class Standing:
     def attribute(self, held_s: float, now: float) -> float:
         """Charge a request for holding a slot; returns the dollars."""
         usd = held_s * self.slot_usd
+        attributed = self.attributed
         # standing(now), written out: this line runs for every request
-        room = self.base + self.rate * (now - self.since) - self.attributed - self.shown_idle
+        room = self.base + self.rate * (now - self.since) - attributed - self.shown_idle
         if usd > room:
             usd = room if room > 0.0 else 0.0
+        self.attributed = attributed + usd
+        return usd
+
+    def attribute_all(self, held_s: float, now: float) -> float | None:
+        """Charge several requests, of which the first was over at `now`, for slot time `held_s` in all.
+
+        None, and nothing is charged, where it might be too much for one of them.
+        """
+        usd = held_s * self.slot_usd
+        if self.attributed + usd + self.shown_idle > self.standing(now):
+            return None
         self.attributed += usd
         return usd
 
@@ -212,8 +224,10 @@ class Lane:
         assert self.standing is not None
         self.slot_seconds += held_s
         usd = self.standing.attribute(held_s, now)
-        kind = kind or self.kind
-        self.usd[kind] = self.usd.get(kind, 0.0) + usd
+        if kind:
+            self.usd[kind] = self.usd.get(kind, 0.0) + usd
+        else:
+            self.usd[self.kind] += usd
         return usd
 
     @property

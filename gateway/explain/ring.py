@@ -15,6 +15,7 @@ from gateway.lease import Lease
 from gateway.pool import Pool
 from gateway.record import Hedged
 from gateway.tier import Tier
+from gateway.tracing.trace import SAMPLED_ENDS
 from gateway.vocab import Call, Reason
 from policies.base import Action, Hold, Run
 
@@ -59,13 +60,13 @@ class Noted(NamedTuple):
 
 
 Told = Callable[[Pool, Call, tuple[Any, ...]], None]
-"""Takes each decision as it is noted: the pool, the call, and the fields of a `Noted`."""
+"""Takes a decision as it is noted: the pool, the call, and the fields of a `Noted`."""
 
 
 class Ring:
     """All of them, the oldest first. `of` makes the witness of one pool (`Pool.witness`).
 
-    told:  who else wants to know each of them
+    told:  who else wants to know those about calls whose trace is kept
     """
 
     def __init__(self, kept: int = KEPT, *, told: Told | None = None) -> None:
@@ -131,7 +132,7 @@ class Witness:
 
 
 class Telling(Witness):
-    """Notes them and passes them on."""
+    """Notes them, and passes on those about calls whose trace is kept."""
 
     __slots__ = ("_noted", "_told")
 
@@ -147,8 +148,11 @@ class Telling(Witness):
 
     def note(self, lease: Lease, action: Action, now: float) -> None:
         """See `Witness.note`."""
+        if lease.call.traceparent[-1:] not in SAMPLED_ENDS:
+            Witness.note(self, lease, action, now)
+            return
         before = self._noted[-1] if self._noted else None
-        super().note(lease, action, now)
+        Witness.note(self, lease, action, now)
         if self._noted and (noted := self._noted[-1]) is not before:
             self._told(self._pool, lease.call, noted)
 

@@ -10,6 +10,7 @@ from gateway.record import Record
 from gateway.tracing.trace import SAMPLED, Trace, flags_of
 
 _RANDOM_BITS = 56
+_RANDOM_DIGITS = _RANDOM_BITS // 4
 _NOT_ZERO = (1 << 64) | 1
 """W3C Trace Context forbids a trace id or a span id of zeros only."""
 
@@ -21,7 +22,8 @@ class Sampler:
     """
 
     def __init__(self, share: float, chance: Random) -> None:
-        self._below = share * (1 << _RANDOM_BITS)
+        # As text of the same length, so that the digits of an id are compared and not turned into a number.
+        self._below = f"{round(share * (1 << _RANDOM_BITS)):0{_RANDOM_DIGITS}x}" if share < 1.0 else "g"
         self._chance = chance
 
     def begin(self, record: Record, method: bytes, target: bytes) -> None:
@@ -32,12 +34,12 @@ class Sampler:
                 own = self._chance.getrandbits(64)
                 record.trace = Trace(traceparent, int(traceparent[36:52], 16), own, method, _path(target))
             return
-        ids = self._chance.getrandbits(192) | _NOT_ZERO
-        trace_id, own = ids >> 64, ids & 0xFFFF_FFFF_FFFF_FFFF
-        sampled = trace_id & ((1 << _RANDOM_BITS) - 1) < self._below
-        record.traceparent = traceparent = f"00-{trace_id:032x}-{own:016x}-{'01' if sampled else '00'}"
-        if sampled:
-            record.trace = Trace(traceparent, 0, own, method, _path(target))
+        ids = "%048x" % (self._chance.getrandbits(192) | _NOT_ZERO)
+        if ids[32 - _RANDOM_DIGITS : 32] >= self._below:
+            record.traceparent = f"00-{ids[:32]}-{ids[32:]}-00"
+            return
+        record.traceparent = traceparent = f"00-{ids[:32]}-{ids[32:]}-01"
+        record.trace = Trace(traceparent, 0, int(ids[32:], 16), method, _path(target))
 
 
 def _path(target: bytes) -> bytes:

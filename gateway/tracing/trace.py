@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 SAMPLED: Final = 1
 """The flag of a caller that keeps its spans (W3C Trace Context, "Sampled flag")."""
+SAMPLED_ENDS: Final = frozenset("13579bdf")
+"""The last digits of a traceparent that has it."""
 
 RECEIVE, QUEUE, ATTEMPT, HEDGE, RELAY = range(1, 6)
 """What a span below that of the whole call is about."""

@@ -34,8 +34,11 @@ METRICS, DECISIONS = "metrics", "decisions"
 class Unbooked(Ledger):
     """Opens and closes records and counts nothing of them; the access log has no dollars then."""
 
-    def _book(self, record: Record) -> Tally:
-        """See `Ledger._book`."""
+    def _book_all(self, records: list[Record]) -> list[tuple[Record, Tally]]:
+        """See `Ledger._book_all`."""
+        return [(record, self._counted(record)) for record in records]
+
+    def _counted(self, record: Record) -> Tally:
         if (stay := record.stay) is not None:
             stay.leave(record, record.closed_at or record.arrived)
         labels = (record.route, record.backend, record.reason, record.start, record.outcome)
