@@ -90,7 +90,7 @@ async def test_an_explanation_says_what_the_call_came_to() -> None:
             ended = (await answer.json())["ended"]
         assert (ended["backend"], ended["outcome"], ended["status"]) == ("fleet", "ok", 200)
         assert ended["model"] == "minilm"
-        assert ended["duration_s"] >= 0.02
+        assert ended["duration_s"] > 0.018  # timers of the loop count whole milliseconds
 
 
 async def test_a_state_can_be_supposed_and_a_wrong_one_is_told() -> None:

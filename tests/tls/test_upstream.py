@@ -206,4 +206,6 @@ async def test_grpc_ports_of_replicas_speak_tls_where_the_file_says_so(tmp_path:
                 else:
                     with pytest.raises(aio.AioRpcError):
                         await asking
-    await server.stop(None)
+            # Before the gateway goes: who closes a TLS connection waits for the other side, and this loop
+            # ends with the gateway.
+            await server.stop(None)
