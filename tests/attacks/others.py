@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-_QUIET_S = 0.4
+# Between one answer and the next. What comes first may wait for as long as a busy machine needs.
+_QUIET_S = 0.6
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else None)
@@ -34,14 +35,17 @@ server.listen(0, '127.0.0.1', () => console.log(server.address().port));
 """
 
 
-async def statuses(port: int, data: bytes) -> list[int]:
-    """What a server answers to the bytes of one connection, until it closes or falls silent."""
+async def statuses(port: int, data: bytes, first_s: float = 10.0) -> list[int]:
+    """What a server answers to the bytes of one connection, until it closes or falls silent.
+
+    ``first_s`` is how long its first byte is waited for: where none is expected a second is enough.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = b""
     try:
         writer.write(data)
         while True:
-            piece = await asyncio.wait_for(reader.read(65536), _QUIET_S)
+            piece = await asyncio.wait_for(reader.read(65536), _QUIET_S if received else first_s)
             if not piece:
                 break
             received += piece
