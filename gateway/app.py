@@ -128,7 +128,9 @@ class Gateway:
         self.memory = None if settings.state is None else Memory(known, settings.state, clock)
         self.access_log = access_log(settings, clock, chance)
         self.ledger = self._ledger()
-        self.ledger.traced = None if self.tracing is None else self.tracing.results
+        if self.tracing is not None:
+            self.ledger.traced = self.tracing.results
+            self.tracing.tracer.before_look = self.ledger.settle
         self.keys = idempotency(settings, station, clock, chance)
         self.tenants = Tenants(settings.tenants, clock=clock, standing=self.ledger.standing, sources=station)
         new_pipeline = self._steps()

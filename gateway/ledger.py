@@ -140,8 +140,7 @@ class Ledger:
         record.closed_at = now
         self._unbooked.append(record)
         # Whoever asks for its dollars next must find them; an attempt beside it may still be written down.
-        asked = record.failed or record.stay is not None or record.trace is not None
-        if asked or len(self._unbooked) >= BATCH:
+        if record.failed or record.stay is not None or len(self._unbooked) >= BATCH:
             self.settle()
         elif (access_log := self.access_log) is not None and not access_log.expects:
             access_log.expect()

@@ -56,12 +56,14 @@ class Tracer:
     share:      of the calls that come without a caller's trace
     hand_on:    takes what is finished, at once and without failing
     dropped:    calls of which no spans were made, because too many ended at once
+    before_look:  has the records that were closed booked, so that they hold their dollars
     """
 
     def __init__(
         self, *, share: float, clock: Clock, chance: Random, hand_on: Callable[[Finished], None]
     ) -> None:
         self.dropped = 0
+        self.before_look: Callable[[], None] = _nothing
         self._sampler = Sampler(share, chance)
         self._clock = clock
         self._hand_on = hand_on
@@ -115,10 +117,12 @@ class Tracer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.before_look()
         while self._ended:
             self._finish(self._ended.popleft())
 
     def _look(self) -> None:
+        self.before_look()
         for _ in range(min(AT_ONCE, len(self._ended))):
             self._finish(self._ended.popleft())
         self._timer = None
@@ -138,6 +142,10 @@ class Tracer:
                 self._puzzled = True
         trace.noted.clear()
         self._hand_on(Finished(record, trace, tuple(decisions), self._clock.wall() - self._clock.now()))
+
+
+def _nothing() -> None:
+    """Nobody keeps records for later."""
 
 
 def _told(pool: Pool, noted: Noted) -> Decision:

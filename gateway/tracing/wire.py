@@ -28,8 +28,11 @@ _START, _END, _FLAGS = key(7, FIXED64), key(8, FIXED64), key(16, FIXED32)
 _UNSET, _ERROR = delimited(15, b""), delimited(15, key(3, VARINT) + varint(2))
 _VALUE = key(2, LENGTH)
 _STRING, _BOOL, _INT, _DOUBLE = key(1, LENGTH), key(2, VARINT), key(3, VARINT), key(4, FIXED64)
+_TRUE, _FALSE, _NINE = _BOOL + b"\x01", _BOOL + b"\x00", varint(9)
 
 _MOST_NAMES = 1024
+_MOST_WORDS, _LONGEST_WORD = 4096, 32
+"""Attributes that are kept as bytes, and the longest value that may be a word from a short list: ids are longer."""
 
 
 class Wire:
@@ -41,6 +44,7 @@ class Wire:
 
     def __init__(self, resource: Mapping[str, object], *, scope: tuple[str, str], schema: str) -> None:
         self._names: dict[str, bytes] = {}
+        self._words: dict[tuple[str, str], bytes] = {}
         name, version = scope
         told = {key: value for key, value in resource.items() if isinstance(value, str | bool | int | float)}
         self._resource = delimited(1, self._attributes(key(1, LENGTH), told))
@@ -76,22 +80,35 @@ class Wire:
 
     def _attributes(self, field: bytes, told: Mapping[str, str | bool | int | float]) -> bytes:
         """KeyValue messages, each as one more `field`."""
-        names = self._names
+        names, words = self._names, self._words
         parts: list[bytes] = []
         for name, value in told.items():
-            head = names.get(name) or self._head(name)
             if isinstance(value, str):
-                text = value.encode()
-                content = _STRING + _size(len(text)) + text
-            elif isinstance(value, float):
-                content = _double(_DOUBLE, value)
-            elif isinstance(value, bool):
-                content = _BOOL + (b"\x01" if value else b"\x00")
+                parts += (field, words.get((name, value)) or self._word(name, value))
+                continue
+            head = names.get(name) or self._head(name)
+            if isinstance(value, float):
+                # nine bytes of content, the type before them
+                parts += (field, _size(len(head) + 10), head, _NINE, _double(_DOUBLE, value))
+                continue
+            if isinstance(value, bool):
+                content = _TRUE if value else _FALSE
             else:
                 content = _INT + varint(value)
             size = _size(len(content))
             parts += (field, _size(len(head) + len(size) + len(content)), head, size, content)
         return b"".join(parts)
+
+    def _word(self, name: str, value: str) -> bytes:
+        """A KeyValue of text with its size before it; the same few words come again and again."""
+        text = value.encode()
+        content = string(1, name) + delimited(2, _STRING + _size(len(text)) + text)
+        written = _size(len(content)) + content
+        if len(value) <= _LONGEST_WORD:
+            if len(self._words) >= _MOST_WORDS:
+                self._words.clear()
+            self._words[name, value] = written
+        return written
 
     def _head(self, name: str) -> bytes:
         """What stands before a value: its name, which is one of a few, and the key of the value."""
