@@ -129,8 +129,7 @@ class Gateway:
         self.access_log = access_log(settings, clock, chance)
         self.ledger = self._ledger()
         if self.tracing is not None:
-            self.ledger.traced = self.tracing.results
-            self.tracing.tracer.before_look = self.ledger.settle
+            self.tracing.follow(self.ledger)
         self.keys = idempotency(settings, station, clock, chance)
         self.tenants = Tenants(settings.tenants, clock=clock, standing=self.ledger.standing, sources=station)
         new_pipeline = self._steps()

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from gateway.clock import Clock
 from gateway.config.tracing import Tracing
+from gateway.ledger import Ledger
 from gateway.tracing.outbox import Outbox
 from gateway.tracing.tracer import Tracer
 
@@ -32,6 +33,11 @@ class TraceService:
         instance = str(UUID(int=chance.getrandbits(128), version=4))
         self.outbox = Outbox(OtlpExporter(options, version=version, instance=instance))
         self.tracer = Tracer(share=options.sample, clock=clock, chance=chance, hand_on=self.outbox.offer)
+
+    def follow(self, ledger: Ledger) -> None:
+        """The ledger whose records these are: it tells of `results`, and books before spans are made."""
+        ledger.traced = self.results
+        self.tracer.before_look = ledger.settle
 
     def results(self) -> Mapping[str, int]:
         """Sampled calls by what became of their spans."""

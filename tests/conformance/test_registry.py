@@ -16,6 +16,7 @@ from gateway.config.load import load
 from gateway.config.problems import ConfigProblems
 from gateway.registry import Registry
 from policies import policies
+from tests.support.source import parsed
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = """
@@ -41,7 +42,7 @@ def added(folder: str) -> Iterator[tuple[str, str]]:
     """(name, module) of each class that a module of the folder adds under a name."""
     for path in sorted((ROOT / folder).rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path.read_text())):
             for each in node.decorator_list if isinstance(node, ast.ClassDef) else ():
                 if isinstance(each, ast.Call) and ast.unparse(each.func) == f"{folder}.add":
                     yield ast.literal_eval(each.args[0]), module

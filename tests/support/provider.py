@@ -39,6 +39,8 @@ class Wire:
         self._writer = writer
 
     async def write(self, data: bytes) -> None:
+        if self._writer.is_closing():  # uvloop has a RuntimeError for it, which nobody expects of a wire
+            raise ConnectionResetError("the other side has left")
         self._writer.write(data)
         await self._writer.drain()
 

@@ -18,6 +18,7 @@ from backends.instances import take_boot
 from backends.workers import cog_predictor, kit, kserve_v2
 from backends.workers.__main__ import ENTRY_POINTS, HERE, KSERVE, Platform, files, main, put
 from gateway.app import registries
+from tests.support.source import parsed
 
 MODEL = """
 from kserve_v2 import Model, Tensor, TensorSpec, serve
@@ -87,7 +88,7 @@ def test_what_it_stands_on_is_standard_library_only() -> None:
     root = HERE.parent.parent
     ours = {name.removesuffix(".py").replace("/", ".") for name in KSERVE}
     for name in KSERVE:
-        for node in ast.walk(ast.parse((root / name).read_text())):
+        for node in ast.walk(parsed((root / name).read_text())):
             found = [node.module] if isinstance(node, ast.ImportFrom) else []
             found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for module in found:
