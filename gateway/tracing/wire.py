@@ -32,7 +32,7 @@ _TRUE, _FALSE, _NINE = _BOOL + b"\x01", _BOOL + b"\x00", varint(9)
 
 _MOST_NAMES = 1024
 _MOST_WORDS, _LONGEST_WORD = 4096, 32
-"""Attributes that are kept as bytes, and the longest value that may be a word from a short list: ids are longer."""
+"""Attributes kept as bytes, and the longest value that may be a word from a short list: ids are longer."""
 
 
 class Wire:
@@ -91,10 +91,9 @@ class Wire:
                 # nine bytes of content, the type before them
                 parts += (field, _size(len(head) + 10), head, _NINE, _double(_DOUBLE, value))
                 continue
+            content = _INT + varint(value)  # of a bool, too, but for its type
             if isinstance(value, bool):
                 content = _TRUE if value else _FALSE
-            else:
-                content = _INT + varint(value)
             size = _size(len(content))
             parts += (field, _size(len(head) + len(size) + len(content)), head, size, content)
         return b"".join(parts)
