@@ -42,9 +42,10 @@ _ANSWERED = frozenset((Outcome.OK, Outcome.BACKEND_REJECTED))
 ENDED = 1_000
 """Records that are kept after their calls, for whoever asks what became of one."""
 
-BATCH = 32
-"""Calls that are booked together. The code and the counters that it takes are far from the processor when a
-call ends; for the second of several they are near, which is worth half of what booking costs."""
+BATCH = 128
+"""Calls that are booked together, in half a millisecond. The code and the counters that it takes are far from
+the processor when a call ends; for the second of several they are near, which is worth half of what booking
+costs."""
 
 
 class Ledger:

@@ -94,8 +94,7 @@ class Pipeline:
     async def handle(self, exchange: Conversation) -> None:
         """Answer one request."""
         record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
-        if (tracer := self._tracer) is not None:
-            tracer.begin(record, exchange)
+        tracer = None if self._tracer is None else self._tracer.begin(record, exchange)
         claim: Claim | None = None
         try:
             if (gatekeeper := self._gatekeeper) is not None:
@@ -154,8 +153,7 @@ class Pipeline:
     def refuse(self, exchange: Conversation, error: OverspillError) -> None:
         """Answer and record a request that could not even be read."""
         record = self._ledger.open(exchange.request_id, exchange.traceparent, exchange.arrived)
-        if (tracer := self._tracer) is not None:
-            tracer.begin(record, exchange)
+        tracer = None if self._tracer is None else self._tracer.begin(record, exchange)
         self._fail(exchange, record, error)
         self._ledger.close(record, self._clock.now())
         if tracer is not None:

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from gateway.clock import Clock
 from gateway.errors import BackendError
@@ -27,9 +27,9 @@ from policies.explanation import Explanation
 
 log = logging.getLogger("overspill.tracing")
 
-DELAY_S: Final = 0.05
+DELAY_S: Final = 0.25
 """Calls that ended within this time are looked at together."""
-AT_ONCE: Final = 4
+AT_ONCE: Final = 8
 PAUSE_S: Final = 0.002
 """After so many calls the event loop has other things to do first."""
 MOST_WAITING: Final = 2048
@@ -74,16 +74,18 @@ class Tracer:
 
     # -- while a call runs -----------------------------------------------------------------------
 
-    def begin(self, record: Record, exchange: Conversation) -> None:
-        """A call has come: name its trace, for itself and for all that is sent on."""
+    def begin(self, record: Record, exchange: Conversation) -> Self | None:
+        """A call has come: name its trace, for itself and for all that is sent on. Returns who is to be told
+        of what becomes of it: nobody where it is not sampled.
+        """
         self._sampler.begin(record, exchange.method, exchange.target)
         exchange.traceparent = record.traceparent
+        return None if record.trace is None else self
 
     def attempt(self, record: Record, call: Call, failure: BackendError | None) -> None:
         """The pool is about to be asked for a slot, again where there was a `failure`."""
         trace = record.trace
-        if trace is None:
-            return
+        assert trace is not None
         told = None
         if failure is not None:
             told = Failure(failure.word, 0 if failure.answer is None else failure.answer.status)
@@ -99,8 +101,7 @@ class Tracer:
     def end(self, record: Record) -> None:
         """The call is booked."""
         trace = record.trace
-        if trace is None:
-            return
+        assert trace is not None
         for sent in trace.sent:
             self._open.pop(sent, None)
         if len(self._ended) >= MOST_WAITING:
