@@ -3,6 +3,8 @@
 The same gateway several times, all of it on and with parts of it off, put under the same load in turn (A B C,
 A B C, …). Each is compared with the whole in its own round; medians and ranges over the rounds. All on means
 metrics, every call in the access log, and the shipped 1 % of the calls traced to a collector on this machine.
+Of each there are several processes, whose mean counts: two that are alike differ by 5 % for as long as they
+live, by where their memory lies; and turns are short, because the speed of a machine moves within seconds.
 
 Exit code 0: all together cost at most the limit. 1: more, or a run failed. 2: a tool is missing. 3: others
 were busy on the same cores, so that nothing is shown. 130: stopped.
@@ -17,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 
 from loadtests.bench.figures import Limit, Run, Spread
@@ -79,9 +82,17 @@ def _plan(name: str, sink_port: int, site: Site) -> Plan:
     )  # fmt: skip
 
 
-def contestants(sink_port: int) -> dict[str, Peer]:
-    """All variants, as the rounds take them."""
-    return {name: Peer(partial(_plan, name, sink_port), frozenset({Kind.HTTP})) for name in VARIANTS}
+_PROCESS = "#"
+"""Stands between the name of a variant and the number of its process."""
+
+
+def contestants(sink_port: int, processes: int) -> dict[str, Peer]:
+    """All processes of all variants, as the rounds take them."""
+    return {
+        f"{name}{_PROCESS}{number}": Peer(partial(_plan, name, sink_port), frozenset({Kind.HTTP}))
+        for number in range(1, processes + 1)
+        for name in VARIANTS
+    }
 
 
 # -- arithmetic
@@ -108,25 +119,33 @@ def costs(runs: Sequence[Run]) -> list[Cost]:
     """One for each variant that has runs beside the whole. Rounds that others disturbed count only for want
     of better ones.
     """
-    usable = {(run.peer, run.round): run for run in runs if not run.void and run.cpu_us_per_request}
+    usable: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        if not run.void and run.cpu_us_per_request:
+            usable.setdefault((run.peer.partition(_PROCESS)[0], run.round), []).append(run)
     found = []
     for name in VARIANTS:
         pairs = [
             (whole, less)
-            for (peer, number), less in usable.items()
-            if peer == name and (whole := usable.get((EVERYTHING, number))) is not None
+            for (variant, number), less in usable.items()
+            if variant == name and (whole := usable.get((EVERYTHING, number))) is not None
         ]
-        quiet = [pair for pair in pairs if all(run.limit is not Limit.DISTURBED for run in pair)]
-        figures = [
-            (whole.cpu_us_per_request or 0.0, less.cpu_us_per_request or 0.0)
-            for whole, less in quiet or pairs
-        ]
+        quiet = [(whole, less) for pair in pairs if (whole := _quiet(pair[0])) and (less := _quiet(pair[1]))]
+        figures = [(_cpu_us(whole), _cpu_us(less)) for whole, less in quiet or pairs]
         cpu = Spread.of([less for _, less in figures])
         saved = Spread.of([whole - less for whole, less in figures])
         share = Spread.of([1.0 - less / whole for whole, less in figures])
         if cpu and saved and share:
             found.append(Cost(name=name, cpu_us=cpu, saved_us=saved, share=share, undisturbed=bool(quiet)))
     return found
+
+
+def _quiet(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if run.limit is not Limit.DISTURBED]
+
+
+def _cpu_us(runs: list[Run]) -> float:
+    return fmean(run.cpu_us_per_request or 0.0 for run in runs)
 
 
 def verdict(found: Sequence[Cost], limit: float) -> bool | None:
@@ -181,8 +200,9 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = options.add_argument
-    add("--rounds", type=int, default=7, help="times that each is loaded (7)")
-    add("--seconds", type=float, default=4.0, help="length of one run (4); wrk takes whole seconds")
+    add("--rounds", type=int, default=12, help="times that each is loaded (12)")
+    add("--processes", type=int, default=3, help="of each variant (3)")
+    add("--seconds", type=float, default=1.0, help="length of one run (1); wrk takes whole seconds")
     add("--connections", type=int, default=32, help="of the load (32)")
     add("--warm-up", type=float, default=2.0, help="seconds of load before the rounds (2)")
     add("--limit", type=float, default=LIMIT, help=f"share that is allowed ({LIMIT})")
@@ -197,16 +217,17 @@ def _measured(options: argparse.Namespace, cores: Cores) -> Measured:
         argv = [sys.executable, "-m", "loadtests.bench.span_sink", str(port)]
         sink = stack.enter_context(Server(argv, core=cores.load, log=directory / "sink"))
         wait_until_serving(sink, partial(_refused, port), within_s=10.0)
+        known = contestants(port, options.processes)
         return measure(
             Settings(
-                peers=list(VARIANTS),
+                peers=list(known),
                 connections=[options.connections],
                 rounds=options.rounds,
                 seconds=options.seconds,
                 warm_up_s=options.warm_up,
                 workload=WORKLOADS["infer"],
                 cores=cores,
-                known=contestants(port),
+                known=known,
             ),
             _say,
         )
@@ -236,7 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         about = {
             **describe(cores),
-            "rounds": f"{options.rounds} of {options.seconds:g} s, {options.connections} connections",
+            "rounds": f"{options.rounds} of {options.seconds:g} s, {options.connections} connections, "
+            f"{options.processes} processes of each",
         }
         measured = _measured(options, cores)
     except NotAnswering as error:

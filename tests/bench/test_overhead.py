@@ -46,6 +46,18 @@ def test_each_is_compared_with_the_whole_of_its_own_round() -> None:
     assert together.share.high == pytest.approx(0.2)
 
 
+def test_the_mean_of_its_processes_counts_without_those_that_others_disturbed() -> None:
+    whole = [run(f"{EVERYTHING}#{number}", cpu_us) for number, cpu_us in ((1, 110.0), (2, 90.0))]
+    less = [
+        run(f"{NOTHING}#1", 85.0),
+        run(f"{NOTHING}#2", 10.0, foreign_share=0.5),
+        run(f"{NOTHING}#3", 95.0),
+    ]
+    together = costs([*whole, *less])[-1]
+    assert together.share.median == pytest.approx(0.1)
+    assert together.undisturbed
+
+
 @pytest.mark.parametrize(("cpu_us", "met"), [(85.5, True), (84.0, False)])
 def test_the_verdict_is_about_all_three_together(cpu_us: float, met: bool) -> None:
     found = costs([run(EVERYTHING, 100.0), run("no_log", 10.0), run(NOTHING, cpu_us)])
@@ -128,7 +140,20 @@ def test_it_measures_every_variant(tmp_path: Path, capsys: pytest.CaptureFixture
     table = tmp_path / "table.md"
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        given = ["--rounds", "1", "--seconds", "1", "--warm-up", "0", "--connections", "2", "--limit", "1"]
+        given = [
+            "--rounds",
+            "1",
+            "--processes",
+            "1",
+            "--seconds",
+            "1",
+            "--warm-up",
+            "0",
+            "--connections",
+            "2",
+            "--limit",
+            "1",
+        ]
         code = overhead.main([*given, "--markdown", str(table)])
     finally:
         signal.signal(signal.SIGTERM, handler)
