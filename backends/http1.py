@@ -13,22 +13,19 @@ import httptools
 
 from gateway.cork import Cork
 from gateway.errors import AnswerTruncated, BackendBroke
-from gateway.kept_fields import KeptFields
+from gateway.kept_fields import HeadTable, KeptFields
 from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply
 
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
 _WAIT_FOR_WHOLE = 64 * 1024  # an answer declared this small is relayed in one piece
 _WORTH_JOINING = 16 * 1024  # parts of an answer that are larger than this on average go on one by one
 _MAX_HEAD = 64 * 1024
-_MOST_KNOWN = 256
-_LONGEST_KNOWN = 2048
+MOST_KNOWN = 256
+"""Heads of answers that are kept for all connections to a replica."""
 
 
 class KnownHead(NamedTuple):
-    """The head of an answer that was parsed before: status, fields, and length of the body.
-
-    The key is the whole head as it came, so that a head that is found has been parsed to the byte.
-    """
+    """The head of an answer that was parsed before: status, fields, and length of the body."""
 
     status: int
     headers: KeptFields
@@ -70,7 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, known: dict[bytes, "KnownHead"], cork: Cork) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, known: HeadTable[KnownHead], cork: Cork) -> None:
         self._loop = loop
         self._known = known
         self._cork = cork
@@ -159,10 +156,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Keep the head of an answer that came whole and alone; servers repeat themselves."""
         end = data.find(b"\r\n\r\n") + 4
         whole = self._reusable and not self._is_head and self._length == len(data) - end
-        if whole and end <= _LONGEST_KNOWN:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[data[:end]] = KnownHead(self.status, KeptFields(self.headers), len(data) - end)
+        if whole and self._known.again(raw := data[:end]):
+            self._known.keep(raw, KnownHead(self.status, KeptFields(self.headers), len(data) - end))
 
     def pause_writing(self) -> None:
         """The replica reads slowly."""

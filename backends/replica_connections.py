@@ -9,12 +9,13 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from backends.egress import Lookup, ask_system
-from backends.http1 import KnownHead, UpstreamConnection
+from backends.http1 import MOST_KNOWN, KnownHead, UpstreamConnection
 from backends.reaching import Reach
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
 from gateway.cork import Cork
 from gateway.errors import BackendBroke
+from gateway.kept_fields import HeadTable
 from gateway.vocab import WARM_START, Body, Reply
 
 
@@ -47,7 +48,7 @@ class ReplicaConnections:
         self._clock = clock
         self._keep_idle = keep_idle
         self._idle: list[UpstreamConnection] = []
-        self._known: dict[bytes, KnownHead] = {}
+        self._known = HeadTable[KnownHead](MOST_KNOWN)
         self._retired = False
         self._cork = cork or Cork(at_once=True)
 

@@ -149,14 +149,13 @@ class Connection(asyncio.Protocol):
         return True
 
     def _remember(self, data: bytes, exchange: Exchange) -> None:
-        """Keep the head of a request that came whole and alone, and whose head may come again."""
+        """Keep the head of a request that came whole and alone, and whose head comes again."""
         end = data.find(b"\r\n\r\n") + 4
         length = len(data) - end
         plain = exchange.keep_alive and not exchange.http10 and exchange.body.length == length
-        if plain and comes_again(exchange.headers):
-            fields = KeptFields(exchange.headers)
-            head = Head(exchange.method, exchange.target, fields, length)
-            self._listener.heads.remember(data[:end], head)
+        heads, raw = self._listener.heads, data[:end]
+        if plain and comes_again(exchange.headers) and heads.again(raw):
+            heads.keep(raw, Head(exchange.method, exchange.target, KeptFields(exchange.headers), length))
 
     def pause_writing(self) -> None:
         """The client reads slowly: stop taking bytes from upstream."""

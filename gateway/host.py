@@ -12,7 +12,8 @@ from gateway.cork import Cork
 from gateway.doorkeeper import Doorkeeper
 from gateway.errors import OverspillError
 from gateway.exchange import Exchange
-from gateway.heads import KnownHeads
+from gateway.heads import Head
+from gateway.kept_fields import HeadTable
 from gateway.listener_limits import ListenerLimits
 
 
@@ -35,7 +36,7 @@ class Host(Protocol):
     clock: Clock
     handler: Handler
     draining: bool
-    heads: KnownHeads
+    heads: HeadTable[Head]
     loop: asyncio.AbstractEventLoop
     doorkeeper: Doorkeeper | None
     cork: Cork

@@ -7,10 +7,16 @@ never knows what that is.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+Head = TypeVar("Head")
 
 MOST = 64
 """Things kept with one list of fields; for one more it begins anew."""
+LONGEST = 2048
+"""Bytes of a head that is kept."""
+_SEEN_ONCE = 4
+"""For each head that can be kept so many are noted that came once."""
 
 
 class KeptFields(list[tuple[bytes, bytes]]):
@@ -31,3 +37,41 @@ class KeptFields(list[tuple[bytes, bytes]]):
         if len(self.known) >= MOST:
             self.known.clear()
         self.known[key] = what
+
+
+class HeadTable(Generic[Head]):
+    """Heads that came before, to the byte, with what they say. Bounded: full, it starts anew.
+
+    Only what comes a second time is kept, since what never comes again (a length, a date, an id of its own)
+    would push out what does. The key is the whole head as it came, so a head that is found has passed every
+    check of grammar, size and framing already.
+    """
+
+    __slots__ = ("_most", "_once", "_table", "get")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._once: set[int] = set()
+        self._table: dict[bytes, Head] = {}
+        self.get = self._table.get
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def again(self, raw: bytes) -> bool:
+        """Has this head come before, so that it is worth keeping?"""
+        if len(raw) > LONGEST:
+            return False
+        mark = hash(raw)
+        if mark in self._once:
+            return True
+        if len(self._once) >= _SEEN_ONCE * self._most:
+            self._once.clear()
+        self._once.add(mark)
+        return False
+
+    def keep(self, raw: bytes, head: Head) -> None:
+        """A head that was parsed and found good."""
+        if len(self._table) >= self._most:
+            self._table.clear()
+        self._table[raw] = head

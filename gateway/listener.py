@@ -18,7 +18,8 @@ from gateway.connection import LAST_REQUEST_S, Connection, Handler, ListenerLimi
 from gateway.cork import Cork
 from gateway.doorkeeper import Doorkeeper
 from gateway.exchange import Certificate, Exchange
-from gateway.heads import KnownHeads
+from gateway.heads import MOST, Head
+from gateway.kept_fields import HeadTable
 from gateway.tls import PortTls, TlsServer
 
 log = logging.getLogger("overspill.listener")
@@ -80,7 +81,7 @@ class Listener:
         self.limits = limits
         self.clock = clock
         self.draining = False
-        self.heads = KnownHeads()
+        self.heads = HeadTable[Head](MOST)
         self._chance = chance
         self._names_traces = names_traces
         self._connections: set[Connection] = set()

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from backends.http1 import KnownHead, UpstreamConnection
+from backends.http1 import MOST_KNOWN, KnownHead, UpstreamConnection
 from gateway.cork import Cork
 from gateway.errors import BackendError
+from gateway.kept_fields import HeadTable
 from gateway.vocab import Headers, Reply
 from loadtests.fuzz.memory_wire import MemoryTransport
 
@@ -25,7 +26,7 @@ class MemoryReplica:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.known: dict[bytes, KnownHead] = {}
+        self.known = HeadTable[KnownHead](MOST_KNOWN)
 
     def take(self, pieces: Iterable[bytes], *, is_head: bool = False) -> Taken:
         """Feed the pieces, then close. Raises whatever is no BackendError."""

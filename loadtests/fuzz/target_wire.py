@@ -7,6 +7,8 @@ from loadtests.fuzz.pieces import ways
 from loadtests.fuzz.target import Target
 
 _KNOWN_STATUSES = {200, 400, 405, 408, 413, 414, 431, 501}
+_UNTIL_KNOWN = 2
+"""So many times more a head must come until it is known, and once as such."""
 _SMALL = ListenerLimits(head=512, fields=12, target=128, body=1024, body_buffer=64, pipelined=3)
 
 
@@ -40,6 +42,8 @@ class ListenerWire(Target):
                 assert name
                 assert not set(b"\r\n\0: ") & set(name)
                 assert not set(b"\r\n\0") & set(value)
+        for _ in range(_UNTIL_KNOWN):
+            assert self._wide.hear([data]) == whole, "a head that is known means something else"
         for pieces in ways(data):
             assert self._wide.hear(pieces) == whole, "it depends on how the bytes are split"
         for pieces in ([data], *ways(data)):
@@ -69,6 +73,10 @@ class UpstreamWire(Target):
             assert name
             assert not set(b"\r\n\0: ") & set(name)
             assert not set(b"\r\n\0") & set(value)
+        for _ in range(_UNTIL_KNOWN):
+            assert self._replica.take([wire], is_head=is_head) == whole, (
+                "a head that is known means something else"
+            )
         for pieces in ways(wire):
             parts = self._replica.take(pieces, is_head=is_head)
             assert bool(parts.error) == bool(whole.error), (parts, whole)

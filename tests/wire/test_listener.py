@@ -431,18 +431,22 @@ async def test_a_head_seen_before_is_recognised_and_means_the_same() -> None:
         for client, body in ((peer, b"one"), (peer, b"two"), (other, b"six"), (peer, b"longer")):
             client.send(post(body))
             assert (await client.answer())[2] == b"POST /p " + body
-        assert len(listener.heads) == 2  # one for each length
+        assert len(listener.heads) == 1  # the other length came once
+        peer.send(post(b"larger"))
+        await peer.answer()
+        assert len(listener.heads) == 2
         ids = [exchange.request_id for exchange in handler.seen]
         traces = [exchange.traceparent for exchange in handler.seen]
-        assert len(set(ids)) == len(set(traces)) == 4
+        assert len(set(ids)) == len(set(traces)) == 5
         assert handler.seen[0].headers == handler.seen[1].headers
 
 
 async def test_a_known_head_with_less_or_more_than_its_body_is_parsed_as_ever() -> None:
     async with listening() as (port, _, listener):
         peer = await Peer.connect(port)
-        peer.send(post(b"abc"))
-        await peer.answer()
+        for _ in range(2):
+            peer.send(post(b"abc"))
+            await peer.answer()
         assert len(listener.heads) == 1
         whole = post(b"xyz")
         peer.send(whole[:-1])
@@ -462,9 +466,10 @@ async def test_a_known_head_with_less_or_more_than_its_body_is_parsed_as_ever() 
 )
 async def test_heads_that_are_one_of_a_kind_are_not_kept(extra: bytes) -> None:
     async with listening() as (port, _, listener):
-        peer = await Peer.connect(port)
-        peer.send(post(b"abc", extra))
-        await peer.head()
+        for _ in range(2):
+            peer = await Peer.connect(port)
+            peer.send(post(b"abc", extra))
+            await peer.head()
         assert len(listener.heads) == 0
 
 
@@ -472,12 +477,14 @@ async def test_the_table_of_known_heads_is_bounded() -> None:
     async with listening() as (port, _, listener):
         peer = await Peer.connect(port)
         for number in range(1100):
-            peer.send(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
-            assert (await peer.answer())[0] == 200
-        assert 0 < len(listener.heads) <= 1024
-        peer.send(b"GET /big HTTP/1.1\r\nHost: x\r\nA: %b\r\n\r\n" % (b"a" * 4000))
+            for _ in range(2):
+                peer.send(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+                assert (await peer.answer())[0] == 200
         size = len(listener.heads)
-        assert (await peer.answer())[0] == 200
+        assert 0 < size <= 1024
+        for _ in range(2):
+            peer.send(b"GET /big HTTP/1.1\r\nHost: x\r\nA: %b\r\n\r\n" % (b"a" * 4000))
+            assert (await peer.answer())[0] == 200
         assert len(listener.heads) == size
 
 

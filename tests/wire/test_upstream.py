@@ -385,7 +385,8 @@ async def test_a_probe_is_true_only_for_200() -> None:
 
 
 async def test_an_answers_head_seen_before_is_recognised_and_means_the_same() -> None:
-    bodies = iter([b"one", b"two", b"longer", b"six", b"end"])
+    answered = (b"one", b"two", b"longer", b"second", b"six", b"end")
+    bodies = iter(answered)
 
     async def answer(_: Received, writer: asyncio.StreamWriter) -> None:
         body = next(bodies)
@@ -396,8 +397,8 @@ async def test_an_answers_head_seen_before_is_recognised_and_means_the_same() ->
         writer.write(body)
 
     async with fleet(answer) as (backend, server):
-        for expected in (b"one", b"two", b"longer", b"six", b"end"):
+        for expected in answered:
             async with backend.send(call(), 0) as reply:
                 assert (reply.status, reply.headers, reply.body) == (200, [(b"x-a", b"1")], expected)
         assert server.connections == 1
-        assert len(backend._replicas[0]._known) == 2
+        assert len(backend._replicas[0]._known) == 2, "each length came twice, and is kept since"
