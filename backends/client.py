@@ -31,6 +31,7 @@ from gateway.errors import (
     BackendError,
     ConfigError,
     NoDescriptor,
+    again,
 )
 from gateway.vocab import Headers
 
@@ -92,6 +93,7 @@ class Exchange:
                 if size > limit:
                     raise BackendBroke(f"{self._name}: the answer is over {limit} bytes")
         except (aiohttp.ClientError, OSError) as error:
+            error.__traceback__ = None  # its response keeps it, and with it it would keep this call
             self._blame_source()
             raise BackendBroke(f"{self._name}: the answer broke off ({type(error).__name__})") from None
         return b"".join(parts)
@@ -102,6 +104,7 @@ class Exchange:
             async for part in self._response.content.iter_any():
                 yield part
         except (aiohttp.ClientError, OSError) as error:
+            error.__traceback__ = None  # its response keeps it, and with it it would keep this call
             self._blame_source()
             raise AnswerTruncated(f"{self._name}: the answer broke off ({type(error).__name__})") from None
 
@@ -121,7 +124,7 @@ class Exchange:
 
     def _blame_source(self) -> None:
         if self._outgoing is not None and self._outgoing.fault is not None:
-            raise self._outgoing.fault
+            raise again(self._outgoing.fault)
 
 
 class _Progress:
@@ -296,7 +299,7 @@ class HttpClient:
                 raise
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 if outgoing is not None and outgoing.fault is not None:
-                    raise outgoing.fault from None
+                    raise again(outgoing.fault) from None
                 raise self._explain(error) from None  # a parser's error quotes what it could not read
             exchange = Exchange(self._name, response, outgoing, progress.carrier)
             try:
@@ -307,6 +310,7 @@ class HttpClient:
                 exchange.close()
         finally:
             self._in_use -= 1
+            progress.carrier = None  # which keeps the context that keeps this
 
     async def exchange(
         self, method: str, url: str, *, headers: Headers, body: Upload = None, limit: int = 64 * 2**20

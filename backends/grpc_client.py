@@ -228,14 +228,14 @@ class OutgoingRpc(Stream):
         while self.code is None and self._error is None:
             await self._wait()
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
         return self._messages.popleft() if self._messages else None
 
     async def next(self) -> bytes | None:
         """The next message, None after the last one: then `code` tells how it ended. Raises BackendError."""
         while not self._messages:
             if self._error is not None:
-                raise self._error
+                raise self._error.again()
             if self.code is not None:
                 return None
             await self._wait()

@@ -115,6 +115,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+        del self._parser  # it holds this connection, and both would stay until somebody looks for cycles
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""

@@ -77,4 +77,7 @@ class Reach:
                 )
             except OSError as error:
                 last = error
-        raise last
+        try:
+            raise last
+        finally:
+            del last  # or it would hold this frame, and this frame it

@@ -106,7 +106,7 @@ class Tokens:
             token = await self._source.fetch()
         except BackendError as error:
             self._fetches += 1
-            self._failure = error
+            self._failure = error.again()
             raise
         self._fetches += 1
         self._cover(token.value)

@@ -242,4 +242,7 @@ class TritonAttempt(Attempt):
         error = refusal(status, text, inference=self._inference, version_asked=self._version_asked)
         if error is not None:
             error.answer = reply
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or it would hold this frame, and this frame it

@@ -24,7 +24,7 @@ from backends.triton_grpc_status import ERROR_TEXT_LIMIT, judge, raise_if_not_st
 from backends.upstream_tls import ClientTls
 from gateway.clock import Clock
 from gateway.cork import Cork
-from gateway.errors import BackendBroke
+from gateway.errors import BackendBroke, again
 from gateway.options import Duration, Options
 from gateway.vocab import Call, Headers, Reply, Start
 
@@ -202,7 +202,7 @@ class StreamAttempt:
             self._pump = asyncio.get_running_loop().create_task(self._send_messages(rpc))
             coming = self._begin_next(rpc)
             await self._wait(coming, None)
-            first = coming.result()
+            first = _outcome(coming)
             if first is None and rpc.code:
                 self._leave()
                 return judge(rpc.code, rpc.details, call)
@@ -225,7 +225,7 @@ class StreamAttempt:
             while not (await self._wait(coming, _QUIET_S)):
                 if not self._said:
                     yield b""  # it is the client's turn: this silence is no stall
-            message = coming.result()
+            message = _outcome(coming)
         if rpc.code:
             raise BackendBroke(f"the stream broke off: {rpc.details[:ERROR_TEXT_LIMIT]}")
 
@@ -243,7 +243,7 @@ class StreamAttempt:
             if coming in done:
                 return True
             if pump.done() and (error := pump.exception()) is not None:
-                raise error
+                raise again(error)
             if not done:
                 return False
 
@@ -264,9 +264,18 @@ class StreamAttempt:
             if task is not None:
                 task.add_done_callback(_look_at)
                 task.cancel()
+        self._pump = self._reading = None  # the error that one ends with knows this attempt
         if self._rpc is not None:
             self._rpc.cancel()
         self._replica.end()
+
+
+def _outcome(task: "asyncio.Task[bytes | None]") -> bytes | None:
+    """What a task that has ended returned. Its error is raised anew: the task keeps its own."""
+    error = task.exception()
+    if error is not None:
+        raise again(error)
+    return task.result()
 
 
 def _look_at(task: "asyncio.Task[Any]") -> None:

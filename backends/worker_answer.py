@@ -27,7 +27,7 @@ class Heard(NamedTuple):
             return Reply(*self.answer, start=start, usage=usage)
         assert self.fault is not None
         self.fault.usage = usage
-        raise self.fault
+        raise self.fault.again()
 
     def fault_of_ping(self, who: str) -> BackendBroke | None:
         """Why this is no answer to a ping, if it is none."""

@@ -111,7 +111,7 @@ class IncomingBody:
     def fail(self, error: OverspillError) -> None:
         """No more bytes will come, and why. Readers get `error`."""
         if self._error is None and not self._complete:
-            self._error = error
+            self._error = error.again()
             self._parts.clear()
             self._held = 0
             self._wake()
@@ -206,7 +206,7 @@ class IncomingBody:
 
     async def _more(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
         self._source.invite()
         self._waiter = asyncio.get_running_loop().create_future()
         try:
@@ -214,7 +214,7 @@ class IncomingBody:
         finally:
             self._waiter = None
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

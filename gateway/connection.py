@@ -7,6 +7,7 @@ The grammar is llhttp's, in its strict mode; what llhttp leaves to its caller (o
 """
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 
@@ -100,6 +101,10 @@ class Connection(asyncio.Protocol):
             self._drained.set_exception(ClientGone("the client closed the connection"))
         if self._task is not None:
             self._task.cancel()
+        # What holds this connection in turn would stay with it until somebody looks for cycles.
+        del self._parser
+        self._parsing = self._current = self._task = self._fatal = None
+        self._queue.clear()
 
     def eof_received(self) -> bool:
         """The client will send no more: taken as leaving, as the other proxies do."""
@@ -117,8 +122,7 @@ class Connection(asyncio.Protocol):
             self._parse(data)
             self._check_unfinished()
         except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            self._refuse(cause if isinstance(cause, OverspillError) else BadCall(str(cause), close=True))
+            self._refuse(_raised_within(error))
         except httptools.HttpParserError as error:
             self._refuse(BadCall(f"this is not a valid HTTP/1.1 request: {error}", close=True))
         except OverspillError as error:
@@ -354,30 +358,34 @@ class Connection(asyncio.Protocol):
         exchange.task = self._task
 
     async def _answer_all(self) -> None:
-        """The task of this connection: one request after the other, as long as it lives."""
-        loop = self._listener.loop
-        while True:
-            exchange = self._current
-            assert exchange is not None
-            try:
-                keeper = self._listener.doorkeeper
-                if keeper is not None and (error := keeper.refusal(exchange)) is not None:
-                    self._listener.handler.refuse(exchange, error)
-                else:
-                    await self._listener.handler.handle(exchange)
-                if not (self._writable or self._refused):
-                    await self.drain()  # or a client that asks and never reads would fill the memory
-            finally:
-                self._current = None
-                if not exchange.ended:
-                    exchange.abort()
-            if self._refused:
-                return
-            self._next(exchange)
-            if self._current is None:
-                self._awaited = loop.create_future()
-                await self._awaited
-                self._awaited = None
+        """The task of this connection: one request after the other, as long as it lives.
+
+        Cancelled, it ends well: a task that keeps an error keeps all that was at work, large bodies among it,
+        and as that holds the task in turn they would stay until somebody looks for cycles.
+        """
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                exchange = self._current
+                assert exchange is not None
+                try:
+                    keeper = self._listener.doorkeeper
+                    if keeper is not None and (error := keeper.refusal(exchange)) is not None:
+                        self._listener.handler.refuse(exchange, error)
+                    else:
+                        await self._listener.handler.handle(exchange)
+                    if not (self._writable or self._refused):
+                        await self.drain()  # or a client that asks and never reads would fill the memory
+                finally:
+                    self._current = None
+                    if not exchange.ended:
+                        exchange.abort()
+                if self._refused:
+                    return
+                self._next(exchange)
+                if self._current is None:
+                    self._awaited = self._listener.loop.create_future()
+                    await self._awaited
+                    self._awaited = None
 
     def _next(self, exchange: Exchange) -> None:
         listener = self._listener
@@ -433,7 +441,7 @@ class Connection(asyncio.Protocol):
             self._parsing = None
             self._current.keep_alive = False
             return
-        self._fatal = error
+        self._fatal = error.again()
         if self._current is None and not self._queue:
             self._answer_fatal(error)
 
@@ -466,3 +474,9 @@ class Connection(asyncio.Protocol):
             raise HeadTooLarge(f"the header section is over the limit of {limits.head} bytes", close=True)
         if self._in_body and self._framing > limits.head + 65536:
             raise BadCall("the chunked body has more framing than content", close=True)
+
+
+def _raised_within(error: httptools.HttpParserCallbackError) -> OverspillError:
+    """What one of the functions that the parser calls has raised."""
+    cause = error.__context__
+    return cause if isinstance(cause, OverspillError) else BadCall(str(cause), close=True)

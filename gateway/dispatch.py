@@ -126,11 +126,11 @@ class Attempt:
             return False
         if isinstance(error, Shed) and self._explains(error):
             assert self.failure is not None
-            raise self.failure from error
+            raise self.failure.again() from error
         if not isinstance(error, BackendError) or self.slot is None:
             return False
         slot, self.slot = self.slot, None
-        self.failure = error
+        self.failure = error.again()
         if not self._may_try_again(error):
             return False
         self._paid = error.work is not Work.NOT_STARTED
@@ -177,7 +177,7 @@ class Attempt:
         assert before is not None
         self.tried |= {(before.backend.name, before.replica)}
         if error is not None:
-            self.failure = error
+            self.failure = error.again()
             self.number += 1
 
     @staticmethod

@@ -36,7 +36,9 @@ for it in logs and metrics, and whether the work may have started: no other tabl
         └── AnswerTruncated     502    it broke off after its first byte
 """
 
+from copy import copy
 from errno import EMFILE, ENFILE
+from typing import Self, TypeVar
 
 from gateway.vocab import Outcome, Reason, Reply, Usage, Verdict, Work
 
@@ -66,6 +68,20 @@ class OverspillError(Exception):
         super().__init__(message)
         self.close = close
         self.retry_after = retry_after
+
+    def again(self) -> Self:
+        """The same error, without what was at work where it was raised. Who keeps an error to raise it later
+        raises this: what was at work holds its keeper, and that would be a cycle, large bodies among it.
+        """
+        return copy(self)
+
+
+AnyError = TypeVar("AnyError", bound=BaseException)
+
+
+def again(error: AnyError) -> AnyError:
+    """The same of an error that may be none of this tree."""
+    return error.again() if isinstance(error, OverspillError) else error
 
 
 class ConfigError(OverspillError):

@@ -361,7 +361,7 @@ class Rpc(Stream):
         """The next message of a stream; None after the last one. Raises what is wrong with it."""
         while not self._messages:
             if self._error is not None:
-                raise self._error
+                raise self._error.again()
             if self.complete or self.heard_all:
                 return None
             self._news = asyncio.get_running_loop().create_future()
@@ -413,7 +413,7 @@ class Rpc(Stream):
         if self.task is None:
             self.port.refuse(self, error)
         else:
-            self._error = error
+            self._error = error.again()
             self._tell()
 
     def _tell(self) -> None:

@@ -199,15 +199,22 @@ class GrpcServer:
         self._name(exchange)
         return exchange
 
+    # A task that keeps an error keeps all that was at work, which holds the task in turn: so these end well
+    # even when they are cancelled.
+
     async def _unary(self, rpc: Rpc) -> None:
         try:
             await self._handler.handle(self._exchange(rpc, rpc.message, rpc.task))
+        except asyncio.CancelledError:
+            return
         finally:
             self._over(rpc)
 
     async def _stream(self, rpc: Rpc) -> None:
         try:
             await self._converse(rpc)
+        except asyncio.CancelledError:
+            return
         finally:
             self._over(rpc)
 

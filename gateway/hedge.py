@@ -13,6 +13,7 @@ never knows a pool, a policy or how a backend works.
 """
 
 import asyncio
+import contextlib
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -137,19 +138,22 @@ class Race:
 
     async def _without_first(self, error: BaseException) -> Reply:
         """The first has ended without an answer: that of the second, or raises."""
-        if self._won:
-            assert self._task is not None
-            assert self._reply is not None
-            if self._task.uncancel() > 0:  # and so has the client
-                await self._without_second()
+        try:
+            if self._won:
+                assert self._task is not None
+                assert self._reply is not None
+                if self._task.uncancel() > 0:  # and so has the client
+                    await self._without_second()
+                    raise error
+                self._promote(None)
+                return self._reply
+            if self._second is None or not isinstance(error, BackendError):
+                self._drop()
                 raise error
-            self._promote(None)
-            return self._reply
-        if self._second is None or not isinstance(error, BackendError):
-            self._drop()
-            raise error
-        self._promote(error)
-        return await self._last()
+            self._promote(error)
+            return await self._last()
+        finally:
+            del error  # which holds this frame, if it is raised here
 
     async def _last(self) -> Reply:
         """The second's answer, or its failure."""
@@ -169,8 +173,12 @@ class Race:
         finally:
             self._record.upstream_s += self._hedging.clock.now() - began
         if self._reply is None:
-            assert self._failure is not None
-            raise self._failure
+            failure, self._failure = self._failure, None
+            assert failure is not None
+            try:
+                raise failure
+            finally:
+                del failure  # which holds this frame
         self._finish()
         return self._reply
 
@@ -248,7 +256,10 @@ class Race:
             hedging.spawn(self._hedge(), name=f"hedge of {self._call.request_id}")
 
     async def _hedge(self) -> None:
-        if not self._over:
+        if self._over:
+            return
+        # It ends well even when it is cancelled: a task keeps its error, and that would keep this.
+        with contextlib.suppress(asyncio.CancelledError):
             await self._run()
 
     async def _run(self) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gateway.capacity import Capacity
 from gateway.clock import Clock
-from gateway.errors import DeadlinePassed, OverspillError
+from gateway.errors import DeadlinePassed, OverspillError, again
 from gateway.slot import Slot
 from gateway.tier import Tier
 from gateway.vocab import SUCCESS, Call, Verdict
@@ -225,14 +225,14 @@ class Lease:
         """It has left the queue, with a slot or with an error."""
         self.waiting = False
         self.slot = slot
-        self.error = error
+        self.error = None if error is None else again(error)
         if self._on_settled is not None:
             self._on_settled()
 
     def result(self) -> Slot:
         """How the waiting ended; never a slot for a call whose deadline passed before it woke up."""
         if self.error is not None:
-            raise self.error
+            raise again(self.error)
         assert self.slot is not None
         now = self._pool.clock.now()
         if now >= self.deadline:

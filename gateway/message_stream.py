@@ -55,7 +55,7 @@ class MessageStream:
 
     def fail(self, error: OverspillError) -> None:
         """No further message can be passed on, and why. The reader gets `error`."""
-        self._error = error
+        self._error = error.again()
         self._arrived.set()
         self._room.set()
 
@@ -110,7 +110,7 @@ class MessageStream:
                 self._room.set()
                 yield message
             if self._error is not None:
-                raise self._error
+                raise self._error.again()
             if self._ended:
                 return
             self._arrived.clear()

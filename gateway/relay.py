@@ -30,6 +30,8 @@ _NOT_PASSED_ON = HOP_BY_HOP | {
     b"ratelimit-policy",
 }
 
+_FAILED = frozenset((Kind.FULL, Kind.BROKE, Kind.ERROR))
+
 
 class Client(Protocol):
     """Where an answer goes: what is needed of a conversation."""
@@ -128,8 +130,8 @@ class Relay:
                             record.first_byte_at = clock.now()
                         exchange.write(chunk)
                     elif opening.preamble.take(chunk):
-                        if (error := _failed(opening.preamble, reply)) is not None:
-                            raise error
+                        if opening.preamble.kind in _FAILED:
+                            raise _failure(opening.preamble, reply)
                         record.first_byte_at = clock.now()
                         opening.commit()
                     if exchange.congested:
@@ -167,12 +169,10 @@ def _begin(
     exchange.write(opening)
 
 
-def _failed(preamble: Preamble, reply: Reply) -> BackendError | None:
+def _failure(preamble: Preamble, reply: Reply) -> BackendError:
     """What a stream amounts to whose first words are an error of the server's; it is the answer all the same
     if nobody else has another.
     """
-    if preamble.kind in {Kind.OPENING, Kind.OUTPUT}:
-        return None
     answer = Reply(reply.status, reply.headers, preamble.held)
     if preamble.kind is Kind.FULL:
         return BackendFull(
