@@ -360,6 +360,7 @@ class Gateway:
             )  # fmt: skip
         self.explaining.follow(table.routes, table.pools, table.spending)
         self.listener.limits = _listener_limits(table.settings)
+        self.listener.heads.clear()  # with them goes what backends and keys of the old file have left there
         if self.grpc is not None:
             self.grpc.limits = _grpc_limits(table.settings)
         self._rebook()

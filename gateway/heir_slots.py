@@ -4,7 +4,7 @@ Both talk to the same server, which is promised never more calls at once than `m
 earlier one holds is not there for its heir. Knows slots; no backend's kind and no call.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from backends.base import Backend
 from gateway.capacity import Capacity
@@ -57,8 +57,10 @@ class HeirSlots:
         """Call `callback` when an earlier holder has returned one."""
         self._callback = callback
 
-    def look(self) -> None:
-        """See what the earlier ones have returned."""
+    def look(self, gone: Collection[SlotSource] = ()) -> None:
+        """See what the earlier ones have returned. `gone`: holders that will not take any slot again."""
+        if gone:
+            self._before = [each for each in self._before if each not in gone]
         before, self._seen = self._seen, self.elsewhere
         if self._seen != before and self._callback is not None:
             self._callback()
@@ -81,7 +83,8 @@ def heir_slots(backend: Backend, before: Capacity) -> Callable[[int], SlotSource
     names = backend.replicas
 
     def slots(index: int) -> SlotSource:
-        held = earlier.get(names[index])
+        # Each is asked for once, and what stayed here would hold every backend that ever was in its place.
+        held = earlier.pop(names[index], None)
         return CounterSlots(most) if held is None else HeirSlots(most, held)
 
     return slots

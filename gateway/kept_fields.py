@@ -70,6 +70,10 @@ class HeadTable(Generic[Head]):
         self._once.add(mark)
         return False
 
+    def clear(self) -> None:
+        """Forget what the heads say; the next that comes again is kept anew."""
+        self._table.clear()
+
     def keep(self, raw: bytes, head: Head) -> None:
         """A head that was parsed and found good."""
         if len(self._table) >= self._most:

@@ -22,6 +22,7 @@ from gateway.member import Member, NewCapacity, closed, opened
 from gateway.pool import Pool
 from gateway.registry import Registry
 from gateway.routes import Route, RouteTable
+from gateway.slots import SlotSource
 from gateway.table import Builder, Table
 from policies.base import Policy
 
@@ -156,25 +157,36 @@ class Succession:
         return sum(table.admission.inside for table in self._leaving)
 
     async def _see_out(self) -> None:
-        while self._leaving or self._parting:
+        untidy = False
+        while self._leaving or self._parting or self._closing:
             await asyncio.sleep(self._pause)
             self._pause = min(LOOK_EVERY_S[1], 1.1 * self._pause)
-            self._leaving = [table for table in self._leaving if table.admission.inside]
-            needed = {member for table in self._leaving for member in table.members.values()}
-            for member in [each for each in self._parting if each not in needed and each.idle]:
-                self._parting.remove(member)
-                self.parted(member)
-                task = self._background.start(closed([member]), name=f"close {member.name}")
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
-            for heir in (heir for member in self.table.members.values() for heir in member.heirs):
-                if self._parting:
-                    heir.look()
-                else:
-                    heir.settle()
+            untidy = self._see_some_out() or untidy
+            if untidy and not self._closing:
+                # A table is a web of references, and a gateway that serves hardly ever looks for such.
+                gc.collect()
+                untidy = False
         self._usher = None
-        # A table is a web of references, and a gateway that serves hardly ever looks for such: it is told to.
-        gc.collect()
+
+    def _see_some_out(self) -> bool:
+        """Part with the tables and members that no call needs any more. False: there was none."""
+        inside = [table for table in self._leaving if table.admission.inside]
+        left, self._leaving = len(inside) < len(self._leaving), inside
+        needed = {member for table in inside for member in table.members.values()}
+        gone: set[SlotSource] = set()
+        for member in [each for each in self._parting if each not in needed and each.idle]:
+            self._parting.remove(member)
+            self.parted(member)
+            gone.update(replica.slots for replica in member.capacity.replicas)
+            task = self._background.start(closed([member]), name=f"close {member.name}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        for heir in (heir for member in self.members for heir in member.heirs):
+            if self._parting:
+                heir.look(gone)
+            else:
+                heir.settle()
+        return left or bool(gone)
 
     async def close(self) -> None:
         """Close every backend, whatever still uses it."""

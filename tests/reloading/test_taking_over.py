@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.triton import Triton
 from tests.reloading.support import backend, infer, route, running, text
 from tests.support.upstream import Received, upstream
 from tests.support.wire import Peer, eventually
@@ -263,3 +264,35 @@ async def test_readiness_of_new_backends_is_known_before_they_are_used(tmp_path:
         async with running(tmp_path, first) as run:
             await run.reload(text({"b": backend(replica.url, slots=slots)}, {"r": route("b")}))
             assert run.gateway.capacities["b"].ready(0) is True
+
+
+async def test_old_backends_are_forgotten_though_calls_of_later_ones_are_always_inside(
+    tmp_path: Path,
+) -> None:
+    gates: list[asyncio.Event] = []
+
+    async def answer(received: Received, writer: asyncio.StreamWriter) -> None:
+        if received.line.startswith(b"POST"):
+            gates.append(gate := asyncio.Event())
+            await gate.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+
+    def version(number: int) -> str:
+        return text({"a": backend(one.url, slots=4 + number)}, {"r": route("a")}, "reload: {watch: false}")
+
+    def here() -> int:
+        gc.collect()
+        return sum(isinstance(each, Triton) for each in gc.get_objects())
+
+    async with upstream(answer) as one, running(tmp_path, version(0)) as run, frozen():
+        calls: list[asyncio.Task[int]] = []
+        for number in range(1, 9):
+            calls.append(asyncio.get_running_loop().create_task(call(run.http)))
+            await eventually(lambda: len(gates) == len(calls), "the call is at the replica")
+            assert (await run.reload(version(number)))[0] == 200
+            if number > 1:
+                gates[number - 2].set()
+                assert await calls[number - 2] == 200
+        await eventually(lambda: here() <= 3, "only those that are in use are in memory")
+        gates[-1].set()
+        assert await calls[-1] == 200
