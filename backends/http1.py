@@ -134,7 +134,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()
             self._closed = True
         if self._head_done or self._closed:
-            if self._complete and self._head_size == len(data):
+            if self._complete and self._head_size == len(data) and not self._closed:
                 self._remember(data)
             self._wake()
         elif self._head_size > _MAX_HEAD:
@@ -156,7 +156,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _remember(self, data: bytes) -> None:
         """Keep the head of an answer that came whole and alone; servers repeat themselves."""
         end = data.find(b"\r\n\r\n") + 4
-        whole = self._reusable and not self._is_head and self._length == len(data) - end
+        # All of what follows the head must have been its body: a 204 has none, whatever its length says.
+        whole = self._reusable and not self._is_head and self._held == self._length == len(data) - end
         if whole and self._known.again(raw := data[:end]):
             self._known.keep(raw, KnownHead(self.status, KeptFields(self.headers), len(data) - end))
 

@@ -384,6 +384,13 @@ async def test_a_probe_is_true_only_for_200() -> None:
             assert server.received[0].line == b"GET /v2/health/ready HTTP/1.1"
 
 
+async def test_an_answer_without_content_has_none_however_often_it_comes_with_a_length() -> None:
+    async with fleet(answering(b"HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\nabc")) as (backend, _):
+        for _ in range(4):
+            async with backend.send(call(), 0) as reply:
+                assert (reply.status, reply.body) == (204, b"")
+
+
 async def test_an_answers_head_seen_before_is_recognised_and_means_the_same() -> None:
     answered = (b"one", b"two", b"longer", b"second", b"six", b"end")
     bodies = iter(answered)
