@@ -1,14 +1,17 @@
 """`python -m loadtests.bench.sse_load PORT STREAMS`: readers of event streams, and how late events come.
 
 So many connections, each reading stream after stream until the time is up and the last ones to their end.
-The events say when they left the upstream (`sse_upstream`), by the clock that both share. The beginnings are
-spread over the length of a stream, so that the load is even. Knows nothing about what is in between.
+The events say when they left the upstream (`sse_upstream`), by the clock that both share. Each reader begins
+at its own moment within the length of a stream, drawn at random (always the same draw), as people do who know
+nothing of each other: beginnings at even steps would share their moments as soon as a step is a fraction of
+the interval, and all events of a moment would come at once. Knows nothing about what is in between.
 
 A stream counts when its answer is complete, with all its events and [DONE]; anything else is an error.
 """
 
 import argparse
 import asyncio
+import random
 import re
 import sys
 import time
@@ -22,6 +25,7 @@ import httptools
 import uvloop
 
 from loadtests.bench.load_figures import LoadFigures, Percentiles
+from loadtests.bench.pacing import Pacer
 from loadtests.bench.turns import take_turn
 
 _MOMENT = re.compile(rb"t=(\d{6,20})")
@@ -126,12 +130,9 @@ class Reader(asyncio.Protocol):
         self.close()
 
 
-async def _read(
-    port: int, request: bytes, events: int, seen: Seen, *, start: float, ends: float, longest_s: float
-) -> None:
+async def _read(port: int, request: bytes, events: int, seen: Seen, *, ends: float, longest_s: float) -> None:
     loop = asyncio.get_running_loop()
     reader: Reader | None = None
-    await asyncio.sleep(start - loop.time())
     first = True  # every connection reads at least one stream, however short the run
     while first or loop.time() < ends:
         first = False
@@ -160,16 +161,16 @@ async def load(
     loop = asyncio.get_running_loop()
     seen = Seen()
     length_s = events * interval_s
-    began = loop.time()
-    async with asyncio.TaskGroup() as group:
-        for number in range(streams):
-            start = began + min(length_s, seconds) * number / streams
-            group.create_task(
-                _read(
-                    port, request, events, seen,
-                    start=start, ends=began + seconds, longest_s=length_s + PATIENCE_S,
+    chance = random.Random(streams)
+    began, began_ns = loop.time(), time.perf_counter_ns()
+    starts = sorted(chance.uniform(0, min(length_s, seconds)) for _ in range(streams))
+    with Pacer() as pacer:
+        async with asyncio.TaskGroup() as group:
+            for start_s in starts:
+                await pacer.until(began_ns + int(start_s * 1e9))
+                group.create_task(
+                    _read(port, request, events, seen, ends=began + seconds, longest_s=length_s + PATIENCE_S)
                 )
-            )  # fmt: skip
     return LoadFigures(
         duration_us=(loop.time() - began) * 1e6,
         requests=seen.streams,

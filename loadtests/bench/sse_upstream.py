@@ -6,13 +6,14 @@ Every other request is answered like a healthy server's. Knows no gateway.
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import time
+from functools import partial
 
 import uvloop
 
+from loadtests.bench.pacing import Due, Pacer
 from loadtests.bench.played_server import PlayedConnection, serve
 from loadtests.bench.workload import CHAT_PATH
 
@@ -33,11 +34,11 @@ def chunk(moment_ns: int, *, last: bool) -> bytes:
 class StreamConnection(PlayedConnection):
     """One client; one stream at a time."""
 
-    def __init__(self, interval_s: float) -> None:
+    def __init__(self, interval_s: float, pacer: Pacer) -> None:
         super().__init__()
-        self._loop = asyncio.get_running_loop()
-        self._interval_s = interval_s
-        self._timer: asyncio.TimerHandle | None = None
+        self._interval_ns = int(interval_s * 1e9)
+        self._pacer = pacer
+        self._timer: Due | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -47,18 +48,24 @@ class StreamConnection(PlayedConnection):
         if path != CHAT_PATH:
             return False
         self._transport.write(_HEAD)
-        self._next(int(json.loads(body)["max_tokens"]), self._loop.time())
+        self._next(int(json.loads(body)["max_tokens"]), time.perf_counter_ns())
         return True
 
-    def _next(self, left: int, due: float) -> None:
+    def _next(self, left: int, due_ns: int) -> None:
         event = chunk(time.perf_counter_ns(), last=left == 1)
         if left == 1:
             self._timer = None
             self._transport.write(event + _END)
             return
         self._transport.write(event)
-        due += self._interval_s
-        self._timer = self._loop.call_at(due, self._next, left - 1, due)
+        due_ns += self._interval_ns
+        self._timer = self._pacer.call_at(due_ns, partial(self._next, left - 1, due_ns))
+
+
+async def stream(port: int, interval_s: float) -> None:
+    """Serve until cancelled."""
+    with Pacer() as pacer:
+        await serve(port, lambda: StreamConnection(interval_s, pacer))
 
 
 def main() -> None:
@@ -68,7 +75,7 @@ def main() -> None:
     options.add_argument("--interval", type=float, default=0.1, help="seconds between two events (0.1)")
     asked = options.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(serve(asked.port, lambda: StreamConnection(asked.interval)))
+        uvloop.run(stream(asked.port, asked.interval))
 
 
 if __name__ == "__main__":
