@@ -192,13 +192,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._overrun, self._reusable = True, False  # it answers nobody, nor can what comes after it
             return
         status = self._parser.get_status_code()
+        if not 100 <= status <= 599:
+            raise ValueError("no status of HTTP")  # the connection is closed, as for all that is not HTTP
         if status < 200:
             self.headers.clear()
             self._length = None
             self._chunked = False
             return
-        if status > 599:
-            raise ValueError("no status of HTTP")  # the connection is closed, as for all that is not HTTP
         self.status = status
         self._head_done = True
         self._reusable = self._parser.should_keep_alive()

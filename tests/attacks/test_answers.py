@@ -30,6 +30,7 @@ REFUSED = {
     "status 600": b"HTTP/1.1 600 OK\r\ncontent-length: 4\r\n\r\ngood",
     "status 999": b"HTTP/1.1 999 OK\r\ncontent-length: 4\r\n\r\ngood",
     "status 099": b"HTTP/1.1 099 OK\r\ncontent-length: 4\r\n\r\ngood",
+    "status 099 with a body, and a good answer": b"HTTP/1.1 099 OK\r\ncontent-length: 4\r\n\r\nEVIL" + GOOD,
     "another protocol": b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n" + EVIL,
     "frames of HTTP/2": b"\0\0\0\x04\0\0\0\0\0",
     "no HTTP at all": b"+PONG\r\n",
