@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--stream-events", type=int, default=20, help="events of a stream (20)")
     add("--stream-interval", type=float, default=0.1, help="seconds between two events (0.1)")
     add("--warm-up", type=float, default=2.0, help="seconds of load before the rounds (2)")
+    add("--one-core", action="store_true", help="all on one core: for streams, where waking another is slow")
     add("--no-startup", action="store_true", help="leave out time to ready and idle memory")
     add("--json", type=Path, metavar="FILE", help="write every run and all figures")
     add("--markdown", type=Path, metavar="FILE", help="write the tables, as printed")
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; the exit code."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)  # so that what was started is ended on this way out too
-    cores = Cores.choose()
+    cores = Cores.choose(one=options.one_core)
     wanted = plan(options, cores)
     rounds = {each.workload.name: f"{each.rounds} of {each.seconds:g} s" for each in wanted}
     shown = {"rounds, interleaved": ", ".join(f"{name} {says}" for name, says in rounds.items())}

@@ -1,6 +1,6 @@
 """The machine that the figures belong to: cores, processor, kernel, versions, and how quiet it is.
 
-Reads what the kernel says; measures nothing of the peers.
+Reads what the kernel says, and how fast it wakes who sleeps; measures nothing of the peers.
 """
 
 import os
@@ -13,24 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.bench import procfs
+from loadtests.bench.waking import waking
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Which core does what. On a single core both are the same, and the figures are not comparable."""
+    """Which core does what. On a single core both are the same, and its requests/s say nothing."""
 
     gateway: int
     load: int
 
     @property
     def shared(self) -> bool:
-        """True when there was only one to give."""
+        """True when there is only one."""
         return self.gateway == self.load
 
     @classmethod
-    def choose(cls) -> "Cores":
-        """The first two cores that this process may use."""
+    def choose(cls, *, one: bool = False) -> "Cores":
+        """The first two cores that this process may use, or only the last."""
         allowed = sorted(os.sched_getaffinity(0))
+        if one:
+            return cls(gateway=allowed[-1], load=allowed[-1])
         return cls(gateway=allowed[0], load=allowed[1] if len(allowed) > 1 else allowed[0])
 
 
@@ -92,4 +95,13 @@ def describe(cores: Cores) -> dict[str, str]:
         "python": f"{platform.python_version()}, {platform.python_compiler()}, "
         + python_build(sysconfig.get_config_vars(), sys.base_prefix),
         "busy before the start": quiet,
+        "waking, 8 bytes there and back": _waking(cores),
     }
+
+
+def _waking(cores: Cores) -> str:
+    ways = {"on one core": (cores.load, cores.load)}
+    if not cores.shared:
+        ways["across the two"] = (cores.load, cores.gateway)
+    found = {how: waking(*ends) for how, ends in ways.items()}
+    return ", ".join(f"{how} p50 {w.p50_ms:.2f} ms and p99 {w.p99_ms:.2f} ms" for how, w in found.items())

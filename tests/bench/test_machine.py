@@ -1,5 +1,6 @@
 """How the machine is described."""
 
+import re
 import sys
 import sysconfig
 
@@ -57,3 +58,14 @@ def test_the_description_has_this_python() -> None:
     says = describe(Cores.choose())["python"]
     assert says.startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
     assert says.endswith(python_build(sysconfig.get_config_vars(), sys.base_prefix))
+
+
+def test_the_description_tells_how_fast_sleepers_wake() -> None:
+    says = describe(Cores.choose())["waking, 8 bytes there and back"]
+    ways = re.findall(r"(on one core|across the two) p50 (\d+\.\d\d) ms and p99 (\d+\.\d\d) ms", says)
+    assert [way for way, _, _ in ways] == ["on one core", "across the two"][: 1 + (not Cores.choose().shared)]
+    assert all(0 < float(p50) <= float(p99) for _, p50, p99 in ways)
+
+
+def test_one_core_is_enough_where_it_is_asked() -> None:
+    assert Cores.choose(one=True).shared
