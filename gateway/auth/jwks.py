@@ -87,7 +87,10 @@ def _usable(item: object) -> SigningKey | None:
     """Symmetric keys are passed over: whoever can fetch one can sign with it."""
     if not isinstance(item, dict) or item.get("use", "sig") != "sig":
         return None
-    kind, curve = item.get("kty"), item.get("crv")
+    public = {name: item[name] for name in ("kty", "crv", "n", "e", "x", "y") if name in item}
+    if not all(isinstance(value, str) for value in public.values()):
+        return None  # RFC 7517 and 7518: each of them is a string
+    kind, curve = public.get("kty"), public.get("crv")
     if kind == "RSA":
         algorithms: tuple[str, ...] = _RSA
     elif kind == "EC" and curve in _CURVES:
@@ -96,7 +99,6 @@ def _usable(item: object) -> SigningKey | None:
         algorithms = ("EdDSA",)
     else:
         return None
-    public = {name: item[name] for name in ("kty", "crv", "n", "e", "x", "y") if name in item}
     jwt = library()
     try:
         key = jwt.PyJWK(public, algorithms[0]).key

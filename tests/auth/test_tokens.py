@@ -247,6 +247,14 @@ def test_a_set_without_a_usable_key_is_none() -> None:
     assert [key.kid for key in read_jwks(KEYS)] == ["a", "b", "ec", "ed"]
 
 
+@pytest.mark.parametrize("member", ["kty", "crv", "x", "y", "n", "e", "kid", "alg", "use"])
+@pytest.mark.parametrize("nonsense", [None, {}, [], ["P-256"], 1, True])
+def test_a_key_that_is_nonsense_does_not_take_the_others_with_it(member: str, nonsense: object) -> None:
+    for good in (public(ec_key(), kid="bad"), public(rsa_key("a"), kid="bad"), public(ed_key(), kid="bad")):
+        keys = read_jwks(jwks({**good, member: nonsense}, public(rsa_key("b"), kid="good")))
+        assert "good" in [key.kid for key in keys]
+
+
 async def test_keys_of_a_file_follow_it(tmp_path: Any) -> None:
     path = key_set(tmp_path / "jwks.json")
     keys = FileKeys(path)
