@@ -27,7 +27,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Protocol
 
@@ -181,16 +181,20 @@ class Server:
                 self._connections[connection] = busy
 
     @contextlib.contextmanager
-    def slot(self) -> Iterator[bool]:
-        """A place to run one call in; False if all are taken."""
+    def place(self) -> Iterator["_Place"]:
+        """A place to run one call in, if one is free."""
         with self._lock:
             free = self.settings.concurrency is None or self._running < self.settings.concurrency
             self._running += free
+        place = _Place(self._left, free=free)
         try:
-            yield free
+            yield place
         finally:
-            with self._lock:
-                self._running -= free
+            place.leave()
+
+    def _left(self) -> None:
+        with self._lock:
+            self._running -= 1
 
     def health(self, path: str) -> int | None:
         """The status for a question about health; None for any other path."""
@@ -199,6 +203,20 @@ class Server:
         if path == HEALTH_PATH:
             return 200 if self.up.is_set() else 503
         return None
+
+
+class _Place:
+    """One call's part of what the worker may do at once. `free`: it got one."""
+
+    def __init__(self, left: Callable[[], None], *, free: bool) -> None:
+        self.free = free
+        self._left = left if free else None
+
+    def leave(self) -> None:
+        """Give it back; once is enough."""
+        left, self._left = self._left, None
+        if left is not None:
+            left()
 
 
 class _Listener(ThreadingHTTPServer):
@@ -259,9 +277,9 @@ class _Connection(BaseHTTPRequestHandler):
             self._call(path, query, body, age)
 
     def _call(self, path: str, query: str, body: bytes, age: float) -> None:
-        """One call, if there is a place for it; its answer is written within that place."""
-        with self.server.owner.slot() as free:
-            if not free:
+        """One call, if there is a place for it; its answer is written within that place, but for the end."""
+        with self.server.owner.place() as place:
+            if not place.free:
                 status, fields, text = _error(429, "this worker is full")
                 self._send(status, [*fields, ("retry-after", "1")], text)
                 return
@@ -275,7 +293,7 @@ class _Connection(BaseHTTPRequestHandler):
             except Exception:
                 _log.exception("the app failed")
                 answer = _error(500, "the app failed")
-            self._send(*answer)
+            self._send(*answer, ending=place.leave)
 
     # -- reading
 
@@ -322,8 +340,19 @@ class _Connection(BaseHTTPRequestHandler):
 
     # -- writing
 
-    def _send(self, status: int, fields: list[tuple[str, str]], body: Any) -> None:
-        """The answer: as it is, with a length, or in chunks as its pieces come."""
+    def _send(
+        self,
+        status: int,
+        fields: list[tuple[str, str]],
+        body: Any,
+        *,
+        ending: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The answer: as it is, with a length, or in chunks as its pieces come.
+
+        `ending` is called before its last byte: whoever has read that may call again at once, and must not
+        find that the call before still counts.
+        """
         whole = body if isinstance(body, bytes) else None
         bodiless = status in kit.WITHOUT_BODY
         chunked = whole is None and not bodiless and self.request_version != "HTTP/1.0"
@@ -336,15 +365,20 @@ class _Connection(BaseHTTPRequestHandler):
         lines = [f"HTTP/1.1 {status} {kit.reason(status)}", *(f"{name}: {value}" for name, value in fields)]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
         if bodiless or self.command == "HEAD":
-            self.wfile.write(head)
             _close(body)
+            ending()
+            self.wfile.write(head)
         elif whole is not None:
+            ending()
             self.wfile.write(head + whole)
         else:
             self.wfile.write(head)
-            self._stream(body, chunked=chunked)
+            if self._stream(body, chunked=chunked):
+                ending()
+                self.wfile.write(b"0\r\n\r\n" if chunked else b"")
 
-    def _stream(self, pieces: Any, *, chunked: bool) -> None:
+    def _stream(self, pieces: Any, *, chunked: bool) -> bool:
+        """All pieces; whether they came to their end."""
         try:
             for piece in pieces:
                 if piece:
@@ -355,10 +389,10 @@ class _Connection(BaseHTTPRequestHandler):
             _log.exception("the app failed within its answer")
             self.close_connection = True
         else:
-            if chunked:
-                self.wfile.write(b"0\r\n\r\n")
+            return True
         finally:
             _close(pieces)
+        return False
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What `parse_request` says of bytes that are no request."""

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +158,18 @@ def test_more_calls_than_places_get_429_at_once_and_health_is_still_told(connect
         app.go.set()
         assert response.read() == b"firstsecond"
         assert ask(other, target=kit.PING_PATH).status == 204
+
+
+@pytest.mark.parametrize("answer", [b"whole", [b"in ", b"pieces"]], ids=["whole", "stream"])
+def test_who_has_read_an_answer_finds_its_place_free(connect: Connect, answer: Any) -> None:
+    """A gateway's next call follows the last byte at once, on another connection."""
+
+    def app(*_: object) -> kit.Answer:
+        return 200, [], answer
+
+    with serving(app, HERE._replace(concurrency=1)) as made:
+        both = connect(made), connect(made)
+        assert {ask(both[turn % 2]).status for turn in range(500)} == {200}
 
 
 class Loading:
