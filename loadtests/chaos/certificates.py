@@ -31,6 +31,11 @@ def write_certificates(folder: Path, clock: Clock) -> Path:
             .add_extension(
                 x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
             )
+            # Python 3.13 and later trust none that does not name its keys.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False
+            )
             .sign(root_key, hashes.SHA256())
         )  # fmt: skip
         return made.public_bytes(serialization.Encoding.PEM)
