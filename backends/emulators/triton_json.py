@@ -212,7 +212,7 @@ def double(text: str) -> float:
 
 _PARSE_ERRORS: Sequence[tuple[str, str]] = (
     ("Expecting property name", "Missing a name for object member."),
-    ("Illegal trailing comma", "Missing a name for object member."),
+    ("Illegal trailing comma before end of object", "Missing a name for object member."),
     ("Expecting ':'", "Missing a colon after a name of object member."),
     ("Extra data", "The document root must not be followed by other values."),
     ("Unterminated string", "Missing a closing quotation mark in string."),
@@ -236,6 +236,8 @@ def parse(raw: bytes) -> Any:
             inside_array = _innermost(text[: error.pos]) == "["
             words = f"Missing a comma or {_closing(inside_array)}."
         place = error.pos
+        if "Illegal trailing comma" in error.msg:  # Python 3.13 points at the comma, not behind it
+            place += 1 + len(text[place + 1 :]) - len(text[place + 1 :].lstrip())
         if "Unterminated" in error.msg:
             place = len(text)
         elif words == "Invalid value.":

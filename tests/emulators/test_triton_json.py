@@ -104,6 +104,8 @@ def test_documents_are_compact_and_keep_their_order() -> None:
         (b" ", "The document is empty. at 1"),
         (b"{bad", "Missing a name for object member. at 1"),
         (b'{"a":1,}', "Missing a name for object member. at 7"),
+        (b'{"a":1, }', "Missing a name for object member. at 8"),
+        (b"[1,]", "Invalid value. at 3"),
         (b'{"a":1 "b"}', "Missing a comma or '}' after an object member. at 7"),
         (b'{"a" 1}', "Missing a colon after a name of object member. at 5"),
         (b"[1 2]", "Missing a comma or ']' after an array element. at 3"),
