@@ -277,7 +277,11 @@ class _Connection(BaseHTTPRequestHandler):
             self._call(path, query, body, age)
 
     def _call(self, path: str, query: str, body: bytes, age: float) -> None:
-        """One call, if there is a place for it; its answer is written within that place, but for the end."""
+        """One call, if there is a place for it.
+
+        The place is free again once the app is done: a stream holds it but for its last bytes, and what the
+        app answered whole is written without it.
+        """
         with self.server.owner.place() as place:
             if not place.free:
                 status, fields, text = _error(429, "this worker is full")
@@ -375,7 +379,8 @@ class _Connection(BaseHTTPRequestHandler):
             self.wfile.write(head)
             if self._stream(body, chunked=chunked):
                 ending()
-                self.wfile.write(b"0\r\n\r\n" if chunked else b"")
+                if chunked:
+                    self.wfile.write(b"0\r\n\r\n")
 
     def _stream(self, pieces: Any, *, chunked: bool) -> bool:
         """All pieces; whether they came to their end."""

@@ -15,7 +15,7 @@ from types import FrameType
 
 from loadtests.bench import report
 from loadtests.bench.drivers import driver_for
-from loadtests.bench.machine import Cores, describe
+from loadtests.bench.machine import Cores, describe, wakes
 from loadtests.bench.measure import Measured, Settings, measure
 from loadtests.bench.peers import PEERS
 from loadtests.bench.processes import NotAnswering
@@ -123,6 +123,10 @@ def forecast_s(settings: Sequence[Settings]) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; the exit code."""
     options = parser().parse_args(arguments)
+    if options.one_core and any(WORKLOADS[name].kind is not Kind.SSE for name in options.workload):
+        parser().error(
+            "--one-core is for streams: --workload sse or sse_1000; what others take needs two cores"
+        )
     signal.signal(signal.SIGTERM, _stop)  # so that what was started is ended on this way out too
     cores = Cores.choose(one=options.one_core)
     wanted = plan(options, cores)
@@ -133,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for settings in wanted:
             driver_for(settings.workload)  # what is missing is told before anything is measured
-        machine = describe(cores)
+        machine = describe(cores) | {"waking, 8 bytes there and back": wakes(cores)}
         _say(f"at most {forecast_s(wanted) / 60:.1f} minutes of load, if every peer is installed")
         for settings in wanted:
             _say(f"{settings.workload.name}: {settings.workload.says}")

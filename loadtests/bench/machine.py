@@ -95,13 +95,13 @@ def describe(cores: Cores) -> dict[str, str]:
         "python": f"{platform.python_version()}, {platform.python_compiler()}, "
         + python_build(sysconfig.get_config_vars(), sys.base_prefix),
         "busy before the start": quiet,
-        "waking, 8 bytes there and back": _waking(cores),
     }
 
 
-def _waking(cores: Cores) -> str:
+def wakes(cores: Cores) -> str:
+    """How fast it wakes who sleeps, in words: 8 bytes there and back on the load's core, and across both."""
     ways = {"on one core": (cores.load, cores.load)}
     if not cores.shared:
         ways["across the two"] = (cores.load, cores.gateway)
     found = {how: waking(*ends) for how, ends in ways.items()}
-    return ", ".join(f"{how} p50 {w.p50_ms:.2f} ms and p99 {w.p99_ms:.2f} ms" for how, w in found.items())
+    return ", ".join(f"{how} p50 {w.p50_ms:.3f} ms and p99 {w.p99_ms:.3f} ms" for how, w in found.items())

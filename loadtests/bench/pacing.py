@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self
 
 _CLOCK_MONOTONIC = 1
-_NONBLOCK, _CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _ABSOLUTE = 1
 _SECOND_NS = 1_000_000_000
 
@@ -53,7 +52,7 @@ class Pacer:
         self._armed_ns = 0
 
     def __enter__(self) -> Self:
-        self._descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, _NONBLOCK | _CLOEXEC)
+        self._descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._loop = asyncio.get_running_loop()
@@ -95,10 +94,13 @@ class Pacer:
             os.read(self._descriptor, 8)
         except BlockingIOError:  # it was set anew meanwhile
             return
-        self._armed_ns = 0
-        while self._due and self._due[0][0] <= time.perf_counter_ns():
-            call = heapq.heappop(self._due)[2].call
-            if call is not None:
-                call()
-        if self._due:
-            self._arm(self._due[0][0])
+        # What is called may want more called: the timer is set once, after all of it.
+        try:
+            while self._due and self._due[0][0] <= time.perf_counter_ns():
+                call = heapq.heappop(self._due)[2].call
+                if call is not None:
+                    call()
+        finally:
+            self._armed_ns = 0
+            if self._due:
+                self._arm(self._due[0][0])

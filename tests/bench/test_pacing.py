@@ -57,3 +57,22 @@ def test_what_has_passed_comes_at_once_and_what_was_cancelled_never() -> None:
         return seen
 
     assert uvloop.run(run()) == ["past"]
+
+
+def test_what_a_call_has_called_comes_too() -> None:
+    async def run() -> list[str]:
+        seen: list[str] = []
+        with Pacer() as pacer:
+            now = time.perf_counter_ns()
+
+            def first() -> None:
+                seen.append("first")
+                pacer.call_at(now + 2 * MS, lambda: seen.append("third"))
+                pacer.call_at(now + MS, lambda: seen.append("second"))
+
+            pacer.call_at(now, first)
+            await asyncio.sleep(0.001)
+            await pacer.until(now + 3 * MS)
+        return seen
+
+    assert uvloop.run(run()) == ["first", "second", "third"]

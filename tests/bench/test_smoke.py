@@ -176,6 +176,7 @@ def test_without_a_load_generator_it_says_what_to_install(
         ["--connections", "0"],
         ["--connections", "a"],
         ["--rounds", "x"],
+        ["--one-core", "--workload", "sse,chat"],
     ],
 )
 def test_wrong_options_are_refused(wrong: list[str]) -> None:
