@@ -6,15 +6,15 @@ nothing of replicas, models or prices: `replica_connections.py` keeps and reuses
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import httptools
 
 from gateway.cork import Cork
-from gateway.errors import AnswerTruncated, BackendBroke
+from gateway.errors import AnswerTruncated, BackendBroke, again
 from gateway.kept_fields import HeadTable, KeptFields
-from gateway.vocab import HOP_BY_HOP, Body, Headers, Reply
+from gateway.vocab import HOP_BY_HOP, Body, Headers, Poured, Reply
 
 _HIGH_WATER = 256 * 1024  # bytes of an answer held here before the replica is made to wait
 _WAIT_FOR_WHOLE = 64 * 1024  # an answer declared this small is relayed in one piece
@@ -54,6 +54,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_paused",
         "_raw_close",
         "_reusable",
+        "_take",
         "_transport",
         "_waiter",
         "_writable",
@@ -79,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._writable = True
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None  # who is given what comes, instead of being woken
         self._drained: asyncio.Future[None] | None = None
         self._reset(is_head=False)
 
@@ -232,7 +234,8 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def clean(self) -> bool:
         """Did the last exchange end so that the connection can carry another?"""
-        return self._complete and self._reusable and not self._is_head and not self._closed
+        ended = self._complete and self._reusable and not self._is_head
+        return ended and not self._closed and not self._transport.is_closing()
 
     def send(self, data: bytes, *, is_head: bool, more: bool = False) -> None:
         """Begin an exchange: write the head and as much of the body as is ready.
@@ -265,52 +268,122 @@ class UpstreamConnection(asyncio.Protocol):
         if chunked and not self._closed:
             self._transport.write(b"0\r\n\r\n")
 
-    async def reply(self) -> Reply:
-        """The answer's head, with all of its body where that is small and its length is declared."""
-        while not self._head_done or (
-            not self._complete and self._length is not None and self._length <= _WAIT_FOR_WHOLE
-        ):
-            if self._closed:
-                when = "in the middle of its answer" if self._head_done else "before it answered"
-                raise BackendBroke(f"the backend closed the connection {when}")
-            waiter = self._waiter = self._loop.create_future()
-            try:
-                await waiter
-            finally:
-                self._waiter = None
+    def reply(self) -> Reply | None:
+        """The answer's head, with all of its body where that is small and its length is declared.
+
+        None while there is less: there will be `news`. Raises BackendBroke where the connection is closed.
+        """
         if self._complete:
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             return Reply(self.status, self.headers, body, length=self._length)
-        return Reply(self.status, self.headers, stream=self._stream(), length=self._length)
+        if self._head_done and (self._length is None or self._length > _WAIT_FOR_WHOLE):
+            return Reply(self.status, self.headers, stream=_Rest(self), length=self._length)
+        if self._closed:
+            when = "in the middle of its answer" if self._head_done else "before it answered"
+            raise BackendBroke(f"the backend closed the connection {when}")
+        return None
+
+    def news(self) -> "asyncio.Future[None]":
+        """Over as soon as more of the answer is here, or the connection is closed. For one at a time."""
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     def close(self) -> None:
         """Drop the connection now, with whatever is under way on it."""
         if not self._closed:
             self._transport.abort()
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The rest of the answer, as it is asked for. Raises AnswerTruncated."""
         while True:
-            while parts := self._parts:
-                small = self._held < _WORTH_JOINING * len(parts)
-                self._parts, self._held = [], 0
-                for data in (b"".join(parts),) if small else parts:
+            while self._parts:
+                for data in self._taken():
                     yield data
-                if self._paused and not self._closed:
-                    self._paused = False
-                    self._transport.resume_reading()
-            if self._complete:
+                self._flow()
+            if self._over():
                 return
-            if self._closed:
-                raise AnswerTruncated("the backend closed the connection in the middle of its answer")
-            await self._wait()
+            await self.news()
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """The rest of the answer, as it comes (`vocab.Poured`). Raises AnswerTruncated."""
+        if not self._hand_over(take):
+            return False
+        while not self._over():
+            self._take = take
+            try:
+                await self.news()
+                wants_more = self._take is not None
+            finally:
+                self._take = None
+                self._waiter = None  # of an error that it was given, nothing stays
+            if not wants_more:
+                return False
+        return True
+
+    def _pass_on(self, take: Callable[[bytes], bool]) -> None:
+        """Hand over what has come; who waits is woken only if there is more to say."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return  # he has gone
         try:
-            await self._waiter
-        finally:
-            self._waiter = None
+            if not self._hand_over(take):
+                self._take = None
+                waiter.set_result(None)
+            elif self._complete or self._closed:
+                waiter.set_result(None)
+        except Exception as error:
+            self._take = None
+            waiter.set_exception(again(error))
+
+    def _hand_over(self, take: Callable[[bytes], bool]) -> bool:
+        """Give away what is here; False when no more is wanted for now."""
+        if self._parts:
+            pieces = self._taken()
+            for place, data in enumerate(pieces):
+                if not take(data):
+                    self._parts = pieces[place + 1 :]
+                    self._held = sum(map(len, self._parts))
+                    return False
+        self._flow()
+        return True
+
+    def _taken(self) -> list[bytes]:
+        """What is here, in as few pieces as are worth it; nothing of it is here any more."""
+        parts = self._parts
+        small = len(parts) > 1 and self._held < _WORTH_JOINING * len(parts)
+        self._parts, self._held = [], 0
+        return [b"".join(parts)] if small else parts
+
+    def _over(self) -> bool:
+        """Is the answer complete? Raises AnswerTruncated where it never will be."""
+        if not self._complete and self._closed:
+            raise AnswerTruncated("the backend closed the connection in the middle of its answer")
+        return self._complete
+
+    def _flow(self) -> None:
+        if self._paused and not self._closed:
+            self._paused = False
+            self._transport.resume_reading()
 
     def _wake(self) -> None:
+        if self._take is not None:
+            self._pass_on(self._take)
+            return
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class _Rest(Poured):
+    """What follows of the answer on a connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._connection.parts()
+
+    def pour(self, take: Callable[[bytes], bool]) -> Awaitable[bool]:
+        """See `Poured.pour`."""
+        return self._connection.pour(take)

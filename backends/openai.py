@@ -7,7 +7,7 @@ back. Knows what its answers say of tokens; it must never know another provider'
 Such providers say nothing about cold starts: the worker kit's two fields do; without them it is unknown.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Literal
 
@@ -171,7 +171,7 @@ class OpenAI(WebEndpoint):
         return reply
 
     async def _watched(
-        self, reply: Reply, stream: AsyncIterator[bytes], usage: StreamUsage
+        self, reply: Reply, stream: AsyncIterable[bytes], usage: StreamUsage
     ) -> AsyncGenerator[bytes, None]:
         async for part in stream:
             if shown := usage.feed(part):

@@ -21,7 +21,7 @@ from backends.load_report import LARGEST_METRICS, ORCA, ORCA_FORMAT, from_field,
 from backends.openai_load import ReplicaReports
 from backends.openai_refusals import Meaning, meaning
 from backends.openai_wire import EVERY_OPERATION, ModelName, Operations, below, renamed, unfit
-from backends.replica_connections import Attempt, ReplicaConnections
+from backends.replica_connections import Attempt
 from backends.replica_requests import ReplicaUrls, RequestHeads
 from backends.warm_fleet import FleetOptions, WarmFleet, whole
 from gateway.errors import BackendBroke, BackendDenied, BackendError, BackendFull, BackendUnready
@@ -136,9 +136,11 @@ class OpenAIFleet(WarmFleet):
         body: Body = call.body
         if self._renamed is not None and (data := body.whole()):
             body = WholeBody(self._renamed.apply(data))
-        if self.options.load is not None:
-            return _ReportingAttempt(self, replica, connections, head, body, call)
-        return _FleetAttempt(self, connections, head, body, call)
+        if self.options.load is None:
+            return _FleetAttempt(connections, call.method, head, body, call.idempotent, _fleet=self)
+        return _ReportingAttempt(
+            connections, call.method, head, body, call.idempotent, _fleet=self, _replica=replica
+        )
 
     async def probe(self, replica: int) -> bool | None:
         """`health`; any answer but 200, or none in time, is not ready."""
@@ -192,16 +194,10 @@ class OpenAIFleet(WarmFleet):
             await asyncio.sleep(load.every * (0.9 + 0.2 * self.kit.chance.random()))
 
 
-class _FleetAttempt(Attempt):
+class _FleetAttempt(Attempt, kw_only=True, eq=False):
     """One call on one replica, its failure statuses turned into errors."""
 
-    __slots__ = ("_fleet",)
-
-    def __init__(
-        self, fleet: OpenAIFleet, connections: ReplicaConnections, head: bytes, body: Body, call: Call
-    ) -> None:
-        super().__init__(connections, method=call.method, head=head, body=body, resend=call.idempotent)
-        self._fleet = fleet
+    _fleet: OpenAIFleet
 
     async def _judge(self, reply: Reply) -> None:
         """Raise what this status means for another attempt; return if it is the client's own answer."""
@@ -223,15 +219,14 @@ class _FleetAttempt(Attempt):
                 raise BackendBroke(f"the replica answered {status}: {text}", answer=reply)
 
 
-class _ReportingAttempt(_FleetAttempt):
+class _ReportingAttempt(_FleetAttempt, kw_only=True, eq=False):
     """The same where it matters how many run, and what answers say of their replica."""
 
-    __slots__ = ("_counted", "_replica")
+    _replica: int
 
-    def __init__(self, fleet: OpenAIFleet, replica: int, *attempt: Any) -> None:
-        super().__init__(fleet, *attempt)
-        self._replica = replica
-        self._counted = fleet.reports_of(replica)
+    @property
+    def _counted(self) -> ReplicaReports:
+        return self._fleet.reports_of(self._replica)
 
     async def __aenter__(self) -> Reply:
         self._counted.running += 1

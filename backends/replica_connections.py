@@ -8,6 +8,8 @@ import asyncio
 from functools import partial
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from backends.egress import Lookup, ask_system
 from backends.http1 import MOST_KNOWN, KnownHead, UpstreamConnection
 from backends.reaching import Reach
@@ -81,7 +83,7 @@ class ReplicaConnections:
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back: kept if its exchange ended cleanly, closed if not."""
         connection.busy = False
-        if connection.clean and connection.usable and not self._retired:
+        if connection.clean and not self._retired:
             connection.idle_since = self._clock.now()
             self._idle.append(connection)
         else:
@@ -98,24 +100,20 @@ class ReplicaConnections:
             self._idle.pop().close()
 
 
-class Attempt:
+class Attempt(Struct, eq=False):
     """One request to one replica, as a context manager around its answer.
 
-    head:  request line and fields, up to and without the empty line, without body framing
+    head:    request line and fields, up to and without the empty line, without body framing
+    resend:  it may be sent once more where a kept connection turns out to be closed
     """
 
-    __slots__ = ("_body", "_connection", "_connections", "_head", "_method", "_resend", "_sender")
-
-    def __init__(
-        self, connections: ReplicaConnections, method: bytes, head: bytes, body: Body, resend: bool
-    ) -> None:
-        self._connections = connections
-        self._method = method
-        self._head = head
-        self._body = body
-        self._resend = resend
-        self._connection: UpstreamConnection | None = None
-        self._sender: asyncio.Task[None] | None = None
+    _connections: ReplicaConnections
+    _method: bytes
+    _head: bytes
+    _body: Body
+    _resend: bool
+    _connection: UpstreamConnection | None = None
+    _sender: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Reply:
         try:
@@ -124,7 +122,8 @@ class Attempt:
                 self._connection = connection
                 data = self._send(connection)
                 try:
-                    reply = await connection.reply()
+                    while (reply := connection.reply()) is None:
+                        await connection.news()
                     break
                 except BackendBroke as error:
                     self._blame_the_client(error)

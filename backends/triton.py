@@ -10,7 +10,7 @@ Wire facts, observed on Triton 2.51 and read in its HTTP server's source:
 - what its failure answers mean is in `triton_refusals.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -105,6 +105,11 @@ class Triton(WarmFleet):
             options.grpc, connect_timeout=options.connect_timeout, fields=lambda: self.heads.added,
             clock=kit.clock, spawn=kit.spawn, tls=self.tls, cork=kit.cork,
         )  # fmt: skip
+        self._otherwise: dict[str, Callable[[Call, int], AbstractAsyncContextManager[Reply]]] = {}
+        if self._grpc is not None:
+            self._otherwise["grpc"] = self._by_grpc
+        if isinstance(options.openai, GenerateOptions):
+            self._otherwise["openai"] = self._translated
 
     @classmethod
     def example(cls, url: str) -> Mapping[str, Any]:
@@ -190,25 +195,29 @@ class Triton(WarmFleet):
 
     def send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         """Pass the call to one replica: as it is, or in the words of Triton's generate API."""
-        attempt = self._send(call, replica)
+        if call.protocol in self._otherwise:
+            attempt = self._otherwise[call.protocol](call, replica)
+        else:
+            attempt = self._attempt(replica, call)
         return attempt if self._watch is None else self._watch.counted(call, replica, attempt)
 
-    def _send(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
-        if call.protocol == "grpc" and self._grpc is not None:
-            http = self._replicas[replica]
-            return self._grpc.send(call, host=http.host, index=replica, retired=http.retired)
+    def _by_grpc(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
+        assert self._grpc is not None
+        http = self._replicas[replica]
+        return self._grpc.send(call, host=http.host, index=replica, retired=http.retired)
+
+    def _translated(self, call: Call, replica: int) -> AbstractAsyncContextManager[Reply]:
         openai = self.options.openai
-        if call.protocol == "openai" and isinstance(openai, GenerateOptions):
-            created = int(self.kit.clock.wall())
-            return TranslatedAttempt(call, openai, partial(self._attempt, replica), created=created)
-        return self._attempt(replica, call)
+        assert isinstance(openai, GenerateOptions)
+        created = int(self.kit.clock.wall())
+        return TranslatedAttempt(call, openai, partial(self._attempt, replica), created=created)
 
     def _attempt(self, replica: int, call: Call) -> "TritonAttempt":
         connections = self._replicas[replica]
         head = self.heads.head(call, connections, call.target)
         if self._watch is not None:
             head += report_wanted(call)
-        return TritonAttempt(connections, head, call)
+        return TritonAttempt(connections, call.method, head, call.body, call.idempotent, _call=call)
 
     async def probe(self, replica: int) -> bool | None:
         """`/v2/health/ready`; any answer but 200, or none in time, is not ready."""
@@ -223,15 +232,10 @@ def _discovery(name: str, options: DiscoverOptions, kit: Kit) -> Discovery:
     return DnsDiscovery(options.dns, options.port or 8000, every=every, chance=kit.chance)
 
 
-class TritonAttempt(Attempt):
+class TritonAttempt(Attempt, kw_only=True, eq=False):
     """One call on one replica, its failure statuses turned into errors."""
 
-    __slots__ = ("_inference", "_version_asked")
-
-    def __init__(self, connections: ReplicaConnections, head: bytes, call: Call) -> None:
-        super().__init__(connections, call.method, head, call.body, call.idempotent)
-        self._version_asked = call.version != ""
-        self._inference = call.inference
+    _call: Call
 
     async def _judge(self, reply: Reply) -> None:
         """Raise what this status means for another attempt; return if it is the client's own answer."""
@@ -239,7 +243,8 @@ class TritonAttempt(Attempt):
         if reply.stream is not None and status >= 500:
             reply.body, reply.stream = await whole(reply, _LARGEST_ERROR), None
         text = (reply.body or b"")[:_ERROR_TEXT_LIMIT].decode("utf-8", "replace")
-        error = refusal(status, text, inference=self._inference, version_asked=self._version_asked)
+        call = self._call
+        error = refusal(status, text, inference=call.inference, version_asked=call.version != "")
         if error is not None:
             error.answer = reply
             try:

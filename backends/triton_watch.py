@@ -137,7 +137,7 @@ class TritonWatch:
             self._options.path.encode("ascii"),
             connections.authority,
         )
-        asking = Attempt(connections, method=b"GET", head=head, body=WholeBody(b""), resend=True)
+        asking = Attempt(connections, b"GET", head, WholeBody(b""), _resend=True)
         async with asyncio.timeout(self._connect_timeout + 1.0), asking as reply:
             if reply.status != 200:
                 raise BackendBroke(f"its metrics answered {reply.status}")

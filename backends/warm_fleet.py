@@ -86,7 +86,7 @@ class WarmFleet(Backend):
         Raises BackendError, TimeoutError.
         """
         head = self.heads.question(connections, path.encode("ascii"))
-        asking = Attempt(connections, method=b"GET", head=head, body=WholeBody(b""), resend=True)
+        asking = Attempt(connections, b"GET", head, WholeBody(b""), _resend=True)
         async with asyncio.timeout(self.options.connect_timeout + 1.0), asking as reply:
             return reply.status, await whole(reply, limit)
 

@@ -7,7 +7,9 @@ reader asks for the whole body, and then never more than the listener's body lim
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from msgspec import Struct
 
 from gateway.errors import BodyTooLarge, ClientGone, OverspillError
 
@@ -63,15 +65,6 @@ class IncomingBody:
         self._paused = False
         self._error: OverspillError | None = None
         self._waiter: asyncio.Future[None] | None = None
-
-    @classmethod
-    def arrived(cls, source: Source, data: bytes, limit: int) -> "IncomingBody":
-        """A body that is all here already."""
-        body = cls(source, len(data), 0, limit)
-        body._complete = True
-        if data:
-            body._parts.append(data)
-        return body
 
     # -- fed by the listener
 
@@ -157,8 +150,7 @@ class IncomingBody:
 
     async def prefix(self, size: int) -> bytes:
         """The first `size` bytes (fewer if the body ends before); they stay in the body."""
-        if size > self._limit:
-            raise BodyTooLarge(f"the body is over the limit of {self._limit} bytes", close=True)
+        _allow_prefix(size, self._limit)
         while not self._complete and self._held < size:
             self._flow()
             await self._more()
@@ -168,8 +160,8 @@ class IncomingBody:
 
     async def read(self, limit: int) -> bytes:
         """All bytes, kept. Raises BodyTooLarge beyond `limit`."""
-        if self._length is not None and self._length > limit:
-            raise BodyTooLarge(f"the body has {self._length} bytes, more than the {limit} allowed here")
+        if self._length is not None:
+            _allow_all(self._length, limit)
         while not self._complete:
             if self._held > limit:
                 raise BodyTooLarge(f"the body is over the {limit} bytes allowed here")
@@ -219,6 +211,55 @@ class IncomingBody:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class ArrivedBody(Struct, frozen=True, gc=False, eq=False):
+    """A body that came in one piece with its head: nothing of it is waited for.
+
+    limit:  the most that is ever accepted
+    """
+
+    _data: bytes
+    length: int
+    limit: int
+
+    complete: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = True
+
+    def whole(self) -> bytes:
+        """All of it."""
+        return self._data
+
+    async def settle(self) -> None:
+        """Nothing to wait for."""
+
+    async def prefix(self, size: int) -> bytes:
+        """The first `size` bytes (fewer if the body ends before)."""
+        _allow_prefix(size, self.limit)
+        return self._data[:size]
+
+    async def read(self, limit: int) -> bytes:
+        """All bytes. Raises BodyTooLarge beyond `limit`."""
+        _allow_all(self.length, limit)
+        return self._data
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, in one piece."""
+        if self._data:
+            yield self._data
+
+    def discard(self) -> None:
+        """Nothing of it will pass by."""
+
+
+def _allow_prefix(size: int, limit: int) -> None:
+    if size > limit:
+        raise BodyTooLarge(f"the body is over the limit of {limit} bytes", close=True)
+
+
+def _allow_all(length: int, limit: int) -> None:
+    if length > limit:
+        raise BodyTooLarge(f"the body has {length} bytes, more than the {limit} allowed here")
 
 
 def client_left() -> ClientGone:

@@ -134,15 +134,16 @@ class Capacity(ReplicaSet):
         while replica is not None:
             if replica.slots.take():
                 breaker = replica.breaker
-                ticket = breaker.generation if breaker.closed else breaker.enter(now)
                 self.in_flight += 1
                 if breaker.closed:  # nothing changes but the count
+                    ticket = breaker.generation
                     room = replica.slots.free
                     self.free_slots += room - replica.room
                     replica.room = room
                     if not room:
                         self._enlist(replica)
                 else:
+                    ticket = breaker.enter(now)
                     self._update(replica, now)
                 slot = Slot(self, replica, ticket, now, reason, queued_s, self.backend)
                 if self.warmth is not None:
@@ -214,10 +215,10 @@ class Capacity(ReplicaSet):
             self._cool(self.warmth, slot, verdict, now)
         if self._watched:
             if verdict is SUCCESS and not slot.opening and type(slot) is Slot:
-                held = max(0.0, now - slot.taken_at)
-                head = slot.answered_at
-                replica.learn(held if head is None else max(0.0, head - slot.taken_at), now)
-                self.held_s = held if self.held_s is None else self.held_s + 0.1 * (held - self.held_s)
+                taken, head, before_s = slot.taken_at, slot.answered_at, self.held_s
+                held = now - taken if now > taken else 0.0
+                replica.learn(held if head is None else head - taken if head > taken else 0.0, now)
+                self.held_s = held if before_s is None else before_s + 0.1 * (held - before_s)
             if replica.breaker.note(verdict, ticket, now):
                 self._arm(replica)
         before = self.blocked

@@ -13,7 +13,7 @@ from collections import deque
 
 import httptools
 
-from gateway.body import IncomingBody, client_left
+from gateway.body import ArrivedBody, IncomingBody, client_left
 from gateway.errors import (
     BadCall,
     BodyTooLarge,
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
     """One client connection: requests in, answers out, in order."""
 
     __slots__ = (
-        "_awaited", "_current", "_drained", "_expects", "_fatal", "_framing", "_head_size", "_in_body",
+        "_awaited", "_body", "_current", "_drained", "_expects", "_fatal", "_framing", "_head_size",
         "_listener", "_parser", "_parsing", "_paused", "_peer", "_queue", "_refused", "_sweep_at",
         "_switches", "_task", "_transport", "_unread", "_writable", "_write_by",
     )  # fmt: skip
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None  # answers one request after the other
         self._awaited: asyncio.Future[None] | None = None  # set while that task waits for a request
         self._expects = False  # does the client wait to be invited?
-        self._in_body = False  # has the head of the request in `_parsing` been read?
+        self._body: IncomingBody | None = None  # that of the request in `_parsing`, once its head is read
         self._head_size = 0
         self._framing = 0  # bytes that were neither head nor body: chunk sizes, extensions, trailers
         self._switches = False  # does the request in `_parsing` offer another protocol, and have a body?
@@ -95,15 +95,15 @@ class Connection(asyncio.Protocol):
         self._listener.forget(self)
         self._sweep_at = self._write_by = _FOREVER
         self._refused = True
-        if self._parsing is not None and self._in_body:
-            self._parsing.body.fail(client_left())
+        if self._parsing is not None and self._body is not None:
+            self._body.fail(client_left())
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(ClientGone("the client closed the connection"))
         if self._task is not None:
             self._task.cancel()
         # What holds this connection in turn would stay with it until somebody looks for cycles.
         del self._parser
-        self._parsing = self._current = self._task = self._fatal = None
+        self._parsing = self._body = self._current = self._task = self._fatal = None
         self._queue.clear()
 
     def eof_received(self) -> bool:
@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
             self._start(self._queue.popleft())
         # A request whose body is still on its way is started too: it may be refused by its head alone.
         parsing = self._parsing
-        if parsing is not None and self._current is None and self._in_body:
+        if parsing is not None and self._current is None and self._body is not None:
             self._start(parsing)
 
     def _recognise(self, data: bytes) -> bool:
@@ -143,13 +143,25 @@ class Connection(asyncio.Protocol):
         head = listener.heads.get(data[:end])
         if head is None or len(data) - end != head.length:
             return False
-        exchange = Exchange(self, self._peer, listener.clock.now(), listener.limits.body)
-        exchange.method, exchange.target, exchange.headers, _ = head
-        exchange.keep_alive = not listener.draining
-        exchange.body = IncomingBody.arrived(self, data[end:], exchange.max_body)
-        listener.name(exchange)
+        limit = listener.limits.body
+        method, target, headers, length = head
+        request_id, traceparent = listener.names()
         self._sweep_at = _FOREVER
-        self._start(exchange)
+        self._start(
+            Exchange(
+                self,
+                self._peer,
+                listener.clock.now(),
+                limit,
+                method,
+                target,
+                headers,
+                ArrivedBody(data[end:], length, limit),
+                not listener.draining,
+                request_id,
+                traceparent,
+            )
+        )
         return True
 
     def _remember(self, data: bytes, exchange: Exchange) -> None:
@@ -181,7 +193,7 @@ class Connection(asyncio.Protocol):
         listener = self._listener
         now = listener.clock.now()
         self._parsing = Exchange(self, self._peer, now, listener.limits.body)
-        self._in_body = False
+        self._body = None
         self._head_size = 0
         if self._current is None:
             self._sweep_at = now + listener.limits.head_timeout
@@ -201,7 +213,7 @@ class Connection(asyncio.Protocol):
         exchange = self._parsing
         assert exchange is not None
         self._head_size += len(name) + len(value) + 4
-        if self._in_body:
+        if self._body is not None:
             return
         exchange.headers.append((name.lower(), value))
 
@@ -220,29 +232,29 @@ class Connection(asyncio.Protocol):
         if length is not None and length > limits.body:
             raise BodyTooLarge(f"the body has {length} bytes, the limit is {limits.body}", close=True)
         self._expects = expects
-        exchange.body = IncomingBody(self, length=length, buffer=limits.body_buffer, limit=limits.body)
-        self._in_body = True
+        body = IncomingBody(self, length=length, buffer=limits.body_buffer, limit=limits.body)
+        exchange.body = self._body = body
         self._framing = 0
         if length != 0 and self._current is None:
             self._sweep_at = self._listener.clock.now() + limits.body_timeout
 
     def on_body(self, data: bytes) -> None:
         """Decoded body bytes."""
-        exchange = self._parsing
-        assert exchange is not None
+        assert self._body is not None
         self._framing -= len(data) * 9  # up to eight framing bytes a body byte are a fair chunk size
-        exchange.body.feed(data)
+        self._body.feed(data)
         if self._sweep_at is not _FOREVER:
             self._sweep_at = self._listener.clock.now() + self._listener.limits.body_timeout
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
-        exchange = self._parsing
+        exchange, body = self._parsing, self._body
         assert exchange is not None
+        assert body is not None
         if self._switches:
             return  # its body is yet to come, see `_parse`
-        self._parsing = None
-        exchange.body.finish()
+        self._parsing = self._body = None
+        body.finish()
         self._sweep_at = _FOREVER
         if exchange is not self._current:
             self._queue.append(exchange)
@@ -321,19 +333,18 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()  # it takes nothing: what is held for it is better forgotten
                 return
             self._watch_reading()
-        parsing, rate = self._parsing, self._listener.limits.body_min_rate
+        parsing, body, rate = self._parsing, self._body, self._listener.limits.body_min_rate
         awaited = not (self._paused or self._refused or self._expects)
-        slow = self._in_body and parsing is not None and parsing.body.trickles(now, rate, awaited=awaited)
+        slow = body is not None and parsing is not None and body.trickles(now, rate, awaited=awaited)
         if now < self._sweep_at and not slow:
             return
         self._sweep_at = _FOREVER
         if self._refused or parsing is None:
             self._close()  # lingered, idle, or never said a word
-        elif self._in_body:
+        elif body is not None:
             if self._paused:
                 return  # we are the ones who do not read
-            error = SlowRequest("the request body stopped arriving, or comes too slowly", close=True)
-            parsing.body.fail(error)
+            body.fail(SlowRequest("the request body stopped arriving, or comes too slowly", close=True))
         else:
             self._refuse(SlowRequest("the request head took too long to arrive", close=True))
 
@@ -399,8 +410,9 @@ class Connection(asyncio.Protocol):
         elif self._parsing is None:
             idle = listener.limits.idle_timeout  # while draining the client was not told to send no more
             self._sweep_at = listener.clock.now() + (min(idle, LAST_REQUEST_S) if listener.draining else idle)
-            self.resume()
-        elif self._in_body and self._parsing is not exchange:
+            if self._paused:
+                self.resume()
+        elif self._body is not None and self._parsing is not exchange:
             self._start(self._parsing)
 
     def _parse(self, data: bytes) -> None:
@@ -436,9 +448,9 @@ class Connection(asyncio.Protocol):
         """A request cannot be read: answer it in its turn and close, for what follows cannot be trusted."""
         self._sweep_at = _FOREVER
         self.pause()
-        if self._parsing is not None and self._parsing is self._current:
-            self._parsing.body.fail(error)  # its own task answers
-            self._parsing = None
+        if self._body is not None and self._parsing is not None and self._parsing is self._current:
+            self._body.fail(error)  # its own task answers
+            self._parsing = self._body = None
             self._current.keep_alive = False
             return
         self._fatal = error.again()
@@ -450,8 +462,8 @@ class Connection(asyncio.Protocol):
         if broken is None:
             limits = self._listener.limits
             broken = Exchange(self, self._peer, self._listener.clock.now(), limits.body)
-            self._in_body = False
-        if not self._in_body:
+            self._body = None
+        if self._body is None:
             broken.body = IncomingBody(self, length=None, buffer=1, limit=1)
         broken.keep_alive = False
         self._listener.name(broken)
@@ -470,9 +482,9 @@ class Connection(asyncio.Protocol):
         if exchange is None:
             return
         self._check_head(exchange)
-        if not self._in_body and self._framing > limits.head + limits.target:
+        if self._body is None and self._framing > limits.head + limits.target:
             raise HeadTooLarge(f"the header section is over the limit of {limits.head} bytes", close=True)
-        if self._in_body and self._framing > limits.head + 65536:
+        if self._body is not None and self._framing > limits.head + 65536:
             raise BadCall("the chunked body has more framing than content", close=True)
 
 

@@ -3,7 +3,8 @@
     attempt = dispatch.attempt(call, record)
     while attempt.again:
         with attempt:                                   # swallows a failure that may be tried again
-            async with pool.slot(call, attempt) as slot:
+            with pool.slot(call, attempt) as lease:
+                slot = await lease.granted()
                 async with dispatch.send(call, slot, attempt, record) as reply:
                     ...                                 # the slot is held until the last byte
 
@@ -30,6 +31,8 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
+from msgspec import Struct
+
 from backends.base import Backend
 from gateway.clock import Clock
 from gateway.errors import BackendError, BackendFull, DeadlinePassed, NoCapacity, Shed
@@ -50,6 +53,8 @@ class HeldSlot(Protocol):
     def backend(self) -> Backend: ...
     @property
     def replica(self) -> int: ...
+    @property
+    def replica_name(self) -> str: ...
     @property
     def reason(self) -> Reason: ...
     @property
@@ -92,7 +97,7 @@ class Hedger(Protocol):
         ...
 
 
-class Attempt:
+class Attempt(Struct, eq=False):
     """One try of one call.
 
     again:   True while the call may be tried (again)
@@ -100,21 +105,16 @@ class Attempt:
     tried:   (backend, replica) pairs that failed this call already
     """
 
-    __slots__ = (
-        "_budget", "_call", "_clock", "_paid", "_record", "again", "failure", "number", "slot", "tried",
-    )  # fmt: skip
-
-    def __init__(self, call: Call, record: Record, clock: Clock, budget: RetryBudget | None) -> None:
-        self._call = call
-        self._record = record
-        self._clock = clock
-        self._budget = budget
-        self._paid = False
-        self.number = 0
-        self.tried = _NOTHING_TRIED
-        self.again = True
-        self.failure: BackendError | None = None
-        self.slot: HeldSlot | None = None
+    _call: Call
+    _record: Record
+    _clock: Clock
+    _budget: RetryBudget | None
+    _paid: bool = False
+    number: int = 0
+    tried: frozenset[tuple[str, int]] = _NOTHING_TRIED
+    again: bool = True
+    failure: BackendError | None = None
+    slot: HeldSlot | None = None
 
     def __enter__(self) -> None:
         self.again = False
@@ -141,7 +141,7 @@ class Attempt:
             name,
             error.usage,
             self._clock.now() - slot.taken_at,
-            slot.backend.replicas[slot.replica],
+            slot.replica_name,
             error.work,
         )
         self.tried |= {(name, slot.replica)}
@@ -249,31 +249,18 @@ class DeadlineWatch:
             asyncio.get_running_loop().call_later(self.TICK_S, self._tick)
 
 
-class Sending:
+class Sending(Struct, eq=False):
     """One attempt on its slot: the deadline around the backend's answer."""
 
-    __slots__ = (
-        "_call", "_clock", "_expired", "_record", "_reply", "_sending", "_slot", "_task", "_watch",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        call: Call,
-        slot: HeldSlot,
-        record: Record,
-        clock: Clock,
-        watch: DeadlineWatch,
-        task: asyncio.Task[None] | None,
-    ) -> None:
-        self._call = call
-        self._slot = slot
-        self._record = record
-        self._clock = clock
-        self._watch = watch
-        self._expired = False
-        self._task = task
-        self._sending: AbstractAsyncContextManager[Reply] | None = None
-        self._reply: Reply | None = None
+    _call: Call
+    _slot: HeldSlot
+    _record: Record
+    _clock: Clock
+    _watch: DeadlineWatch
+    _task: asyncio.Task[None] | None
+    _expired: bool = False
+    _sending: AbstractAsyncContextManager[Reply] | None = None
+    _reply: Reply | None = None
 
     def beside(self, call: Call, slot: HeldSlot, record: Record) -> "Sending":
         """Another attempt, to be entered by a task of its own, with a record of its own."""
@@ -283,7 +270,7 @@ class Sending:
         call, slot, record = self._call, self._slot, self._record
         backend = slot.backend
         now = self._clock.now()
-        record.took(backend.name, backend.replicas[slot.replica], slot.reason, slot.taken_at)
+        record.took(backend.name, slot.replica_name, slot.reason, slot.taken_at)
         record.queued_s += slot.queued_s
         remaining = call.deadline - now
         if remaining <= 0:
@@ -329,7 +316,8 @@ class Sending:
             if usage is not None:
                 slot.boot_s = usage.boot_s
                 slot.waited_s = usage.queued_s
-            self._settle(error)
+            if slot.reservation is not None:
+                self._settle(error)
 
     def _settle(self, error: BaseException | None) -> None:
         """The money that was reserved for it: what the attempt cost is known now, or never here."""

@@ -8,9 +8,12 @@ answer leaves it: a second one is a programming error, none at all breaks the co
 import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Protocol
+from operator import attrgetter
+from typing import Any, ClassVar, Protocol
 
-from gateway.body import IncomingBody
+from msgspec import Struct
+
+from gateway.body import ArrivedBody, IncomingBody
 from gateway.errors import ClientGone, OverspillError
 from gateway.kept_fields import KeptFields
 from gateway.vocab import Body, Headers
@@ -133,41 +136,31 @@ class Conversation(Protocol):
         ...
 
 
-class Exchange:
-    """One HTTP request with the means to answer it, once."""
+class Exchange(Struct, eq=False):
+    """One HTTP request with the means to answer it, once. `task` is the one that answers."""
 
-    __slots__ = (
-        "_bodiless", "_chunked", "_left", "_wire", "arrived", "began", "body", "bytes_out", "ended",
-        "headers", "http10", "keep_alive", "max_body", "method", "peer", "request_id", "target", "task",
-        "traceparent",
-    )  # fmt: skip
+    _wire: Wire
+    peer: bytes
+    arrived: float
+    max_body: int
+    method: bytes = b""
+    target: bytes = b""
+    headers: Headers = []
+    body: IncomingBody | ArrivedBody = ArrivedBody(b"", 0, 0)
+    keep_alive: bool = True
+    request_id: str = ""
+    traceparent: str = ""
+    http10: bool = False
+    task: asyncio.Task[None] | None = None
+    began: bool = False
+    ended: bool = False
+    bytes_out: int = 0
+    _bodiless: bool = False
+    _chunked: bool = False
+    _left: int | None = None
 
-    body: IncomingBody
-
-    def __init__(self, wire: Wire, peer: bytes, arrived: float, max_body: int) -> None:
-        self._wire = wire
-        self.peer = peer
-        self.arrived = arrived
-        self.max_body = max_body
-        self.method = b""
-        self.target = b""
-        self.headers: Headers = []
-        self.http10 = False
-        self.keep_alive = True
-        self.request_id = ""
-        self.traceparent = ""
-        self.task: asyncio.Task[None] | None = None  # the one that answers
-        self.began = False
-        self.ended = False
-        self.bytes_out = 0
-        self._bodiless = False
-        self._chunked = False
-        self._left: int | None = None
-
-    @property
-    def scheme(self) -> bytes:
-        """`http`, or `https` where the connection is encrypted."""
-        return self._wire.scheme
+    scheme: ClassVar["property"] = property(attrgetter("_wire.scheme"))
+    """`http`, or `https` where the connection is encrypted; read for every call, so without a frame."""
 
     @property
     def certificate(self) -> Certificate | None:
@@ -189,12 +182,12 @@ class Exchange:
             # The answer to HEAD tells the length that GET would have, and has no body (RFC 9110, 9.3.2).
             head += b"content-length: %d\r\n\r\n" % (len(body) if length is None else length)
         else:
-            head += b"content-length: %d\r\n\r\n" % len(body)
-            self.bytes_out = len(body)
-            if body:
-                head += body
-        self._wire.write(head)
-        self._finish()
+            self.bytes_out = size = len(body)
+            head = b"%bcontent-length: %d\r\n\r\n%b" % (head, size, body)
+        wire = self._wire
+        wire.write(head)
+        self.ended = True
+        wire.done(self)
 
     def begin(self, status: int, headers: Headers, extra: bytes, length: int | None) -> None:
         """The head of an answer whose body follows by `write`. `length` None: not known ahead."""

@@ -190,7 +190,7 @@ class Race:
         slot = lease.slot
         assert slot is not None
         held_s = self._hedging.clock.now() - slot.taken_at
-        name, replica = slot.backend.name, slot.backend.replicas[slot.replica]
+        name, replica = slot.backend.name, slot.replica_name
         if error is None:
             record.lost(name, replica, None, held_s, refused=False, began=slot.taken_at)
         else:

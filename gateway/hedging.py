@@ -217,7 +217,7 @@ class Hedging:
         if slot is None:
             return None
         self._allotment.hedged(now)
-        hedged = Hedged(backend, slot.backend.replicas[slot.replica], slot.taken_at)
+        hedged = Hedged(backend, slot.replica_name, slot.taken_at)
         if self.noting is not None:
             self.noting.hedges(beside, Run(backend, Reason.HEDGE), now, hedged)
         return Second(again, beside, slot, hedged)

@@ -52,3 +52,7 @@ class Host(Protocol):
     def name(self, exchange: Exchange) -> None:
         """Give the request an id and a trace where it has none."""
         ...
+
+    def names(self) -> tuple[str, str]:
+        """The id and the traceparent of a request that has neither."""
+        ...

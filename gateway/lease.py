@@ -1,7 +1,7 @@
 """The claim of one call on a slot.
 
 A `Lease` is one call's way through the pool: it asks, perhaps waits, holds a slot and gives it back.
-All waiting of the gateway's own is in `Lease.__aenter__`; deciding is the pool's part, at its desk.
+All waiting of the gateway's own is in `Lease.granted`; deciding is the pool's part, at its desk.
 """
 
 from asyncio import Future, get_running_loop
@@ -10,7 +10,7 @@ from functools import partial
 from math import inf
 from operator import attrgetter
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from gateway.capacity import Capacity
 from gateway.clock import Clock
@@ -83,11 +83,11 @@ class Desk(Protocol):
 
 
 class Lease:
-    """One call's claim on a slot: an async context manager, and the policy's view of the call.
+    """One call's claim on a slot: a context manager, and the policy's view of the call.
 
-    Entering waits as long as the policy holds the call, and gives the `Slot`. Raises Contended,
-    NoCapacity or DeadlinePassed. Leaving gives the slot back; how the attempt ended is read from the
-    exception that passes through, if any.
+    Entering asks: `slot` is there at once, or `granted` waits as long as the policy holds the call. Raises
+    Contended, NoCapacity or DeadlinePassed. Leaving gives back what is held, or leaves the queue; how the
+    attempt ended is read from the exception that passes through, if any.
     """
 
     __slots__ = (
@@ -185,25 +185,26 @@ class Lease:
 
     # -- for the pipeline ----------------------------------------------------------------------
 
-    async def __aenter__(self) -> Slot:
+    def __enter__(self) -> Self:
         self.since = now = self._pool.clock.now()
-        slot = self._pool.arrive(self, now)
-        if slot is not None:
-            return slot
-        settled: Future[None] = get_running_loop().create_future()
-        self._on_settled = partial(_resolve, settled)
-        try:
-            await settled
-        except BaseException:
-            # Cancelled, perhaps in the very tick in which the slot was handed over.
-            self.abandon()
-            raise
-        return self.result()
+        self._pool.arrive(self, now)
+        return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release(verdict_of(error))
+        if self.slot is not None:  # perhaps handed over in the very tick in which the call was cancelled
+            self.release(SUCCESS if error is None else verdict_of(error))
+        elif self.waiting:
+            self._pool.leave(self)
+
+    async def granted(self) -> Slot:
+        """The slot, waited for. Raises Contended, NoCapacity or DeadlinePassed."""
+        if self.waiting:
+            settled: Future[None] = get_running_loop().create_future()
+            self._on_settled = partial(_resolve, settled)
+            await settled
+        return self.result()
 
     # -- the same without asyncio (also for the simulator) -------------------------------------
 

@@ -135,12 +135,19 @@ class Listener:
 
     def name(self, exchange: Exchange) -> None:
         """Give the request an id and a trace where its client gave none (or an unusable one)."""
-        if not exchange.request_id:
-            self._id_count += 1
-            exchange.request_id = f"{self._id_prefix}{self._id_count:x}"
-        if not exchange.traceparent and self._names_traces:
-            ids = "%048x" % (self._chance.getrandbits(192) | _NOT_ZERO)
-            exchange.traceparent = f"00-{ids[:32]}-{ids[32:]}-01"
+        if not (exchange.request_id and exchange.traceparent):
+            request_id, traceparent = self.names()
+            exchange.request_id = exchange.request_id or request_id
+            exchange.traceparent = exchange.traceparent or traceparent
+
+    def names(self) -> tuple[str, str]:
+        """The id and the traceparent of a request whose client gave none."""
+        self._id_count = count = self._id_count + 1
+        request_id = f"{self._id_prefix}{count:x}"
+        if not self._names_traces:
+            return request_id, ""
+        ids = "%048x" % (self._chance.getrandbits(192) | _NOT_ZERO)
+        return request_id, f"00-{ids[:32]}-{ids[32:]}-01"
 
     async def drain(self, timeout: float) -> None:
         """Take no new connection, finish what is in flight for at most `timeout` seconds, then close.

@@ -121,18 +121,18 @@ class Pipeline:
                 while attempt.again:
                     if tracer is not None:
                         tracer.attempt(record, call, attempt.failure)
-                    with attempt:
-                        async with (lease := route.pool.slot(call, attempt)) as slot:  # 5
-                            async with dispatch.send(
-                                call, slot, attempt, record, exchange.task, lease
-                            ) as reply:  # 6
-                                await self._relay.copy(  # 7
-                                    reply,
-                                    exchange if claim is None else claim.around(exchange),
-                                    record,
-                                    self._ledger.cost_at_head(record, reply, self._clock.now()),
-                                    route.stall_timeout_s,
-                                )
+                    with attempt, route.pool.slot(call, attempt) as lease:  # 5
+                        slot = lease.slot or await lease.granted()
+                        async with dispatch.send(
+                            call, slot, attempt, record, exchange.task, lease
+                        ) as reply:  # 6
+                            await self._relay.copy(  # 7
+                                reply,
+                                exchange if claim is None else claim.around(exchange),
+                                record,
+                                self._ledger.cost_at_head(record, reply, self._clock.now()),
+                                route.stall_timeout_s,
+                            )
         except Shed as error:
             self._fail(exchange, record, never(call, route.pool.tiers) or error)
         except OverspillError as error:

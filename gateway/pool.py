@@ -157,7 +157,7 @@ class Pool:
         return self._chance.random()
 
     def slot(self, call: Call, attempt: Attempt) -> Lease:
-        """`async with pool.slot(call, attempt) as slot`: a place to run this attempt on."""
+        """`with pool.slot(call, attempt) as lease`: a claim on a place to run this attempt on."""
         return Lease(self, call, attempt)
 
     def take(self, lease: Lease, backend: str, reason: Reason, now: float) -> Slot | None:

@@ -6,6 +6,7 @@ fields it adds are those every answer carries.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
@@ -14,8 +15,8 @@ from gateway.errors import AnswerTruncated, BackendBroke, BackendError, BackendF
 from gateway.kept_fields import KeptFields
 from gateway.preamble import LONGEST_S, Kind, Opening, Preamble, is_events
 from gateway.record import Record
-from gateway.silence import Silence
-from gateway.vocab import HOP_BY_HOP, OK, Headers, Outcome, Reply, Verdict, Work
+from gateway.stream_watch import StreamWatch
+from gateway.vocab import HOP_BY_HOP, OK, Headers, Outcome, Poured, Reply, Verdict, Work
 
 _NOT_PASSED_ON = HOP_BY_HOP | {
     b"content-length",  # framing is the exchange's, whatever a backend passes on
@@ -58,6 +59,7 @@ class Relay:
     def __init__(self, *, clock: Clock, hold_s: float = LONGEST_S) -> None:
         self._clock = clock
         self._hold_s = hold_s
+        self._watch = StreamWatch(clock)
         self._stamps: dict[tuple[str, str, str | None, str | None], bytes] = {}
 
     async def copy(
@@ -78,7 +80,7 @@ class Relay:
         record.usage = reply.usage
         headers = passed_on(reply.headers)
         extra = self.stamp(record, usd)
-        record.outcome = _outcome(status)
+        record.outcome = OK if status < 400 else _refused(status)
         if reply.body is not None:
             record.status = status
             record.first_byte_at = self._clock.now()
@@ -115,33 +117,21 @@ class Relay:
     async def _stream(
         self, reply: Reply, exchange: Client, record: Record, stall_timeout: float, opening: Opening
     ) -> None:
-        assert reply.stream is not None
         clock = self._clock
-        loop = asyncio.get_running_loop()
         began = clock.now()
-        draining = 0.0
-        waits_for_client = False
-        latest = None if opening.begun else loop.call_later(self._hold_s, opening.commit)
+        copying = _Copying(reply, exchange, record, opening, clock, began + self._hold_s, stall_timeout)
+        self._watch.add(copying)
+        draining, since = 0.0, None
         try:
-            async with asyncio.timeout(None) as limit, Silence(limit, stall_timeout, loop) as silence:
-                async for chunk in reply.stream:
-                    if opening.begun:
-                        if record.first_byte_at is None:
-                            record.first_byte_at = clock.now()
-                        exchange.write(chunk)
-                    elif opening.preamble.take(chunk):
-                        if opening.preamble.kind in _FAILED:
-                            raise _failure(opening.preamble, reply)
-                        record.first_byte_at = clock.now()
-                        opening.commit()
-                    if exchange.congested:
-                        waits_for_client, since = True, clock.now()
-                        await exchange.drain()
-                        waits_for_client = False
-                        draining += clock.now() - since
-                    silence.broken()
-        except TimeoutError:
-            if waits_for_client:
+            while not await copying.go_on():
+                since = clock.now()
+                await exchange.drain()
+                draining += copying.heard() - since
+                since = None
+        except asyncio.CancelledError:
+            if not copying.stopped():
+                raise
+            if since is not None:
                 raise ClientGone(f"the client read nothing for {stall_timeout:g} s") from None
             silent = f"the backend sent nothing for {stall_timeout:g} s"
             raise (AnswerTruncated if opening.begun else BackendBroke)(silent) from None
@@ -152,13 +142,97 @@ class Relay:
                 raise
             raise BackendBroke(str(error), usage=error.usage) from error
         finally:
-            if latest is not None:
-                latest.cancel()
+            self._watch.remove(copying)
             record.upstream_s += clock.now() - began - draining
             record.bytes_out = exchange.bytes_out
         opening.commit()  # of an answer that was nothing else
         if record.first_byte_at is None:
             record.first_byte_at = clock.now()
+
+
+class _Copying:
+    """One stream on its way to the client: it takes parts, and is looked at for what is overdue.
+
+    hold_until:  when its opening events go out, whatever has come
+    longest:     seconds of silence after which it is over, on either side
+    """
+
+    __slots__ = (
+        "_client", "_clock", "_expired", "_heard_at", "_hold_until", "_longest", "_opening", "_pour",
+        "_record", "_reply", "_task",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reply: Reply,
+        client: Client,
+        record: Record,
+        opening: Opening,
+        clock: Clock,
+        hold_until: float,
+        longest: float,
+    ) -> None:
+        stream, task = reply.stream, asyncio.current_task()
+        assert stream is not None
+        assert task is not None
+        self._reply = reply
+        self._client = client
+        self._record = record
+        self._opening = opening
+        self._clock = clock
+        self._hold_until = hold_until
+        self._longest = longest
+        self._task = task
+        self._expired = False
+        self._heard_at = clock.now()
+        self._pour = stream.pour if isinstance(stream, Poured) else partial(_pull, aiter(stream))
+
+    def go_on(self) -> Awaitable[bool]:
+        """Copy; True at the end of the stream, False where the client has to catch up first."""
+        return self._pour(self.take)
+
+    def take(self, chunk: bytes) -> bool:
+        """Send on what has come. False where the client reads more slowly than we write."""
+        opening, client = self._opening, self._client
+        if opening.begun:
+            now = self.heard()
+            if self._record.first_byte_at is None:
+                self._record.first_byte_at = now
+            client.write(chunk)
+        else:
+            begins = opening.preamble.take(chunk)
+            if begins and opening.preamble.kind in _FAILED:
+                raise _failure(opening.preamble, self._reply)
+            now = self.heard()
+            if begins:
+                self._record.first_byte_at = now
+                opening.commit()
+        return not client.congested
+
+    def heard(self) -> float:
+        """Something has moved; returns when."""
+        self._heard_at = now = self._clock.now()
+        return now
+
+    def look(self, now: float) -> None:
+        """See `StreamWatch`."""
+        if not self._opening.begun and now >= self._hold_until:
+            self._opening.commit()
+        if now - self._heard_at >= self._longest and not self._expired:
+            self._expired = True
+            self._task.cancel()
+
+    def stopped(self) -> bool:
+        """Was it cancelled from here, and by nobody else?"""
+        return self._expired and self._task.uncancel() == 0
+
+
+async def _pull(stream: AsyncIterator[bytes], take: Callable[[bytes], bool]) -> bool:
+    """`Poured.pour` of a stream that is read by who waits for it."""
+    async for chunk in stream:
+        if not take(chunk):
+            return False
+    return True
 
 
 def _begin(
@@ -197,9 +271,7 @@ def passed_on(headers: Headers) -> Headers:
     return [field for field in headers if field[0] not in _NOT_PASSED_ON]
 
 
-def _outcome(status: int) -> Outcome:
-    if status < 400:
-        return OK
+def _refused(status: int) -> Outcome:
     return Outcome.BACKEND_REJECTED if status < 500 else Outcome.BACKEND_ERROR
 
 

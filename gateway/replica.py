@@ -60,17 +60,17 @@ class ReplicaState:
         The first measurements count alike, so that one slow first answer does not stand for the
         replica; later on older ones fade by age (`LATENCY_MEMORY_S`), not by the number that followed.
         """
-        age = now - self.latency_at
-        if self.latency is None or age > LATENCY_STALE_S:
+        age, before = now - self.latency_at, self.latency
+        if before is None or age > LATENCY_STALE_S:
             self.latency = seconds
             self.samples = 1
         else:
-            self.samples += 1
+            self.samples = samples = self.samples + 1
             # The first-order form of 1 - exp(-age / memory): near enough, and this runs for every call.
             weight = age / (age + LATENCY_MEMORY_S) if age > 0.0 else 0.0
-            if weight * self.samples < 1.0:
-                weight = 1.0 / self.samples
-            self.latency += weight * (seconds - self.latency)
+            if weight * samples < 1.0:
+                weight = 1.0 / samples
+            self.latency = before + weight * (seconds - before)
         self.latency_at = now
 
     def known_latency(self, samples: int, now: float) -> float | None:

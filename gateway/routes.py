@@ -132,6 +132,8 @@ class RouteTable:
         specific_first = sorted(self._routes, key=lambda route: route.protocol is None)
         self._exact = {protocol: _exact(specific_first, protocol) for protocol in _BY_MODEL}
         self._globs = {protocol: _globs(specific_first, protocol) for protocol in _BY_MODEL}
+        for protocol, other in _SAME_AS.items():
+            self._exact[protocol], self._globs[protocol] = self._exact[other], self._globs[other]
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes)
@@ -145,7 +147,6 @@ class RouteTable:
 
     def find(self, protocol: str, model: str) -> Route | None:
         """The route that serves a model in a protocol."""
-        protocol = _SAME_AS.get(protocol, protocol)
         route = self._exact[protocol].get(model)
         if route is None:
             for matches, candidate in self._globs[protocol]:
@@ -164,7 +165,7 @@ class RouteTable:
                 names = self._names(call.protocol, among)
                 raise UnknownRoute(_unknown("route", call.route_hint, names), field="route")
         else:
-            found = self.find(call.protocol, call.model)
+            found = self._exact[call.protocol].get(call.model) or self.find(call.protocol, call.model)
             if found is None:
                 names = self.models(call.protocol, among)
                 raise UnknownRoute(_unknown("model", call.model, names), field="model")
@@ -179,7 +180,7 @@ class RouteTable:
 
     def models(self, protocol: str, among: Collection[str] | None = None) -> list[str]:
         """Names served in a protocol, in the order of the file; models behind a pattern have no list."""
-        served = self._exact[_SAME_AS.get(protocol, protocol)]
+        served = self._exact[protocol]
         return [
             model
             for route in self._routes

@@ -4,7 +4,8 @@ Holds what is told to it; counting is its owner's job (`capacity.py`), and what 
 holder's. Knows no queue and no policy.
 """
 
-from typing import Protocol
+from operator import attrgetter
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -63,10 +64,11 @@ class Slot(msgspec.Struct, eq=False):
     waited_s: float | None = None
     reservation: Reservation | None = None
 
-    @property
-    def replica(self) -> int:
-        """Index of the replica."""
-        return self.state.index
+    # Read for every call: by getters without a frame of their own.
+    replica: ClassVar["property"] = property(attrgetter("state.index"))
+    """Index of the replica."""
+    replica_name: ClassVar["property"] = property(attrgetter("state.name"))
+    """What its backend calls it."""
 
     def answered(self, now: float) -> None:
         """The answer's head is here: what came before it is the replica's latency."""

@@ -5,7 +5,8 @@ object. The words here are the ones users meet: the same spelling is the metric 
 response header and the config key.
 """
 
-from collections.abc import AsyncIterator
+from abc import abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from enum import StrEnum
 from math import inf
 from typing import NamedTuple, Protocol
@@ -240,8 +241,20 @@ class Usage(NamedTuple):
     output_tokens: int | None = None
 
 
+class Poured(AsyncIterable[bytes]):
+    """A stream that can hand over what comes the moment it comes, and wakes nobody for it."""
+
+    @abstractmethod
+    def pour(self, take: Callable[[bytes], bool]) -> Awaitable[bool]:
+        """Give `take` all that comes; True at the end, False once `take` has said so: no more for now.
+
+        Can be gone on with. `take` is called by whoever brings the bytes, not by the task that waits here;
+        what it raises is raised here.
+        """
+
+
 class Reply(Struct, eq=False):
-    """A backend's answer. Either `body` is all of it, or `stream` yields the rest as it arrives.
+    """A backend's answer. Either `body` is all of it, or `stream` yields the rest as it arrives, once.
 
     `usage` and `start` may still change until the stream is exhausted: some providers only tell at
     the end. `length` is the declared size of the body (of an answer to HEAD: of the body that GET would
@@ -251,7 +264,7 @@ class Reply(Struct, eq=False):
     status: int
     headers: Headers
     body: bytes | None = None
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncIterable[bytes] | None = None
     length: int | None = None
     start: Start = Start.UNKNOWN
     usage: Usage | None = None

@@ -256,16 +256,16 @@ def _take_deadline(value: bytes, call: Call) -> None:
 
 def check_utf8(data: bytes) -> None:
     """JSON between systems is UTF-8 (RFC 8259 section 8.1); the fast decoders do not look. Raises BadCall."""
-    if not data.isascii():
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadCall(f"the JSON is not UTF-8 (byte {error.start})") from None
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadCall(f"the JSON is not UTF-8 (byte {error.start})") from None
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: bytes, what: str) -> T:
     """Decode JSON and check all of its syntax. Raises BadCall: it says what is wrong, and where."""
-    check_utf8(data)
+    if not data.isascii():
+        check_utf8(data)
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:

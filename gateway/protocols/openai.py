@@ -188,11 +188,11 @@ def _peek_into(data: bytes, call: Call) -> None:
         raise BadCall("you must provide a model parameter", field="model")
     call.model = seen.model
     call.stream = bool(seen.stream)
-    # The newest spelling wins, as in servers that know several.
-    for limit in (seen.max_completion_tokens, seen.max_output_tokens, seen.max_tokens):
-        if limit is not None:
-            call.max_tokens = limit if limit > 0 else None
-            break
+    limit = seen.max_completion_tokens  # the newest spelling wins, as in servers that know several
+    if limit is None and (limit := seen.max_output_tokens) is None:
+        limit = seen.max_tokens
+    if limit is not None and limit > 0:
+        call.max_tokens = limit
 
 
 def _body(error: OverspillError) -> bytes:

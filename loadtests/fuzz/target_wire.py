@@ -82,3 +82,8 @@ class UpstreamWire(Target):
             assert bool(parts.error) == bool(whole.error), (parts, whole)
             if not whole.error:
                 assert parts == whole, "it depends on how the bytes are split"
+            poured = self._replica.pour(pieces, is_head=is_head)
+            assert bool(poured.error) == bool(whole.error), (poured, whole)
+            if is_head:  # what comes behind the head of such an answer is nobody's, however much was here
+                poured = poured._replace(body=whole.body)
+            assert whole.error or poured == whole, "handed over it is not what is read"

@@ -48,6 +48,7 @@ class Place:
     ) -> None:
         self.backend = backend
         self.replica = 0
+        self.replica_name = backend.replicas[0]
         self.reason = reason
         self.queued_s = 0.0
         self.taken_at = now

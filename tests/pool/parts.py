@@ -1,6 +1,7 @@
 """Small parts for the tests of this folder: calls, attempts, backends in memory, a pool on manual time."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, NamedTuple
 
@@ -9,7 +10,9 @@ from backends.base import Kit
 from backends.loopback import Loopback, LoopbackOptions, LoopbackRented, LoopbackRentedOptions
 from gateway.capacity import Capacity
 from gateway.clock import Clock, FakeClock, TimerHost
+from gateway.lease import Lease
 from gateway.pool import Pool
+from gateway.slot import Slot
 from gateway.tier import Tier
 from gateway.vocab import Call, WholeBody
 from policies.base import Policy, PolicyOptions, TierOptions
@@ -106,3 +109,10 @@ class Rig:
         for _ in range(2):
             for index in range(len(supply.replicas)):
                 supply.note_ready(index, False, self.clock.now())
+
+
+@asynccontextmanager
+async def holding(lease: Lease) -> AsyncIterator[Slot]:
+    """What a call does with its lease: it waits for the slot, and gives it back."""
+    with lease:
+        yield await lease.granted()

@@ -31,7 +31,7 @@ from policies.base import (
     Take,
 )  # fmt: skip
 from policies.spill_when_full import SpillWhenFull
-from tests.pool.parts import FIRST, NOW, Attempt, Rig, call
+from tests.pool.parts import FIRST, NOW, Attempt, Rig, call, holding
 from tests.support.virtual_time import LoopClock
 
 QUEUE_40MS = {"queue": "40ms"}
@@ -58,7 +58,7 @@ def ask(
 @pytest.mark.virtual_time
 async def test_a_free_slot_is_taken_at_once_and_comes_back() -> None:
     rig = virtual()
-    async with rig.pool.slot(call(), FIRST) as slot:
+    async with holding(rig.pool.slot(call(), FIRST)) as slot:
         assert isinstance(slot, Slot)
         assert (slot.backend.name, slot.replica) == ("fleet", 0)
         assert (slot.reason, slot.queued_s, slot.taken_at) == (Reason.WARM, 0.0, 1_000.0)
@@ -119,9 +119,9 @@ def test_a_timer_that_rings_early_still_counts_as_its_moment() -> None:
 @pytest.mark.virtual_time
 async def test_a_call_that_finds_everything_full_is_shed_as_contended() -> None:
     rig = virtual()
-    async with rig.pool.slot(call(), FIRST), rig.pool.slot(call(), FIRST):
+    async with holding(rig.pool.slot(call(), FIRST)), holding(rig.pool.slot(call(), FIRST)):
         with pytest.raises(Contended) as caught:
-            async with rig.pool.slot(call(), FIRST):
+            async with holding(rig.pool.slot(call(), FIRST)):
                 raise AssertionError("there was no slot")
     assert caught.value.status == 429
     assert caught.value.reason is Reason.SHED_FULL
@@ -134,7 +134,7 @@ async def test_a_call_is_shed_for_want_of_capacity_when_nothing_is_usable() -> N
     rig.unready(rig.fleet)
     rig.unready(rig.burst)
     with pytest.raises(NoCapacity) as caught:
-        async with rig.pool.slot(call(), FIRST):
+        async with holding(rig.pool.slot(call(), FIRST)):
             raise AssertionError("there was no slot")
     assert (caught.value.status, caught.value.retry_after) == (503, 1.0)
 
@@ -241,7 +241,7 @@ async def test_whatever_passes_through_gives_the_slot_back_and_only_backend_fail
     rig = virtual()
     for _ in range(5):
         with pytest.raises(type(error)):
-            async with rig.pool.slot(call(), FIRST):
+            async with holding(rig.pool.slot(call(), FIRST)):
                 raise error
         assert (rig.fleet.in_flight, rig.pool.in_flight) == (0, 0)
     assert (rig.fleet.breaker_state(0) is State.OPEN) is breaker_hears
@@ -252,7 +252,7 @@ async def test_whatever_passes_through_gives_the_slot_back_and_only_backend_fail
 @pytest.mark.virtual_time
 async def test_a_call_cancelled_while_it_waits_leaves_nothing_behind() -> None:
     rig = virtual(fleet_full={"queue": "10s"})
-    async with rig.pool.slot(call(), FIRST):
+    async with holding(rig.pool.slot(call(), FIRST)):
         async with asyncio.TaskGroup() as group:
             task = group.create_task(_use(rig.pool))
             await asyncio.sleep(1)
@@ -286,7 +286,7 @@ async def test_a_slot_handed_over_in_the_tick_of_the_cancellation_is_not_lost(ca
 
 
 async def _use(pool: Pool) -> str:
-    async with pool.slot(call(), FIRST) as slot:
+    async with holding(pool.slot(call(), FIRST)) as slot:
         return slot.backend.name
 
 

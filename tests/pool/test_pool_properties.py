@@ -13,7 +13,7 @@ from gateway.pool import Pool
 from gateway.vocab import Call
 from policies.base import Hold, PolicyOptions, PoolView, Take
 from policies.spill_when_full import SpillWhenFull
-from tests.pool.parts import Attempt, Rig, call
+from tests.pool.parts import Attempt, Rig, call, holding
 from tests.support.timers import CountedTimers
 from tests.support.virtual_time import LoopClock, VirtualLoop
 
@@ -89,7 +89,7 @@ class _World:
     async def live(self, pool: Pool, made: Call, attempt: Attempt, seconds: float, ending: int) -> str:
         """One call from start to end; the word for how it ended."""
         try:
-            async with pool.slot(made, attempt) as slot:
+            async with holding(pool.slot(made, attempt)) as slot:
                 assert LoopClock().now() < made.deadline, "served after its deadline"
                 place = (slot.backend.name, slot.replica)
                 assert place not in attempt.tried

@@ -22,7 +22,7 @@ from gateway.spending import HOUR_S, Budget, Purse
 from gateway.tier import PursedTier, Tier
 from gateway.vocab import Reason, Verdict
 from policies.base import Policy, TierOptions
-from tests.pool.parts import FIRST, NOW, Attempt, Rig, call, rented
+from tests.pool.parts import FIRST, NOW, Attempt, Rig, call, holding, rented
 from tests.support.virtual_time import LoopClock
 
 USD = 0.001
@@ -235,7 +235,7 @@ async def test_a_hang_up_gives_the_money_back_even_in_the_tick_in_which_the_slot
     _, spilled = bench.ask(), bench.ask()
 
     async def wait() -> None:
-        async with bench.pool.slot(call(deadline=LoopClock().now() + 60), FIRST):
+        async with holding(bench.pool.slot(call(deadline=LoopClock().now() + 60), FIRST)):
             raise AssertionError("it hung up before it ran")
 
     async with asyncio.TaskGroup() as tasks:

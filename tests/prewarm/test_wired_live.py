@@ -12,7 +12,7 @@ from gateway.config.load import load
 from gateway.errors import OverspillError
 from gateway.recorder import Line, Recorder
 from gateway.simulator.replay import difference, replay
-from tests.pool.parts import FIRST, call
+from tests.pool.parts import FIRST, call, holding
 from tests.support.gateways import running
 from tests.support.virtual_time import LoopClock
 from tests.support.wire import eventually
@@ -65,7 +65,9 @@ async def test_what_is_opened_ahead_is_prewarm_money_until_a_call_uses_it(
             allowed = ahead.controller.cap.remaining(gateway.clock.now())
             ahead.open("rented", 2, kind="prewarm")
             await eventually(lambda: supply.warm == 2, "both are up")
-            async with gateway.pools[ROUTE].slot(call(deadline=gateway.clock.now() + 9.0), FIRST) as held:
+            async with holding(
+                gateway.pools[ROUTE].slot(call(deadline=gateway.clock.now() + 9.0), FIRST)
+            ) as held:
                 assert held.backend.name == "fleet"
                 answers = await test_money.burst(gateway, 1)
             assert answers == [("rented", "warm")]
@@ -130,7 +132,7 @@ async def served(gateway: Gateway) -> list[float]:
         asked = call(deadline=gateway.clock.now() + 60.0)
         asked.arrived = gateway.clock.now()
         try:
-            async with pool.slot(asked, FIRST) as slot:
+            async with holding(pool.slot(asked, FIRST)) as slot:
                 async with slot.backend.send(asked, slot.replica):
                     pass
         except OverspillError:

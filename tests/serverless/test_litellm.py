@@ -178,7 +178,7 @@ async def test_a_stream_that_breaks_off_and_one_that_is_left() -> None:
             await read(backend, STREAM)
         async with backend.send(a_chat(STREAM.replace(b"hi", b"leave")), 0) as reply:
             assert reply.stream is not None
-            await anext(reply.stream)
+            await anext(aiter(reply.stream))
         await until(lambda: provider.busy == 0)
 
 

@@ -105,7 +105,7 @@ async def test_an_answer_streams_as_it_comes() -> None:
             assert reply.headers == [(b"content-type", b"text/event-stream")]
             assert reply.start is Start.COLD
             assert reply.stream is not None
-            assert await anext(reply.stream) == b"one"
+            assert await anext(aiter(reply.stream)) == b"one"
             assert backend.instances(0.0)["idle"] == 0
             more.set()
             assert [chunk async for chunk in reply.stream] == [b"two"]
@@ -358,7 +358,7 @@ async def test_leaving_early_closes_the_connection_and_charges_the_time() -> Non
     async with endpoint(Modal, endless, clock, price={"usd_per_second": 1.0}) as (backend, provider):
         async with backend.send(a_call(), 0) as reply:
             assert reply.stream is not None
-            await anext(reply.stream)
+            await anext(aiter(reply.stream))
             clock.advance(4)
         await until(lambda: provider.connections == 0)
         assert backend.client.in_use == 0

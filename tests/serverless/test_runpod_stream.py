@@ -79,7 +79,7 @@ async def test_events_arrive_while_the_worker_still_writes() -> None:
     async with worker(model) as (backend, server, _), backend.send(streaming_call(), 0) as reply:
         assert (reply.status, reply.headers) == (200, [(b"content-type", b"text/event-stream")])
         assert reply.stream is not None
-        assert await anext(reply.stream) == EVENTS[0]
+        assert await anext(aiter(reply.stream)) == EVENTS[0]
         assert model.written == 1
         model.go_on.set()
         assert await whole(reply) == b"".join(EVENTS[1:])
@@ -150,7 +150,7 @@ async def test_a_client_that_leaves_midway_cancels_the_job() -> None:
     async with worker(model) as (backend, server, background):
         async with backend.send(streaming_call(), 0) as reply:
             assert reply.stream is not None
-            await anext(reply.stream)
+            await anext(aiter(reply.stream))
         await background.done()
         assert [job.status for job in server.jobs.values()] == ["CANCELLED"]
         assert backend.instances(backend.kit.clock.now())["busy"] == 0
@@ -161,7 +161,7 @@ async def test_a_batch_that_got_lost_on_its_way_is_found_in_the_jobs_output() ->
     model = Model()
     async with worker(model) as (backend, server, _), backend.send(streaming_call(), 0) as reply:
         assert reply.stream is not None
-        assert await anext(reply.stream) == EVENTS[0]
+        assert await anext(aiter(reply.stream)) == EVENTS[0]
         (job,) = server.jobs.values()
         model.go_on.set()
         await until(lambda: job.status == "COMPLETED")
@@ -175,7 +175,7 @@ async def test_what_is_lost_for_good_is_an_error() -> None:
         with pytest.raises(AnswerTruncated, match="missing"):
             async with backend.send(streaming_call(), 0) as reply:
                 assert reply.stream is not None
-                assert await anext(reply.stream) == EVENTS[0]
+                assert await anext(aiter(reply.stream)) == EVENTS[0]
                 (job,) = server.jobs.values()
                 model.go_on.set()
                 await until(lambda: job.status == "COMPLETED")

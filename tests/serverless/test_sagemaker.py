@@ -330,7 +330,7 @@ async def test_leaving_a_stream_early_closes_the_connection_and_charges_the_time
     async with endpoint(endless, SageMakerElastic, clock, price=price) as (backend, provider):
         async with backend.send(a_call(stream=True), 0) as reply:
             assert reply.stream is not None
-            assert await anext(reply.stream) == b"one"
+            assert await anext(aiter(reply.stream)) == b"one"
             clock.advance(4)
         await until(lambda: provider.connections == 0)
         assert backend.client.in_use == 0

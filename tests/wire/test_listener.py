@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gateway.body import IncomingBody
 from gateway.connection import ListenerLimits
 from gateway.errors import ClientGone
 from gateway.exchange import Exchange
@@ -338,7 +339,9 @@ async def test_a_large_upload_waits_for_its_reader_instead_of_growing_memory() -
         peer.send(b"y" * size)
         await eventually(lambda: bool(handler.seen), "the request starts before its body is here")
         await asyncio.sleep(0.1)
-        assert handler.seen[0].body._held <= 64 * 1024 + 256 * 1024  # the buffer and one read
+        arriving = handler.seen[0].body
+        assert isinstance(arriving, IncomingBody)
+        assert arriving._held <= 64 * 1024 + 256 * 1024  # the buffer and one read
         go.set()
         assert (await peer.answer())[2] == b"%d" % size
         assert max(sizes) <= 64 * 1024 + 256 * 1024

@@ -1,7 +1,7 @@
 """What the warm path promises towards a replica, against servers that answer with every byte chosen."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -20,7 +20,7 @@ from gateway.errors import (
     BackendUnready,
     SlowRequest,
 )
-from gateway.vocab import Body, Call, Reply, Start, Verdict, WholeBody, Work
+from gateway.vocab import Body, Call, Poured, Reply, Start, Verdict, WholeBody, Work
 from tests.support.upstream import Answerer, Received, Upstream, upstream
 from tests.support.wire import dead_port, eventually
 
@@ -162,7 +162,7 @@ async def test_a_stream_arrives_piece_by_piece() -> None:
     async with fleet(drip) as (backend, _):
         async with backend.send(call(), 0) as reply:
             assert reply.stream is not None
-            stream = reply.stream
+            stream = aiter(reply.stream)
             assert await anext(stream) == b"one"
             step.set()
             assert [part async for part in stream] == [b"two"]
@@ -409,3 +409,152 @@ async def test_an_answers_head_seen_before_is_recognised_and_means_the_same() ->
                 assert (reply.status, reply.headers, reply.body) == (200, [(b"x-a", b"1")], expected)
         assert server.connections == 1
         assert len(backend._replicas[0]._known) == 2, "each length came twice, and is kept since"
+
+
+class Glass:
+    """Takes what is poured. `holds`: parts after which it is full, each time anew."""
+
+    def __init__(self, holds: int = 1 << 30) -> None:
+        self.parts: list[bytes] = []
+        self._holds = holds
+
+    def take(self, data: bytes) -> bool:
+        self.parts.append(data)
+        return len(self.parts) % self._holds != 0
+
+
+def _poured(reply: Reply) -> Poured:
+    assert isinstance(reply.stream, Poured)
+    return reply.stream
+
+
+async def test_a_stream_is_handed_over_as_it_comes_and_wakes_nobody_for_it() -> None:
+    steps = [asyncio.Event() for _ in range(3)]
+
+    async def drip(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        for step, more in zip(steps, (b"3\r\ntwo\r\n", b"5\r\nthree\r\n", b"0\r\n\r\n"), strict=True):
+            await step.wait()
+            writer.write(more)
+
+    glass = Glass()
+    async with fleet(drip) as (backend, server):
+        async with backend.send(call(), 0) as reply:
+            pouring = asyncio.get_running_loop().create_task(_awaited(_poured(reply).pour(glass.take)))
+            for count, step in enumerate(steps, 1):
+                await eventually(lambda count=count: len(glass.parts) == count, "a part comes")  # type: ignore[misc]
+                assert not pouring.done()
+                step.set()
+            assert await pouring
+        async with backend.send(call(), 0):
+            pass
+        assert server.connections == 1, "it can be used again"
+    assert glass.parts == [b"one", b"two", b"three"]
+
+
+async def _awaited(pouring: Awaitable[bool]) -> bool:
+    return await pouring
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+async def test_who_wants_no_more_for_now_gets_the_rest_later_in_order(size: int) -> None:
+    pieces = [bytes([65 + place]) * size for place in range(20)]
+
+    async def flood(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+
+    glass, times = Glass(holds=1), 0
+    async with fleet(flood) as (backend, _), backend.send(call(), 0) as reply:
+        while not await _poured(reply).pour(glass.take):
+            times += 1
+            await asyncio.sleep(0.002)
+    assert b"".join(glass.parts) == b"".join(pieces)
+    assert times == len(glass.parts)
+
+
+async def test_what_comes_while_nobody_takes_it_makes_the_replica_wait() -> None:
+    sent = 0
+
+    async def flood(_: Received, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _piece in range(400):
+            writer.write(b"%x\r\n%b\r\n" % (1 << 16, b"x" * (1 << 16)))
+            await writer.drain()
+            sent += 1 << 16
+        writer.write(b"0\r\n\r\n")
+
+    glass = Glass(holds=1)
+    async with fleet(flood) as (backend, _), backend.send(call(), 0) as reply:
+        assert not await _poured(reply).pour(glass.take)
+        await asyncio.sleep(0.3)
+        assert sent < 400 << 16, "the sockets are full"
+        while not await _poured(reply).pour(glass.take):
+            pass
+    assert sum(map(len, glass.parts)) == 400 << 16
+
+
+async def test_a_stream_that_is_cut_off_is_not_taken_for_complete_when_it_is_handed_over() -> None:
+    async def cut(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(b"5\r\ntw")
+        await writer.drain()
+        writer.close()
+
+    glass = Glass()
+    async with fleet(cut) as (backend, _), backend.send(call(), 0) as reply:
+        with pytest.raises(AnswerTruncated):
+            await _poured(reply).pour(glass.take)
+    assert b"".join(glass.parts) == b"onetw"
+
+
+@pytest.mark.parametrize("error", [SlowRequest("no"), ValueError("no")], ids=["ours", "any"])
+async def test_what_the_taker_raises_is_raised_where_it_is_waited_for_and_nothing_more_is_given(
+    error: Exception,
+) -> None:
+    async def drip(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        for _part in range(20):
+            await asyncio.sleep(0.01)
+            writer.write(b"3\r\ntwo\r\n")
+
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        taken.append(data)
+        if len(taken) == 3:
+            raise error
+        return True
+
+    async with fleet(drip) as (backend, server):
+        async with backend.send(call(), 0) as reply:
+            with pytest.raises(type(error), match="no"):
+                await _poured(reply).pour(take)
+            await asyncio.sleep(0.05)
+        assert len(taken) == 3
+        async with backend.send(call(), 0):
+            assert server.connections == 2, "what is left of the answer is not read by the next call"
+
+
+async def test_who_is_cancelled_is_given_nothing_more() -> None:
+    async def drip(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"3\r\none\r\n")
+            await asyncio.sleep(0.005)
+
+    glass = Glass()
+    async with fleet(drip) as (backend, _), backend.send(call(), 0) as reply:
+        pouring = asyncio.get_running_loop().create_task(_awaited(_poured(reply).pour(glass.take)))
+        await eventually(lambda: len(glass.parts) > 2, "parts come")
+        pouring.cancel()
+        taken = len(glass.parts)
+        with pytest.raises(asyncio.CancelledError):
+            await pouring
+        await asyncio.sleep(0.05)
+    assert len(glass.parts) == taken
