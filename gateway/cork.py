@@ -19,7 +19,7 @@ log = logging.getLogger("overspill.cork")
 
 LARGEST = 16 * 1024
 """Bytes held for one transport. More goes out at once: its transport must say how it copes with that."""
-MOST = 32
+MOST = 64
 """Transports that are held for: what was written first waits while the others are worked out."""
 STRAIGHT = 16
 """Writes that go straight out after a turn in which only one was held."""

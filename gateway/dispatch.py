@@ -153,7 +153,7 @@ class Attempt(Struct, eq=False):
         """An attempt is about to be sent. Raises Shed if it takes a token and there is none."""
         if self.number == 0:
             if self._budget is not None:
-                self._budget.deposit(self._clock.now())
+                self._budget.deposit(slot.taken_at)
             costs = limits_outage and slot.reason in _OUTAGE
         else:
             costs = not self._paid and not isinstance(self.failure, BackendFull)
