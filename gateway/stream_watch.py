@@ -5,16 +5,19 @@ the part on; and nearly none ever rings. Knows nothing of what is streamed, nor 
 """
 
 import asyncio
+import logging
 from typing import Protocol
 
 from gateway.clock import Clock
+
+log = logging.getLogger("overspill.stream_watch")
 
 
 class Watched(Protocol):
     """A stream, as far as it is looked at."""
 
     def look(self, now: float) -> None:
-        """Is anything overdue? Raises nothing."""
+        """Is anything overdue?"""
         ...
 
 
@@ -43,9 +46,13 @@ class StreamWatch:
         self._streams.discard(stream)
 
     def _tick(self) -> None:
-        now = self._clock.now()
-        for stream in list(self._streams):
-            stream.look(now)
         self._ticking = bool(self._streams)
         if self._ticking:
             asyncio.get_running_loop().call_later(self.TICK_S, self._tick)
+        now = self._clock.now()
+        for stream in list(self._streams):
+            try:
+                stream.look(now)
+            except Exception:
+                # The others must be looked at all the same.
+                log.exception("a stream could not be looked at")

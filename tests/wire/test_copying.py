@@ -241,3 +241,19 @@ async def test_afterwards_no_timer_is_left() -> None:
     await copy.run()
     await asyncio.sleep(2 * LATE_S)
     assert not copy.relay._watch._ticking
+
+
+async def test_one_stream_that_cannot_be_looked_at_takes_no_other_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        def look(self, now: float) -> None:
+            raise ValueError("no")
+
+    copy = Copy([WORD, 50.0], poured=True)
+    copy.relay._watch.add(broken := Broken())
+    with pytest.raises(AnswerTruncated):
+        await copy.relay.copy(copy.reply, copy.client, copy.record, None, STALL_S)
+    assert copy.clock.now() - copy.record.arrived <= STALL_S + 2 * LATE_S
+    copy.relay._watch.remove(broken)
+    assert "a stream could not be looked at" in caplog.text
