@@ -8,8 +8,6 @@ import asyncio
 from functools import partial
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from backends.egress import Lookup, ask_system
 from backends.http1 import MOST_KNOWN, KnownHead, UpstreamConnection
 from backends.reaching import Reach
@@ -18,7 +16,7 @@ from gateway.clock import Clock
 from gateway.cork import Cork
 from gateway.errors import BackendBroke
 from gateway.kept_fields import HeadTable
-from gateway.vocab import WARM_START, Body, Reply
+from gateway.vocab import WARM_START, Body, Discreet, Reply
 
 
 class ReplicaConnections:
@@ -100,7 +98,7 @@ class ReplicaConnections:
             self._idle.pop().close()
 
 
-class Attempt(Struct, eq=False):
+class Attempt(Discreet, eq=False):
     """One request to one replica, as a context manager around its answer.
 
     head:    request line and fields, up to and without the empty line, without body framing

@@ -223,6 +223,8 @@ class ArrivedBody(Struct, frozen=True, gc=False, eq=False):
     length: int
     limit: int
 
+    __repr__ = object.__repr__  # nobody is to read a body in a log
+
     complete: ClassVar[bool] = True
     repeatable: ClassVar[bool] = True
 

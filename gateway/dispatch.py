@@ -31,8 +31,6 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
-from msgspec import Struct
-
 from backends.base import Backend
 from gateway.clock import Clock
 from gateway.errors import BackendError, BackendFull, DeadlinePassed, NoCapacity, Shed
@@ -40,7 +38,7 @@ from gateway.lease import Lease
 from gateway.record import Record
 from gateway.retry_budget import RetryBudget, RetryBudgets
 from gateway.spending import Reservation
-from gateway.vocab import Call, Reason, Reply, Start, Usage, Verdict, Work
+from gateway.vocab import Call, Discreet, Reason, Reply, Start, Usage, Verdict, Work
 
 _NOTHING_TRIED: frozenset[tuple[str, int]] = frozenset()
 _OUTAGE = frozenset((Reason.SPILL_UNHEALTHY, Reason.SPILL_BREAKER))
@@ -97,7 +95,7 @@ class Hedger(Protocol):
         ...
 
 
-class Attempt(Struct, eq=False):
+class Attempt(Discreet, eq=False):
     """One try of one call.
 
     again:   True while the call may be tried (again)
@@ -249,7 +247,7 @@ class DeadlineWatch:
             asyncio.get_running_loop().call_later(self.TICK_S, self._tick)
 
 
-class Sending(Struct, eq=False):
+class Sending(Discreet, eq=False):
     """One attempt on its slot: the deadline around the backend's answer."""
 
     _call: Call

@@ -11,12 +11,10 @@ from http import HTTPStatus
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
-from msgspec import Struct
-
 from gateway.body import ArrivedBody, IncomingBody
 from gateway.errors import ClientGone, OverspillError
 from gateway.kept_fields import KeptFields
-from gateway.vocab import Body, Headers
+from gateway.vocab import Body, Discreet, Headers
 
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
@@ -136,7 +134,7 @@ class Conversation(Protocol):
         ...
 
 
-class Exchange(Struct, eq=False):
+class Exchange(Discreet, eq=False):
     """One HTTP request with the means to answer it, once. `task` is the one that answers."""
 
     _wire: Wire

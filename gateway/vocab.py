@@ -173,7 +173,13 @@ class WholeBody:
             yield self._data
 
 
-class Call(Struct, kw_only=True, eq=False):
+class Discreet(Struct, eq=False):
+    """A struct that does not tell what it holds when it is printed: credentials and bodies are among it."""
+
+    __repr__ = object.__repr__
+
+
+class Call(Discreet, kw_only=True, eq=False):
     """One request after its protocol has read it: all that later steps need, nothing decoded twice.
 
     protocol:   `kserve`, `openai` or `raw`
@@ -244,6 +250,8 @@ class Usage(NamedTuple):
 class Poured(AsyncIterable[bytes]):
     """A stream that can hand over what comes the moment it comes, and wakes nobody for it."""
 
+    __slots__ = ()
+
     @abstractmethod
     def pour(self, take: Callable[[bytes], bool]) -> Awaitable[bool]:
         """Give `take` all that comes; True at the end, False once `take` has said so: no more for now.
@@ -253,7 +261,7 @@ class Poured(AsyncIterable[bytes]):
         """
 
 
-class Reply(Struct, eq=False):
+class Reply(Discreet, eq=False):
     """A backend's answer. Either `body` is all of it, or `stream` yields the rest as it arrives, once.
 
     `usage` and `start` may still change until the stream is exhausted: some providers only tell at
