@@ -10,7 +10,7 @@ from gateway.vocab import Call, Discreet, Reply, WholeBody
 SECRET = b"sk-do-not-tell"
 
 
-def kinds(of: type) -> list[type]:
+def kinds(of: type[object]) -> list[type[object]]:
     return [kind for each in of.__subclasses__() for kind in (each, *kinds(each))]
 
 
