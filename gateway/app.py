@@ -21,6 +21,7 @@ from gateway.auth.entrance import Entrance
 from gateway.auth.gatekeeper import Gatekeeper
 from gateway.background import Background
 from gateway.budgets import Budgets
+from gateway.busy_poll import BusyPoll
 from gateway.capacity import Capacity
 from gateway.clock import Clock, SystemClock, cpu_seconds
 from gateway.config.effective import effective
@@ -115,7 +116,7 @@ class Gateway:
         self.clock = clock
         self.draining = False
         self.background = Background()
-        self._cork = Cork()
+        self._cork = _cork(settings.busy_poll, clock)
         self._listen = settings.listen
         self.entrance = Entrance(settings.auth, clock=clock, spawn=self.background.spawn)
         self._next_gatekeeper: Gatekeeper | None = None
@@ -468,6 +469,13 @@ class Gateway:
             size = size_of(capacity.backend, capacity.replicas)
             if size is not None:
                 self.ledger.resized(name, *size, now=self.clock.now())
+
+
+def _cork(busy_poll: float, clock: Clock) -> Cork:
+    if not busy_poll:
+        return Cork()
+    poll = BusyPoll(busy_poll, now=clock.now, soon=asyncio.get_running_loop().call_soon)
+    return Cork(sent=poll.sent)
 
 
 def _grpc_limits(settings: Settings) -> GrpcLimits:

@@ -13,6 +13,7 @@ come through here, or `flush` goes before those that do not.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from math import inf
 
 log = logging.getLogger("overspill.cork")
@@ -26,12 +27,17 @@ STRAIGHT = 16
 
 
 class Cork:
-    """The pieces of one event loop. `at_once`: holds nothing, for who has no loop that turns by itself."""
+    """The pieces of one event loop.
 
-    __slots__ = ("_held", "_straight")
+    at_once: holds nothing, for who has no loop that turns by itself
+    sent:    told when something went out alone; a loop with more to do than that does not come to sleep
+    """
 
-    def __init__(self, *, at_once: bool = False) -> None:
+    __slots__ = ("_held", "_sent", "_straight")
+
+    def __init__(self, *, at_once: bool = False, sent: Callable[[], None] | None = None) -> None:
         self._held: dict[asyncio.WriteTransport, bytes] = {}
+        self._sent = sent
         self._straight = inf if at_once else 0.0
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
@@ -39,6 +45,8 @@ class Cork:
         if self._straight:
             self._straight -= 1.0
             transport.write(data)
+            if self._sent is not None:
+                self._sent()
             return
         held = self._held
         before = held.get(transport)
@@ -53,8 +61,6 @@ class Cork:
     def flush(self) -> None:
         """Send what is held, now."""
         held, self._held = self._held, {}
-        if len(held) == 1:
-            self._straight = STRAIGHT
         for transport, data in held.items():
             if transport.is_closing():
                 continue  # nobody is there any more, or nothing is to reach him
@@ -64,3 +70,7 @@ class Cork:
                 # Nobody else's bytes may be lost with it.
                 log.exception("a transport would not write; its connection is closed")
                 transport.abort()
+        if len(held) == 1:
+            self._straight = STRAIGHT
+            if self._sent is not None:
+                self._sent()

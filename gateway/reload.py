@@ -22,6 +22,7 @@ log = logging.getLogger("overspill.reload")
 
 _FIXED = (
     "listen", "tls", "admin_tls", "access_log", "tracing", "state", "advice", "scaling", "idempotency",
+    "busy_poll",
 )  # fmt: skip
 """Sections of which something is built once, when the gateway starts."""
 

@@ -16,7 +16,8 @@ HTTP2 = {"gateway.http2"} | {
 }
 """The wire that the gRPC port and the gRPC replicas have in common."""
 LEAVES = {
-    "gateway." + name for name in ("vocab", "errors", "clock", "registry", "options", "cork", "kept_fields")
+    "gateway." + name
+    for name in ("vocab", "errors", "clock", "registry", "options", "cork", "busy_poll", "kept_fields")
 } | HTTP2
 LEAF_LIBRARIES = {
     "gateway.vocab": {"msgspec"},

@@ -322,6 +322,9 @@ class _File(Options):
     """How long calls in flight may take to finish when the gateway stops."""
     drain_delay: Annotated[Duration, Field(ge=0, le=3600)] = 0.0
     """How long it goes on taking calls before that, not ready any more: what load balancers need."""
+    busy_poll: Annotated[Duration, Field(ge=0, le=0.01)] = 0.0
+    """How long a worker looks for an answer before it lets its processor sleep, where answers have been that
+    quick; 0s: not at all. Saves the time that waking takes, at the price of a processor that looks busy."""
     idempotency: Idempotency | Literal[False] = Idempotency()
     """How answers to calls with an `Idempotency-Key` are remembered; `false`: the field is only passed on."""
     reload: Reload = Reload()

@@ -36,6 +36,7 @@ PEERS: Mapping[str, Peer] = {
     "envoy": Peer(envoy.plan, _ANY),
     "overspill": Peer(overspill.plan, _ANY),
     "overspill_simple": Peer(overspill.plan_simple, _ANY),
+    "overspill_sleeping": Peer(overspill.plan_sleeping, _ANY),
     "sglang_router": Peer(llm.plan_sglang_router, *_CHAT),
     "vllm_router": Peer(llm.plan_vllm_router, *_OPENAI),
     "litellm": Peer(llm.plan_litellm, *_OPENAI),

@@ -13,6 +13,10 @@ from loadtests.bench.workload import MODEL, Kind
 SLOTS = 4096
 """More than the load takes: no call waits for a slot, and none spills."""
 KEY_FIELD = "x-api-key"
+ASLEEP = "0s"
+"""`busy_poll` as it is by default."""
+BUSY_POLL = "0.2ms"
+"""What it is for: a gateway with a core to itself."""
 ONE_ADVICE = "{every: 1d}"
 """One child process that works out how many replicas were needed, and not another every ten minutes."""
 CHILD_AFTER = 200
@@ -26,6 +30,7 @@ listen: {{http: "127.0.0.1:{http_port}", admin: "127.0.0.1:{admin_port}"{grpc_li
 auth: {{keys: {{file: {directory}/{key_file}}}}}
 access_log: {{path: {directory}/access.log}}
 advice: {advice}
+busy_poll: {busy_poll}
 backends:
   fleet:
     type: triton
@@ -60,6 +65,7 @@ def overspill_config(
     kind: Kind = Kind.HTTP,
     spare_port: int = 0,
     advice: str = ONE_ADVICE,
+    busy_poll: str = ASLEEP,
 ) -> str:
     """A fleet with more slots than the load takes, and a second tier that the policy must weigh.
 
@@ -69,7 +75,7 @@ def overspill_config(
     grpc = kind is Kind.GRPC
     return _CONFIG.format(
         directory=directory, key_file=_KEY_FILE, admin_port=admin_port, model=MODEL, policy=policy,
-        slots=SLOTS, advice=advice,
+        slots=SLOTS, advice=advice, busy_poll=busy_poll,
         http_port=spare_port if grpc else port,
         grpc_listen=f', grpc: "127.0.0.1:{port}"' if grpc else "",
         health_port=upstream_port if health_port is None else health_port,
@@ -101,7 +107,7 @@ def _importable(module: str) -> bool:
         return False
 
 
-def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
+def _gateway(name: str, policy: str, site: Site, *, busy_poll: str = BUSY_POLL) -> Plan | Skipped:
     if not _importable("gateway.cli"):
         return Skipped(
             name=name, why=f"gateway.cli not importable by {sys.executable}", install="pip install -e ."
@@ -115,6 +121,7 @@ def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
         policy=policy,
         kind=site.workload.kind,
         spare_port=site.spare_port,
+        busy_poll=busy_poll,
     )
     file = site.write(f"{name}.yaml", text)
     try:
@@ -123,7 +130,8 @@ def _gateway(name: str, policy: str, site: Site) -> Plan | Skipped:
         version = "source tree"
     argv = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(file)]
     return Plan(
-        name=name, version=f"{version}, {policy}", argv=argv, port=site.port, admin_port=site.admin_port,
+        name=name, version=f"{version}, {policy}, busy_poll {busy_poll}", argv=argv,
+        port=site.port, admin_port=site.admin_port,
         headers=key_headers(site.directory), child_after=CHILD_AFTER,
     )  # fmt: skip
 
@@ -136,3 +144,8 @@ def plan(site: Site) -> Plan | Skipped:
 def plan_simple(site: Site) -> Plan | Skipped:
     """With the simplest policy that spills."""
     return _gateway("overspill_simple", "spill_when_full", site)
+
+
+def plan_sleeping(site: Site) -> Plan | Skipped:
+    """Without `busy_poll`, as it is where the file says nothing."""
+    return _gateway("overspill_sleeping", "cheapest_in_budget", site, busy_poll=ASLEEP)
